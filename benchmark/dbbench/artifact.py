@@ -1,0 +1,168 @@
+"""Artifact: a directory that is either whole or not there; every stage reads and writes these."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+MANIFEST = "manifest.json"
+State = Literal["done", "missing", "stale", "damaged"]
+
+
+def fingerprint(value: Any) -> str:
+    """Return the SHA-256 of the value as canonical JSON (sorted keys, no blanks)."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What one stage leaves behind: `path` holds it, `inputs` are all that its content depends on.
+
+    The fingerprint of the inputs decides whether what lies at `path` is this artifact. Everything
+    is written beside it under a hidden name and renamed; the manifest comes last and lists each
+    file with its size and SHA-256.
+    """
+
+    path: Path
+    inputs: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the inputs."""
+        return fingerprint(self.inputs)
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is there, whole and made from these inputs."""
+        return self.state == "done"
+
+    @property
+    def state(self) -> State:
+        """Compare fingerprint, file names and sizes; hashes are read by `verify`."""
+        return self._state(hashes=False)
+
+    def verify(self) -> State:
+        """Like `state`, but every byte is read and hashed."""
+        return self._state(hashes=True)
+
+    @contextmanager
+    def create(self, *, resume: bool = False) -> Iterator[Path]:
+        """Give a folder to write into; on leaving without an error it becomes the artifact.
+
+        With `resume`, what an interrupted attempt at the same fingerprint wrote is still in the
+        folder, and stays there if this attempt fails too. Files whose name starts with "." are
+        not part of the artifact and are removed at the end.
+        """
+        partial = self.path.with_name(f".{self.path.name}.{self.fingerprint[:16]}.partial")
+        self._remove_leftovers(keep=partial if resume else None)
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            self._write_manifest(partial)
+            self._replace(partial)
+        except BaseException:
+            if not resume:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def remove(self) -> None:
+        """Remove the artifact and anything an interrupted attempt left of it."""
+        self._remove_leftovers(keep=None)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _state(self, *, hashes: bool) -> State:
+        if not self.path.is_dir():
+            return "missing"
+        state = read_state(self.path / MANIFEST, self.fingerprint, hashes=hashes)
+        return "damaged" if state == "missing" else state
+
+    def _write_manifest(self, folder: Path) -> None:
+        for hidden in folder.rglob(".*"):
+            hidden.unlink()
+        files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p != folder / MANIFEST]
+        write_manifest(folder / MANIFEST, self.inputs, files)
+
+    def _replace(self, partial: Path) -> None:
+        old = self.path.with_name(f".{self.path.name}.old")
+        if self.path.exists():
+            os.rename(self.path, old)  # A folder that is not empty cannot be renamed over.
+        os.rename(partial, self.path)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _remove_leftovers(self, keep: Path | None) -> None:
+        if not self.path.parent.is_dir():
+            return
+        for leftover in self.path.parent.glob(f".{self.path.name}.*"):
+            if leftover != keep and leftover.suffix in {".partial", ".old"}:
+                shutil.rmtree(leftover)
+
+
+def read_state(manifest_path: Path, expected: str, *, hashes: bool) -> State:
+    """Return whether the files that a manifest lists are there, whole and of that fingerprint."""
+    if not manifest_path.is_file():
+        return "missing"
+    try:
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+        if str(manifest["fingerprint"]) != expected:
+            return "stale"
+        for entry in list(manifest["files"]):
+            path = _inside(manifest_path.parent, str(entry["name"]))
+            if path.stat().st_size != int(entry["size"]):
+                return "damaged"
+            if hashes and hash_file(path) != entry["sha256"]:
+                return "damaged"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "damaged"
+    return "done"
+
+
+def write_manifest(manifest_path: Path, inputs: Mapping[str, Any], files: Sequence[Path]) -> None:
+    """Write what the files beside a manifest depend on, and their sizes and hashes."""
+    manifest = {
+        "fingerprint": fingerprint(inputs),
+        "inputs": inputs,
+        "files": [
+            {
+                "name": path.relative_to(manifest_path.parent).as_posix(),
+                "size": path.stat().st_size,
+                "sha256": hash_file(path),
+            }
+            for path in files
+        ],
+    }
+    write_text(manifest_path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that a crash leaves the old one or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Return folder/name, refusing names that lead out of the folder."""
+    path = folder / name
+    if ".." in path.relative_to(folder).parts or Path(name).is_absolute():
+        raise ValueError(f'"{name}" leads out of {folder}')
+    return path

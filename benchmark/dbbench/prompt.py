@@ -1,0 +1,104 @@
+"""Prompt templates with stable ids: what is asked of a method; read by sampling and scoring."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from string import Formatter
+from typing import Any, Literal, get_args
+
+from dbbench.errors import UserError, unknown
+
+Category = Literal["recontextualization", "accessory", "property"]
+CATEGORIES: tuple[Category, ...] = get_args(Category)
+
+_PLACEHOLDERS = ("token", "class_noun")
+_KEYS = ("id", "category", "text")
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """One prompt with the places of the identifier and the class noun left open."""
+
+    id: str
+    """A short slug; scores are joined on it, never on the text."""
+    text: str
+    """Such as "a {token} {class_noun} in the jungle"."""
+    category: Category
+
+    def render(self, token: str, class_noun: str) -> str:
+        """Fill in the identifier and the class noun; an empty one leaves no double blank."""
+        return " ".join(self.text.format(token=token, class_noun=class_noun).split())
+
+
+@cache
+def load_prompts(live: bool) -> tuple[PromptTemplate, ...]:
+    """Return the data set's 25 templates for live subjects or for objects, in its own order."""
+    return _parse(files("dbbench.prompts") / ("live.toml" if live else "object.toml"))
+
+
+def parse_prompts(path: Path) -> tuple[PromptTemplate, ...]:
+    """Read templates from a TOML file with one [[prompt]] table (id, category, text) each.
+
+    Raises UserError, naming the file and the prompt, where one cannot be used.
+    """
+    return _parse(path)
+
+
+def _parse(source: Traversable) -> tuple[PromptTemplate, ...]:
+    try:
+        document = tomllib.loads(source.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read the prompt file {source}: {reason}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"the prompt file {source} is not TOML: {error}") from error
+    tables = document.get("prompt")
+    if not isinstance(tables, list) or not tables:
+        raise UserError(f"the prompt file {source} has no [[prompt]] table; each needs {_listed()}")
+    prompts = tuple(_template(table, f"{source}, prompt {i}") for i, table in enumerate(tables, 1))
+    ids = [prompt.id for prompt in prompts]
+    if repeated := sorted({prompt_id for prompt_id in ids if ids.count(prompt_id) > 1}):
+        raise UserError(f'{source}: the id "{repeated[0]}" is used twice; give each prompt its own')
+    return prompts
+
+
+def _template(table: Mapping[str, Any], where: str) -> PromptTemplate:
+    for key in table:
+        if key not in _KEYS:
+            raise UserError(f"{where}: {unknown('key', key, _KEYS, '')}")
+    if absent := [key for key in _KEYS if not isinstance(table.get(key), str)]:
+        raise UserError(f"{where}: {absent[0]} is missing or no text; give it {_listed()}")
+    prompt_id, category, text = (str(table[key]) for key in _KEYS)
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", prompt_id):
+        raise UserError(f'{where}: the id "{prompt_id}" is no slug; write it like "red-hat"')
+    if category not in CATEGORIES:
+        raise UserError(f"{where}: {unknown('category', category, CATEGORIES, '')}")
+    _check_placeholders(text, where)
+    return PromptTemplate(id=prompt_id, text=text, category=category)
+
+
+def _check_placeholders(text: str, where: str) -> None:
+    try:
+        fields = [name for _, name, _, _ in Formatter().parse(text) if name is not None]
+    except ValueError as error:
+        raise UserError(f'{where}: the braces of "{text}" do not match: {error}') from error
+    for name in _PLACEHOLDERS:
+        if name not in fields:
+            raise UserError(
+                f'{where}: "{text}" has no {{{name}}};'
+                ' write it like "a {token} {class_noun} in the jungle"'
+            )
+    for name in fields:
+        if name not in _PLACEHOLDERS:
+            raise UserError(f"{where}: {unknown('placeholder', name, _PLACEHOLDERS, '')}")
+
+
+def _listed() -> str:
+    return "an id, a category and a text"
