@@ -1,0 +1,138 @@
+"""The embedded world's autoencoder: principal components of 8x8 patches, and a decoder that draws.
+
+The encoder is linear and known in closed form: a patch becomes its first `latent_channels`
+principal components, each divided by the square root of its standard deviation (half-whitened:
+fine detail counts for more than in pixels and for less than its noise would). The decoder adds a
+small convolutional correction to the transpose, which brings back straight edges and flat fills.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+
+@dataclass
+class PointDistribution:
+    """The posterior of an autoencoder without noise: one point."""
+
+    point: Tensor
+
+    def mode(self) -> Tensor:
+        """Return the point."""
+        return self.point
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Return the point, whatever the generator."""
+        return self.point
+
+
+@dataclass
+class EncoderOutput:
+    """What `encode` returns, as diffusers' autoencoders name it."""
+
+    latent_dist: PointDistribution
+
+
+@dataclass
+class DecoderOutput:
+    """What `decode` returns, as diffusers' autoencoders name it."""
+
+    sample: Tensor
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (self.sample,)[index]
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.silu(self.first(F.silu(x))))
+
+
+class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """RGB in -1..1 (N, 3, 8h, 8w) to latents (N, latent_channels, h, w) and back."""
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 32,
+        patch: int = 8,
+        width: int = 96,
+        scaling_factor: float = 1.0,
+        block_out_channels: tuple[int, ...] = (1, 1, 1, 1),  # diffusers: 2 ** (len - 1) = patch
+    ) -> None:
+        super().__init__()
+        self.analysis = nn.Conv2d(3, latent_channels, patch, stride=patch)
+        self.synthesis = nn.ConvTranspose2d(latent_channels, 3, patch, stride=patch)
+        self.refine = nn.Sequential(
+            nn.Conv2d(latent_channels, width, 3, padding=1),
+            _Residual(width),
+            _Residual(width),
+            nn.Conv2d(width, width * 2, 1),
+            nn.PixelShuffle(2),
+            _Residual(width // 2),
+            nn.Conv2d(width // 2, width, 1),
+            nn.PixelShuffle(2),
+            _Residual(width // 4),
+            nn.SiLU(),
+            nn.Conv2d(width // 4, 12, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
+        last = self.refine[-2]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> Any:
+        """Latents of images, as a distribution of one point."""
+        point = PointDistribution(self.analysis(x))
+        return EncoderOutput(point) if return_dict else (point,)
+
+    def decode(
+        self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
+    ) -> Any:
+        """Images of latents."""
+        image = self.synthesis(z) + self.refine(z)
+        return DecoderOutput(image) if return_dict else (image,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode and decode."""
+        image: Tensor = self.decode(self.encode(x).latent_dist.mode()).sample
+        return image
+
+    @torch.no_grad()
+    def set_components(self, images: Tensor) -> Tensor:
+        """Set both linear maps from the principal components of the images' patches.
+
+        Args:
+            images: (N, 3, H, W) in -1..1.
+
+        Returns:
+            The standard deviation along each component kept, (latent_channels,).
+        """
+        patch, channels = self.config.patch, self.config.latent_channels
+        rows = F.unfold(images, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch**2)
+        mean = rows.mean(0)
+        covariance = torch.cov((rows - mean).T.double())
+        values, vectors = torch.linalg.eigh(covariance)
+        deviation = values.flip(0)[:channels].clamp_min(1e-12).sqrt().float()
+        basis = vectors.flip(1)[:, :channels].T.float()  # (channels, 3 * patch ** 2)
+        gain = deviation.rsqrt()
+        gain = gain / (gain * deviation).square().mean().sqrt()  # unit variance over all channels
+        kernel = (basis * gain[:, None]).reshape(channels, 3, patch, patch)
+        self.analysis.weight.copy_(kernel)
+        self.analysis.bias.copy_(-(basis @ mean) * gain)
+        self.synthesis.weight.copy_((basis / gain[:, None]).reshape(channels, 3, patch, patch))
+        # The mean patch goes into the correction's start: it must not depend on the position.
+        self.synthesis.bias.copy_(mean.reshape(3, -1).mean(1))
+        return deviation

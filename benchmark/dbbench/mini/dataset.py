@@ -1,0 +1,71 @@
+"""The training world on disk: scenes of identities disjoint from the 30, their pictures, captions.
+
+Sample i is a function of (seed, i) alone, so a set can be grown or made again anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from dbbench.mini.source import identities
+from dbbench.mini.world import SIZE, Scene, caption, draw, draw_random_scene
+
+CHUNK = 1000
+
+
+@cache
+def _held_out() -> frozenset[tuple[str, str, str, str]]:
+    return frozenset(identity.key for identity in identities().values())
+
+
+def scene(index: int, *, seed: int = 0) -> Scene:
+    """Scene `index` of the training world; no identity of the 30 subjects is among them."""
+    return draw_random_scene(np.random.default_rng([seed, index]), held_out=_held_out())
+
+
+def captions(index: int, count: int, *, seed: int = 0) -> list[str]:
+    """`count` captions of scene `index`, each naming its own choice of attributes."""
+    rng = np.random.default_rng([seed, index, 1])
+    here = scene(index, seed=seed)
+    return [caption(here, rng) for _ in range(count)]
+
+
+def _render(start: int, *, seed: int) -> NDArray[np.uint8]:
+    pictures = [np.asarray(draw(scene(i, seed=seed))) for i in range(start, start + CHUNK)]
+    return np.stack(pictures)
+
+
+def render(folder: Path, count: int, *, seed: int = 0) -> NDArray[np.uint8]:
+    """Pictures 0..count of the training world as a memory map (count, 64, 64, 3), uint8.
+
+    Chunks that are there already are kept: an interrupted rendering goes on where it stopped.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, count, CHUNK)
+    todo = [s for s in starts if not (folder / f"{s:07d}.npy").exists()]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        chunks = pool.map(partial(_render, seed=seed), todo)
+        for start, pictures in track(
+            zip(todo, chunks, strict=True), "drawing the world", total=len(todo)
+        ):
+            partial_file = folder / f"{start:07d}.part.npy"
+            np.save(partial_file, pictures)
+            partial_file.rename(folder / f"{start:07d}.npy")
+    joined = folder / f"all-{count}.npy"
+    if not joined.exists():
+        out = np.lib.format.open_memmap(
+            folder / "joining.npy", mode="w+", dtype=np.uint8, shape=(count, SIZE, SIZE, 3)
+        )
+        for start in starts:
+            out[start : start + CHUNK] = np.load(folder / f"{start:07d}.npy")[: count - start]
+        out.flush()
+        (folder / "joining.npy").rename(joined)
+    loaded: NDArray[np.uint8] = np.load(joined, mmap_mode="r")
+    return loaded

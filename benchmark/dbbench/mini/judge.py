@@ -1,0 +1,110 @@
+"""A judge that is not a metric: says what an image of the embedded world shows.
+
+A small convolutional classifier trained on the world's truth. It answers whether a sample shows
+what its prompt asked for; no score, rank or report column is computed from it. (For rating the
+embedded backbone and the methods' recipes, and in the tests.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dbbench.mini import weights
+from dbbench.mini.canvas import PALETTE, PATTERNS
+from dbbench.mini.nouns import NOUNS
+from dbbench.mini.outfits import OUTFITS
+from dbbench.mini.places import PLACES
+from dbbench.mini.world import CHANGES, REPAINTS, Scene
+from dbbench.prompt import PromptTemplate
+
+HEADS: dict[str, tuple[str, ...]] = {
+    "noun": tuple(NOUNS),
+    "place": ("studio", *PLACES),
+    "outfit": ("none", *OUTFITS),
+    "change": ("none", *CHANGES),
+    "main": tuple(PALETTE),
+    "pattern": PATTERNS,
+}
+
+
+def answers(scene: Scene) -> list[int]:
+    """The right answer of each head, as indices."""
+    truth = {
+        "noun": scene.identity.noun,
+        "place": scene.place or "studio",
+        "outfit": scene.outfit or "none",
+        "change": scene.change or "none",
+        "main": scene.identity.main,
+        "pattern": scene.identity.pattern,
+    }
+    return [HEADS[head].index(answer) for head, answer in truth.items()]
+
+
+class Judge(nn.Module):
+    """RGB in -1..1 (N, 3, 64, 64) -> logits per head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def block(a: int, b: int, stride: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True)
+            )
+
+        self.body = nn.Sequential(
+            block(3, 24, 2), block(24, 48, 2), block(48, 48, 1), block(48, 96, 2),
+            block(96, 96, 1), block(96, 160, 2), block(160, 160, 1),
+        )  # fmt: skip
+        self.pool = nn.Linear(160 * 16, 192)
+        self.heads = nn.ModuleDict({h: nn.Linear(192, len(a)) for h, a in HEADS.items()})
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        pooled = F.relu(self.pool(self.body(x).flatten(1)))
+        return {h: head(pooled) for h, head in self.heads.items()}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge sees in one image; keys as in HEADS."""
+
+    seen: dict[str, str]
+
+    def shows_noun(self, class_noun: str) -> bool:
+        """Is the subject of the right class?"""
+        return self.seen["noun"] == class_noun
+
+    def shows_prompt(self, prompt: PromptTemplate) -> bool:
+        """Is the prompted place, outfit, change or color there?"""
+        if prompt.id in REPAINTS:
+            return self.seen["main"] == prompt.id
+        return prompt.id in (self.seen["place"], self.seen["outfit"], self.seen["change"])
+
+
+def load_judge() -> Judge:
+    """The embedded judge, on the CPU."""
+    judge = Judge()
+    state = load_file(str(weights("judge") / "model.safetensors"))
+    judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return judge.eval()
+
+
+@torch.inference_mode()
+def judge_images(judge: Judge, images: Sequence[Image.Image]) -> list[Verdict]:
+    """What each image (RGB, 64x64) shows."""
+    verdicts: list[Verdict] = []
+    for start in range(0, len(images), 250):
+        stack = np.stack([np.asarray(i) for i in images[start : start + 250]])
+        x = torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1
+        best = {h: logits.argmax(1).tolist() for h, logits in judge(x).items()}
+        verdicts += [
+            Verdict({h: HEADS[h][best[h][i]] for h in HEADS}) for i in range(len(stack))
+        ]
+    return verdicts

@@ -1,0 +1,109 @@
+"""The 30 subjects of the embedded world: the real data set's names and classes, drawn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+
+import numpy as np
+
+from dbbench.mini.canvas import Color
+from dbbench.mini.world import SIZE, Identity, Scene, draw, draw_scene
+from dbbench.subject import ReferenceImage, Subject, load_subjects
+
+VERSION = 1  # raise when a drawing changes: the references' fingerprints follow it
+
+# Subject -> main color, second color, pattern; after the real things where their names tell.
+_LOOKS: dict[str, tuple[str, str, str]] = {
+    "backpack": ("red", "black", "checked"),
+    "backpack_dog": ("grey", "pink", "striped"),
+    "bear_plushie": ("brown", "white", "spotted"),
+    "berry_bowl": ("white", "purple", "striped"),
+    "can": ("blue", "orange", "two-tone"),
+    "candle": ("white", "green", "striped"),
+    "cat": ("orange", "white", "striped"),
+    "cat2": ("grey", "black", "two-tone"),
+    "clock": ("yellow", "blue", "plain"),
+    "colorful_sneaker": ("pink", "green", "checked"),
+    "dog": ("brown", "white", "two-tone"),
+    "dog2": ("white", "orange", "spotted"),
+    "dog3": ("grey", "white", "plain"),
+    "dog5": ("black", "brown", "striped"),
+    "dog6": ("orange", "brown", "plain"),
+    "dog7": ("white", "black", "spotted"),
+    "dog8": ("brown", "yellow", "checked"),
+    "duck_toy": ("yellow", "orange", "plain"),
+    "fancy_boot": ("brown", "pink", "spotted"),
+    "grey_sloth_plushie": ("grey", "brown", "plain"),
+    "monster_toy": ("green", "purple", "spotted"),
+    "pink_sunglasses": ("pink", "blue", "plain"),
+    "poop_emoji": ("brown", "pink", "striped"),
+    "rc_car": ("blue", "red", "checked"),
+    "red_cartoon": ("red", "yellow", "plain"),
+    "robot_toy": ("grey", "blue", "two-tone"),
+    "shiny_sneaker": ("blue", "yellow", "striped"),
+    "teapot": ("green", "white", "spotted"),
+    "vase": ("orange", "blue", "striped"),
+    "wolf_plushie": ("black", "white", "two-tone"),
+}
+
+
+def _rng(*words: str) -> np.random.Generator:
+    digest = hashlib.sha256("/".join(words).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+@cache
+def identities() -> dict[str, Identity]:
+    """The identity of each of the 30 subjects."""
+    found = {}
+    for subject in load_subjects():
+        main, second, pattern = _LOOKS[subject.name]
+        rng = _rng("identity", subject.name)
+        p = rng.uniform(0, 1, 4)
+        tint = rng.integers(-10, 11, 3)
+        color: Color = (int(tint[0]), int(tint[1]), int(tint[2]))
+        proportions = (float(p[0]), float(p[1]), float(p[2]), float(p[3]))
+        found[subject.name] = Identity(
+            subject.class_noun, main, second, pattern, proportions, color
+        )
+    return found
+
+
+def reference_scenes(subject: Subject) -> tuple[Scene, ...]:
+    """The scenes of a subject's reference images, as many as the data set has photographs."""
+    rng = _rng("references", subject.name)
+    identity = identities()[subject.name]
+    return tuple(draw_scene(identity, rng) for _ in subject.photos)
+
+
+class MiniSource:
+    """Reference images from the embedded world, each with its scene as ground truth."""
+
+    name = "mini"
+
+    def __init__(self, resolution: int = SIZE) -> None:
+        self.resolution = resolution
+
+    def fingerprint(self, subject: Subject) -> str:
+        """Changes when the subject's drawings would."""
+        scenes = [scene.truth() for scene in reference_scenes(subject)]
+        text = json.dumps([VERSION, self.resolution, scenes], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def load(self, subject: Subject) -> tuple[ReferenceImage, ...]:
+        """Draw the subject's reference images."""
+        images = []
+        for number, scene in enumerate(reference_scenes(subject)):
+            image = draw(scene, size=self.resolution)
+            images.append(
+                ReferenceImage(
+                    name=f"{number:02d}.png",
+                    image=image,
+                    sha256=hashlib.sha256(image.tobytes()).hexdigest(),
+                    credit="drawn by dbbench (embedded world)",
+                    truth=scene.truth(),
+                )
+            )
+        return tuple(images)

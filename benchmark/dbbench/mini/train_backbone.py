@@ -1,0 +1,296 @@
+"""Trains the embedded backbone: first the autoencoder, then the text-to-image UNet.
+
+The recipe: v-prediction (arXiv 2202.00512) on a cosine schedule, min-SNR-5 weighting
+(arXiv 2303.09556), 10% of captions dropped for guidance, AdamW, warm-up then cosine decay,
+an exponential moving average of the weights. Everything is seeded and resumes at its last save.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from dbbench.mini.autoencoder import PatchAutoencoder
+from dbbench.mini.dataset import captions
+from dbbench.mini.tokenizer import MAX_LENGTH, make_tokenizer
+
+CAPTIONS = 4  # different captions of each picture
+LATENT_CHANNELS = 32
+
+
+def images_to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
+    """NHWC uint8 -> NCHW float32 in -1..1, channels last in memory."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train_autoencoder(
+    pictures: NDArray[np.uint8], out: Path, *, steps: int = 4000, batch: int = 32, seed: int = 0
+) -> None:
+    """Principal components of 8x8 patches, then the decoder's correction by gradient descent.
+
+    A little noise is added to the latents, so that the decoder also straightens the small errors
+    of a diffusion model.
+    """
+    torch.manual_seed(seed)
+    model = PatchAutoencoder(latent_channels=LATENT_CHANNELS)
+    picks = np.random.default_rng(seed).permutation(len(pictures))
+    model.set_components(images_to_tensor(pictures[np.sort(picks[:8000])]))
+    save = out / "vae.pt"
+    model.analysis.requires_grad_(False)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    start = 0
+    if save.exists():
+        state = torch.load(save, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        start = state["step"]
+    log = Log(out / "autoencoder.csv", ("step", "loss", "psnr_db"))
+    for step in range(start, steps):
+        rng = np.random.default_rng([seed, step])
+        x = images_to_tensor(pictures[np.sort(rng.integers(0, len(pictures), batch))])
+        x = x.contiguous(memory_format=torch.channels_last)
+        z = model.encode(x).latent_dist.mode()
+        noise = torch.from_numpy(rng.standard_normal(z.shape, dtype=np.float32))
+        y = model.decode(z + 0.08 * noise).sample
+        loss = F.mse_loss(y, x) + 0.1 * F.l1_loss(y, x)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % 100 == 0:
+            with torch.no_grad():
+                psnr = -10 * math.log10(F.mse_loss(model(x).clamp(-1, 1), x).item() / 4)
+            log.row(step + 1, loss.item(), psnr)
+        if (step + 1) % 500 == 0 or step + 1 == steps:
+            save_state(
+                save,
+                model=model.state_dict(),
+                optimizer=optimizer.state_dict(),
+                schedule=schedule.state_dict(),
+                step=step + 1,
+            )
+    model.save_pretrained(out / "vae")
+
+
+def make_unet() -> UNet2DConditionModel:
+    """An 8x8 UNet of 6.7 million weights: convolutions at 8x8, attention to the text at 4x4."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        layers_per_block=1,
+        block_out_channels=(96, 160),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def make_text_encoder(tokenizer: Any) -> CLIPTextModel:
+    """Two layers, 128 wide, trained together with the UNet."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_LENGTH,
+            projection_dim=128,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def make_scheduler() -> DDIMScheduler:
+    """The noise schedule that the backbone is trained with."""
+    return DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+        timestep_spacing="trailing",
+    )
+
+
+def tokenize_world(count: int, file: Path, *, seed: int = 0) -> NDArray[np.uint16]:
+    """Token ids of the captions, (count, CAPTIONS, MAX_LENGTH); kept in `file`."""
+    if not file.exists():
+        tokenizer = make_tokenizer()
+        texts = [t for i in track(range(count), "captions") for t in captions(i, CAPTIONS, seed=seed)]
+        ids = tokenizer(texts, padding="max_length", truncation=True, max_length=MAX_LENGTH)
+        np.save(file, np.asarray(ids.input_ids, dtype=np.uint16).reshape(count, CAPTIONS, -1))
+    loaded: NDArray[np.uint16] = np.load(file)
+    return loaded
+
+
+@torch.no_grad()
+def encode_world(pictures: NDArray[np.uint8], vae: PatchAutoencoder) -> Tensor:
+    """Latents of all pictures, (count, channels, 8, 8), float16."""
+    parts = []
+    for start in range(0, len(pictures), 2000):
+        x = images_to_tensor(pictures[start : start + 2000])
+        parts.append(vae.encode(x).latent_dist.mode().half())
+    return torch.cat(parts)
+
+
+def train_backbone(
+    pictures: NDArray[np.uint8],
+    out: Path,
+    *,
+    minutes: float,
+    batch: int = 64,
+    peak_rate: float = 1.2e-3,
+    compile_: bool = True,
+    seed: int = 0,
+) -> None:
+    """Train UNet and text encoder for so many minutes of this machine's time, saves included."""
+    torch.manual_seed(seed)
+    vae = PatchAutoencoder(latent_channels=LATENT_CHANNELS)
+    picks = np.random.default_rng(seed).permutation(len(pictures))
+    vae.set_components(images_to_tensor(pictures[np.sort(picks[:8000])]))
+    latents = encode_world(pictures, vae)
+    tokens = torch.from_numpy(
+        tokenize_world(len(pictures), out / f"tokens-{len(pictures)}.npy").astype(np.int64)
+    )
+    tokenizer = make_tokenizer()
+    empty = torch.tensor(
+        tokenizer("", padding="max_length", max_length=MAX_LENGTH).input_ids, dtype=torch.long
+    )
+    unet, text = make_unet(), make_text_encoder(tokenizer)
+    unet.to(memory_format=torch.channels_last)
+    model = torch.nn.ModuleDict({"unet": unet, "text": text})
+    weights = list(model.parameters())
+    average = [w.detach().clone() for w in weights]
+    optimizer = torch.optim.AdamW(
+        weights, lr=peak_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
+    )
+    signal = make_scheduler().alphas_cumprod
+    save, step, spent = out / "backbone.pt", 0, 0.0
+    if save.exists():
+        state = torch.load(save, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average = list(state["average"])
+        step, spent = state["step"], state["spent"]
+    log = Log(out / "backbone.csv", ("step", "minutes", "loss", "rate", "samples_per_s"))
+    losses: list[Tensor] = []
+    forward = torch.compile(unet) if compile_ else unet
+    began = saved = time.monotonic()
+    while True:
+        now = time.monotonic()
+        done = (spent + now - began) / (60 * minutes)
+        if now - saved > 120 or done >= 1:
+            save_state(
+                save,
+                model=model.state_dict(),
+                optimizer=optimizer.state_dict(),
+                average=average,
+                step=step,
+                spent=spent + now - began,
+            )
+            saved = now
+        if done >= 1:
+            break
+        # Warm up, stay, decay over the last 60%: a cosine to a hundredth.
+        falling = max(0.0, (done - 0.4) / 0.6)
+        rate = peak_rate * min(1.0, (step + 1) / 300) * (0.01 + 0.99 * math.cos(falling * math.pi / 2) ** 2)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        pick = torch.randint(len(latents), (batch,), generator=rng)
+        z = latents[pick].float().contiguous(memory_format=torch.channels_last)
+        which = torch.randint(CAPTIONS, (batch,), generator=rng)
+        ids = tokens[pick, which]
+        ids[torch.rand(batch, generator=rng) < 0.1] = empty
+        # Stratified timesteps: the loss of a batch varies less.
+        t = ((torch.arange(batch) + torch.rand(batch, generator=rng)) / batch * 1000).long()
+        noise = torch.randn(z.shape, generator=rng)
+        a = signal[t].view(-1, 1, 1, 1)
+        noisy = a.sqrt() * z + (1 - a).sqrt() * noise
+        target = a.sqrt() * noise - (1 - a).sqrt() * z
+        context = text(ids).last_hidden_state
+        error = (forward(noisy, t, context).sample - target).square().mean((1, 2, 3))
+        snr = signal[t] / (1 - signal[t])
+        loss = (error * snr.clamp_max(5) / (snr + 1)).mean() * 2
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0, foreach=True)
+        optimizer.step()
+        step += 1
+        with torch.no_grad():
+            torch._foreach_lerp_(average, weights, 1 - min(0.9995, (1 + step) / (10 + step)))
+        losses.append(loss.detach())
+        if step % 50 == 0:
+            elapsed = time.monotonic() - now
+            mean = torch.stack(losses).mean().item()
+            log.row(step, (spent + time.monotonic() - began) / 60, mean, rate, batch / elapsed)
+            losses.clear()
+
+
+def export_backbone(out: Path, folder: Path) -> None:
+    """Write the averaged weights as a diffusers folder, float16 safetensors."""
+    state = torch.load(out / "backbone.pt", weights_only=True)
+    tokenizer = make_tokenizer()
+    unet, text = make_unet(), make_text_encoder(tokenizer)
+    model = torch.nn.ModuleDict({"unet": unet, "text": text})
+    with torch.no_grad():
+        for weight, mean in zip(model.parameters(), state["average"], strict=True):
+            weight.copy_(mean)
+    pipeline = StableDiffusionPipeline(
+        vae=PatchAutoencoder.from_pretrained(out / "vae"),
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=make_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+class Log:
+    """A CSV file that a resumed training goes on writing."""
+
+    def __init__(self, file: Path, columns: tuple[str, ...]) -> None:
+        self.file = file
+        if not file.exists():
+            self._write(columns)
+
+    def row(self, *values: float) -> None:
+        self._write([f"{v:.6g}" for v in values])
+
+    def _write(self, cells: Any) -> None:
+        with self.file.open("a", newline="") as stream:
+            csv.writer(stream).writerow(cells)
+
+
+def save_state(file: Path, **state: Any) -> None:
+    """Replace a training state in one move."""
+    partial = file.with_suffix(".part")
+    torch.save(state, partial)
+    partial.rename(file)
