@@ -1,0 +1,1 @@
+"""Baselines: one method a file, each a `dbbench.method.Method`."""

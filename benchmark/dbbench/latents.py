@@ -1,0 +1,66 @@
+"""Images to latents and back: the backbone's autoencoder, in passes that bound its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+PIXELS_PER_PASS = 8 * 512 * 512
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the autoencoder knows of N images: mean and deviation of their latents, NCHW, scaled.
+
+    Encoding once and drawing from this in each step is the same as encoding in each step.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def draw(self, index: Tensor, noise: Tensor) -> Tensor:
+        """Latents (B, C, h, w) of the images `index` (B,) under unit normal `noise`."""
+        return torch.addcmul(self.mean[index], self.std[index], noise)
+
+
+class LatentCodec:
+    """The autoencoder of a diffusers pipeline at one resolution, with its scale and shift."""
+
+    def __init__(self, pipeline: Any, *, resolution: int) -> None:
+        self._vae, self._images = pipeline.vae, pipeline.image_processor
+        self._resolution = resolution
+        self._batch = max(1, PIXELS_PER_PASS // resolution**2)
+        self._scale = float(pipeline.vae.config.scaling_factor)
+        self._shift = float(getattr(pipeline.vae.config, "shift_factor", None) or 0.0)
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Image]) -> Posterior:
+        """Encode N images, each brought to the resolution and to [-1, 1]."""
+        means, stds = [], []
+        for start in range(0, len(images), self._batch):
+            pixels = self._images.preprocess(
+                list(images[start : start + self._batch]),
+                height=self._resolution,
+                width=self._resolution,
+            )
+            pixels = pixels.to(self._vae.device, memory_format=torch.channels_last)
+            posterior = self._vae.encode(pixels).latent_dist
+            mean = posterior.mode().float()
+            std = getattr(posterior, "std", None)  # an autoencoder without one is deterministic
+            means.append((mean - self._shift) * self._scale)
+            stds.append(torch.zeros_like(mean) if std is None else std.float() * self._scale)
+        return Posterior(torch.cat(means), torch.cat(stds))
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> list[Image]:
+        """RGB images of scaled latents (N, C, h, w)."""
+        images: list[Image] = []
+        for part in torch.split(latents, self._batch):
+            pixels = self._vae.decode(part / self._scale + self._shift, return_dict=False)[0]
+            images += self._images.postprocess(pixels.float(), output_type="pil")
+        return images
