@@ -157,11 +157,15 @@ class Canvas:
         self.image.paste(color, (0, 0, self.side, self.side), self._mask)
 
     def set_texture(self, main: Color, second: Color, pattern: str) -> None:
-        """Prepare the pattern that `part(..., None)` fills with, in the present pose."""
+        """Choose the pattern that `part(..., None)` fills with.
+
+        A pattern belongs to the page, not to the pose, like paper that shapes are cut from: it
+        keeps its phase, in cells of an eighth of the picture.
+        """
         self.texture = Image.new("RGB", (self.side, self.side), main)
         pen = ImageDraw.Draw(self.texture)
         for shape in _pattern(pattern):
-            pen.polygon(self.place(shape), fill=second)
+            pen.polygon((shape * (self.side / 8)).ravel().tolist(), fill=second)
 
     def finish(self, size: int) -> Image.Image:
         """The picture at its final size."""
@@ -169,25 +173,16 @@ class Canvas:
 
 
 def _pattern(name: str) -> list[Points]:
-    """The second-colored shapes of a pattern over the local square -1.2..1.2."""
+    """The second-colored shapes of a pattern on a page of 8 x 8 cells."""
+    cells = range(8)
     if name == "plain":
         return []
     if name == "striped":
-        return [box(-1.4, y, 1.4, y + 0.19) for y in np.arange(-1.2, 1.2, 0.38)]
+        return [box(0, y, 8, y + 0.5) for y in cells]
     if name == "spotted":
-        return [
-            ellipse(x + (0.21 if row % 2 else 0.0), y, 0.13, 0.13)
-            for row, y in enumerate(np.arange(-1.2, 1.21, 0.36))
-            for x in np.arange(-1.26, 1.27, 0.42)
-        ]
+        return [ellipse(x + 0.5, y + 0.5, 0.3, 0.3) for x in cells for y in cells]
     if name == "checked":
-        cells = np.arange(-1.2, 1.2, 0.3)
-        return [
-            box(x, y, x + 0.3, y + 0.3)
-            for i, x in enumerate(cells)
-            for j, y in enumerate(cells)
-            if (i + j) % 2
-        ]
+        return [box(x, y, x + 1, y + 1) for x in cells for y in cells if (x + y) % 2]
     if name == "two-tone":
-        return [polygon((-0.05, -1.4), (1.4, -1.4), (1.4, 1.4), (-0.05, 1.4))]
+        return [box(4, 0, 8, 8)]
     raise ValueError(f"unknown pattern {name!r}; known: {', '.join(PATTERNS)}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from itertools import pairwise
+from typing import Any
 
 from dbbench.mini.canvas import PALETTE, PATTERNS
 from dbbench.mini.nouns import NOUNS
@@ -10,6 +11,7 @@ from dbbench.mini.world import FRAMES
 from dbbench.prompt import load_prompts
 
 MAX_LENGTH = 24
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,.!?'"
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 # Rare identifiers: no caption holds them, so the backbone knows nothing about them.
@@ -29,39 +31,35 @@ def words() -> list[str]:
     return sorted(found)
 
 
-def make_tokenizer():  # type: ignore[no-untyped-def]  # transformers' own class
-    """A CLIPTokenizer in which every word of the world, and every rare identifier, is one token."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+def make_tokenizer() -> Any:
+    """A CLIPTokenizer in which every word of the world, and every rare identifier, is one token.
+
+    Merges are learned word by word, the rare identifiers last: always the same vocabulary.
+    """
     from transformers import CLIPTokenizer
 
-    suffix = "</w>"
-    learner = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix=suffix))
-    learner.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=100_000,
-        min_frequency=1,
-        end_of_word_suffix=suffix,
-        show_progress=False,
-        special_tokens=[],
-    )
-    letters = list("abcdefghijklmnopqrstuvwxyz0123456789-,.!?'")
-    # The frequent ones are merged first: what is rare comes last.
-    learner.train_from_iterator((words() + letters) * 1000 + list(RARE), trainer)
-    model = json.loads(learner.to_str())["model"]
-    vocabulary: dict[str, int] = model["vocab"]
-    # Single letters stand inside a word and at its end: any text has tokens.
-    ordered = sorted(vocabulary, key=vocabulary.__getitem__)
-    alphabet = [t for t in ordered if len(t.removesuffix(suffix)) == 1]
-    missing = [c + s for c in letters for s in ("", suffix) if c + s not in vocabulary]
-    rest = [t for t in ordered if t not in set(alphabet)]
-    tokens = [*alphabet, *missing, START, END, *rest]
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
+    merges: dict[tuple[str, str], int] = {}
+    for word in [*words(), *RARE]:
+        while len(parts := _split(word, merges)) > 1:
+            merges[parts[0], parts[1]] = len(merges)
+    # Each character inside a word and at its end, so that any text has tokens.
+    alphabet = [c + end for c in ALPHABET for end in ("", "</w>")]
+    tokens = dict.fromkeys([*alphabet, START, END, *("".join(pair) for pair in merges)])
     return CLIPTokenizer(
         vocab={token: i for i, token in enumerate(tokens)},
-        merges=merges,
+        merges=list(merges),
         unk_token=END,
         bos_token=START,
         eos_token=END,
         pad_token=END,
         model_max_length=MAX_LENGTH,
     )
+
+
+def _split(word: str, merges: dict[tuple[str, str], int]) -> list[str]:
+    """The parts of a word under byte-pair encoding: the earliest known pair is merged first."""
+    parts = [*word[:-1], f"{word[-1]}</w>"]
+    while known := [pair for pair in pairwise(parts) if pair in merges]:
+        at = list(pairwise(parts)).index(min(known, key=merges.__getitem__))
+        parts[at : at + 2] = ["".join(parts[at : at + 2])]
+    return parts

@@ -5,12 +5,14 @@ Each step is seeded, saves its state every two minutes and goes on from there wh
 
 from __future__ import annotations
 
+import json
 import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
@@ -38,7 +40,7 @@ def main(
         "mini-training"
     ),
     out: Annotated[Path, typer.Option(help="Where the finished weights go.")] = WEIGHTS,
-    count: Annotated[int, typer.Option(help="Pictures to draw.", min=1000)] = 120_000,
+    count: Annotated[int, typer.Option(help="Pictures to draw.", min=1000)] = 48_000,
     minutes: Annotated[
         float, typer.Option(help="Time for the backbone; the encoders get a tenth each.", min=0.1)
     ] = 90.0,
@@ -57,6 +59,7 @@ def main(
         if not export_only:
             _train(one, pictures, work, minutes=minutes, compiled=compiled)
         _export(one, work, out)
+        _note(one, work, out, count)
 
 
 def _train(
@@ -89,6 +92,21 @@ def _export(step: Step, work: Path, out: Path) -> None:
     if curve.exists():
         (out / "curves").mkdir(exist_ok=True)
         shutil.copyfile(curve, out / "curves" / curve.name)
+
+
+def _note(step: Step, work: Path, out: Path, count: int) -> None:
+    """Keep beside the weights how they were made."""
+    file = out / "recipe.json"
+    notes = json.loads(file.read_text()) if file.exists() else {}
+    name = "vae" if step is Step.autoencoder else step.value
+    state = torch.load(work / f"{name}.pt", weights_only=True)
+    notes[step.value] = {
+        "pictures": count,
+        "steps": state["step"],
+        "minutes": round(state.get("spent", 0.0) / 60, 1) or None,
+        "torch": torch.__version__,
+    }
+    file.write_text(json.dumps(notes, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,22 @@ def images_to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def linear_autoencoder(pictures: NDArray[np.uint8], out: Path) -> PatchAutoencoder:
+    """The autoencoder with its components found and its decoder not yet trained.
+
+    The components are kept in `out`: everything is trained on the same latents.
+    """
+    model = PatchAutoencoder(latent_channels=LATENT_CHANNELS)
+    file = out / "components.pt"
+    if file.exists():
+        model.load_state_dict(torch.load(file, weights_only=True)["model"])
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        model.set_components(images_to_tensor(pictures[: min(len(pictures), 8000)]))
+        save_state(file, model=model.state_dict())
+    return model
+
+
 def train_autoencoder(
     pictures: NDArray[np.uint8], out: Path, *, steps: int = 4000, batch: int = 32, seed: int = 0
 ) -> None:
@@ -44,9 +60,7 @@ def train_autoencoder(
     of a diffusion model.
     """
     torch.manual_seed(seed)
-    model = PatchAutoencoder(latent_channels=LATENT_CHANNELS)
-    picks = np.random.default_rng(seed).permutation(len(pictures))
-    model.set_components(images_to_tensor(pictures[np.sort(picks[:8000])]))
+    model = linear_autoencoder(pictures, out)
     save = out / "vae.pt"
     model.analysis.requires_grad_(False)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -161,17 +175,14 @@ def train_backbone(
     out: Path,
     *,
     minutes: float,
-    batch: int = 64,
-    peak_rate: float = 1.2e-3,
+    batch: int = 32,
+    peak_rate: float = 1e-3,
     compile_: bool = True,
     seed: int = 0,
 ) -> None:
     """Train UNet and text encoder for so many minutes of this machine's time, saves included."""
     torch.manual_seed(seed)
-    vae = PatchAutoencoder(latent_channels=LATENT_CHANNELS)
-    picks = np.random.default_rng(seed).permutation(len(pictures))
-    vae.set_components(images_to_tensor(pictures[np.sort(picks[:8000])]))
-    latents = encode_world(pictures, vae)
+    latents = encode_world(pictures, linear_autoencoder(pictures, out))
     tokens = torch.from_numpy(
         tokenize_world(len(pictures), out / f"tokens-{len(pictures)}.npy").astype(np.int64)
     )

@@ -34,6 +34,7 @@ from dbbench.mini.places import FRONTS, PLACES, studio
 from dbbench.prompt import PromptTemplate, load_prompts
 
 SIZE = 64
+VIEWS = 4  # of each place
 CHANGES = ("shiny", "wet", "cube")
 REPAINTS = ("red", "purple")
 
@@ -72,7 +73,7 @@ class Scene:
     change: str | None = None  # one of CHANGES
     pose: Pose = field(default_factory=Pose)
     light: tuple[float, float, float] = (1.0, 1.0, 1.0)  # gain per RGB channel
-    seed: int = 0  # the details of the place
+    view: int = 0  # which of the VIEWS of the place
 
     def truth(self) -> dict[str, object]:
         """The scene as plain data."""
@@ -104,17 +105,17 @@ def draw_scene(
 ) -> Scene:
     """The identity in a random pose and light, in a given place."""
     live = identity.noun in LIVE
-    size = rng.uniform(0.33, 0.38) if live else rng.uniform(0.36, 0.42)
+    size = (0.36 if live else 0.4) * rng.uniform(0.97, 1.03)
     pose = Pose(
-        x=float(0.5 + rng.uniform(-0.05, 0.05)),
-        y=float((0.58 if live else 0.54) + rng.uniform(-0.03, 0.03)),
+        x=float(0.5 + rng.uniform(-0.016, 0.016)),
+        y=float((0.58 if live else 0.54) + rng.uniform(-0.016, 0.016)),
         size=float(size),
-        tilt=float(rng.uniform(-0.1, 0.1)),
+        tilt=float(rng.uniform(-0.03, 0.03)),
         flip=bool(rng.random() < 0.5),
     )
-    gain, warm = rng.uniform(0.9, 1.05), rng.uniform(-0.04, 0.04)
+    gain, warm = rng.uniform(0.92, 1.04), rng.uniform(-0.03, 0.03)
     light = (float(gain * (1 + warm)), float(gain), float(gain * (1 - warm)))
-    return Scene(identity, place, outfit, change, pose, light, int(rng.integers(2**31)))
+    return Scene(identity, place, outfit, change, pose, light, int(rng.integers(VIEWS)))
 
 
 def scene_for_prompt(
@@ -141,7 +142,7 @@ def repaint(identity: Identity, color: str) -> Identity:
 def draw(scene: Scene, *, size: int = SIZE) -> Image.Image:
     """Draw a scene as an RGB image of `size` pixels a side."""
     identity = scene.identity
-    rng = np.random.default_rng(scene.seed)
+    rng = np.random.default_rng(scene.view)
     canvas = Canvas(size)
     (PLACES[scene.place] if scene.place else studio)(canvas, rng)
 
