@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dbbench.errors import UserError
+
 BANNER = "mini: embedded world, not comparable with published numbers"
 
 
 def weights(name: str) -> Path:
     """The folder of an embedded model: "backbone", "dino", "clip" or "judge".
 
-    Raises:
-        FileNotFoundError: no such model is embedded.
+    Raises UserError where this installation lacks it.
     """
     folder = Path(__file__).parent / "weights" / name
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no embedded weights {name!r} in {folder.parent}; make them with "
-            f"`python -m dbbench.mini.train {name}`"
+        raise UserError(
+            f"no embedded weights {name!r} in {folder.parent}; install dbbench again, or make them: "
+            f"python -m dbbench.mini.train {name}"
         )
     return folder

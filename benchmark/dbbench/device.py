@@ -1,0 +1,33 @@
+"""Which device a run uses, found out without importing torch, so that a dry run is quick."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+
+from dbbench.errors import UserError
+
+
+def resolve_device(wanted: str) -> str:
+    """Return "cpu", "cuda", "cuda:1" or "mps"; "auto" takes a GPU if there is one.
+
+    Raises UserError for anything else.
+    """
+    if wanted == "auto":
+        return "cuda" if cuda_devices() else "cpu"
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", wanted):
+        raise UserError(f'unknown device "{wanted}"; write auto, cpu, cuda, cuda:1 or mps')
+    return wanted
+
+
+def cuda_devices() -> int:
+    """Return how many CUDA devices the driver shows; 0 where there is no driver."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        count = ctypes.c_int(0)
+        if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+            return 0
+    except (OSError, AttributeError):
+        return 0
+    return count.value

@@ -1,0 +1,84 @@
+"""events.jsonl: what each stage cost in time and memory, a JSON object a line, by the executor."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+EVENTS = "events.jsonl"
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """Appends events to one file; each line is written at once, so that lines are never mixed."""
+
+    path: Path
+
+    def write(self, **event: Any) -> None:
+        """Append one event with the time of day (UTC)."""
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | event
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the events so far; a line that a crash cut short is passed over."""
+        if not self.path.is_file():
+            return
+        with self.path.open(encoding="utf-8") as stream:
+            for line in stream:
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+
+
+class Meter:
+    """Measures seconds, things per second and the peak resident memory of one stage."""
+
+    def __init__(self) -> None:
+        _reset_peak()
+        self._begin = time.perf_counter()
+
+    def read(self, count: int, unit: str) -> dict[str, Any]:
+        """Return seconds, the count of `unit` ("steps" or "images") with its rate, and memory."""
+        seconds = time.perf_counter() - self._begin
+        measured: dict[str, Any] = {"seconds": round(seconds, 3), "peak_rss_bytes": peak_memory()}
+        if count:
+            measured |= {unit: count, f"{unit}_per_second": round(count / max(seconds, 1e-9), 3)}
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            measured["peak_cuda_bytes"] = torch.cuda.max_memory_allocated()
+        return measured
+
+
+def peak_memory() -> int | None:
+    """Return the peak resident memory in bytes since the last reset; None where unknown."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _reset_peak() -> None:
+    """Make the peak that of this stage. Only Linux can; elsewhere it is that of the process."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()

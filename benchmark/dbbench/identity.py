@@ -1,0 +1,145 @@
+"""Which weights and settings are in play, remembered so that planning needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from dbbench.artifact import fingerprint, hash_file
+from dbbench.errors import unknown
+from dbbench.plugin import find, load_method, provenance, setting_names
+from dbbench.suite import Suite, method_settings
+
+PACKAGES = ("dbbench", "diffusers", "numpy", "open_clip_torch", "pillow", "timm", "torch")
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """A method with all its settings filled in."""
+
+    settings: Mapping[str, Any]
+    needs_prior: bool
+
+
+@dataclass
+class Identities:
+    """Fingerprints of backbone and encoders, and each method's facts; absent is what is not known.
+
+    Each is remembered with a stamp of what is cheap to look at (names, sizes and times of weight
+    files, package versions, the settings as written): while the stamp holds, so does the rest.
+    """
+
+    suite: Suite
+    device: str
+    backbone: str | None = None
+    encoders: dict[str, str] = field(default_factory=dict)
+    methods: dict[str, MethodFacts] = field(default_factory=dict)
+
+    def recall(
+        self, record: Mapping[str, Any], methods: Iterable[str], *, trust: bool = False
+    ) -> None:
+        """Take from an earlier call's record whatever is still sure, or with `trust` all of it."""
+        known = record.get("backbone", {})
+        if known and (trust or known["stamp"] == self._backbone_stamp()):
+            self.backbone = known["fingerprint"]
+        for role, reference in self.suite.encoders.items():
+            known = record.get("encoders", {}).get(role, {})
+            if known and (trust or known["stamp"] == self._encoder_stamp(reference)):
+                self.encoders[role] = known["fingerprint"]
+        for name in methods:
+            known = record.get("methods", {}).get(name, {})
+            if known and (trust or known["stamp"] == self._method_stamp(name)):
+                self.methods[name] = MethodFacts(known["settings"], known["needs_prior"])
+
+    def resolve_methods(self, methods: Iterable[str]) -> None:
+        """Load the methods and check their settings. Raises UserError; imports torch."""
+        missing = [name for name in methods if name not in self.methods]
+        if not missing:
+            return
+        fields = {
+            name: setting_names(name) for name in dict.fromkeys([*self.suite.methods, *missing])
+        }
+        every = sorted({key for keys in fields.values() for key in keys})
+        for key in self.suite.train:
+            if key not in every:
+                raise unknown(
+                    "training setting",
+                    f"train.{key}",
+                    [f"train.{name}" for name in every],
+                    "dbbench list methods",
+                )
+        for name in missing:
+            method = load_method(name, method_settings(self.suite, name, fields[name]))
+            self.methods[name] = MethodFacts(
+                method.settings.model_dump(mode="json"), method.needs_prior
+            )
+
+    def record(self, earlier: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what `recall` reads; what is not known now is kept from the earlier record."""
+        document: dict[str, Any] = {
+            "backbone": dict(earlier.get("backbone", {})),
+            "encoders": dict(earlier.get("encoders", {})),
+            "methods": dict(earlier.get("methods", {})),
+        }
+        if self.backbone is not None:
+            document["backbone"] = {"stamp": self._backbone_stamp(), "fingerprint": self.backbone}
+        for role, value in self.encoders.items():
+            stamp = self._encoder_stamp(self.suite.encoders[role])
+            document["encoders"][role] = {"stamp": stamp, "fingerprint": value}
+        for name, facts in self.methods.items():
+            document["methods"][name] = {
+                "stamp": self._method_stamp(name),
+                "settings": dict(facts.settings),
+                "needs_prior": facts.needs_prior,
+            }
+        return document
+
+    def _backbone_stamp(self) -> str:
+        settings = self.suite.backbone
+        return fingerprint([settings.model_dump(), self.device, _files(settings.path), versions()])
+
+    def _encoder_stamp(self, reference: str) -> str:
+        scheme, _, argument = reference.partition(":")
+        source = provenance("encoders", scheme)
+        return fingerprint([reference, source, self.device, _files(argument), versions()])
+
+    def _method_stamp(self, name: str) -> str:
+        written = [self.suite.train, self.suite.methods.get(name, {})]
+        return fingerprint([written, provenance("methods", name), _module_hash(name), versions()])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that results depend on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _files(path: str) -> list[Any]:
+    """Name, size and time of each file of the embedded weights and of a local path."""
+    found: list[Any] = []
+    local = Path(path).expanduser()
+    for folder in (Path(__file__).parent / "mini" / "weights", *([local] if path else [])):
+        for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
+            if file.is_file():
+                status = file.stat()
+                found.append([str(file), status.st_size, status.st_mtime_ns])
+    return found
+
+
+def _module_hash(method: str) -> str:
+    """Hash the file that defines a method, so that changed defaults are noticed."""
+    try:
+        spec = find_spec(find("methods", method).module)
+    except (ImportError, ValueError):
+        return ""
+    origin = None if spec is None else spec.origin
+    return hash_file(Path(origin)) if origin and Path(origin).is_file() else ""

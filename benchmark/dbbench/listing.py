@@ -1,0 +1,73 @@
+"""Tables of what there is to choose from, for `dbbench list`; imports no plugin."""
+
+from __future__ import annotations
+
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.table import Table
+
+from dbbench.plugin import Kind, find, names, provenance
+from dbbench.prompt import load_prompts
+from dbbench.subject import load_subjects
+from dbbench.suite import load_suite, suite_names
+
+
+def subjects_table() -> Table:
+    """The 30 subjects."""
+    table = _table("subject", "class noun", "kind", "images")
+    for subject in load_subjects():
+        table.add_row(subject.name, subject.class_noun, subject.kind, str(len(subject.photos)))
+    return table
+
+
+def prompts_table() -> Table:
+    """Both lists of 25 prompts."""
+    table = _table("id", "category", "for", "text")
+    objects, live = load_prompts(False), load_prompts(True)
+    both = {prompt.id for prompt in objects} & {prompt.id for prompt in live}
+    for prompt in objects:
+        kind = "object, live" if prompt.id in both else "object"
+        table.add_row(prompt.id, prompt.category, kind, prompt.text)
+    for prompt in live:
+        if prompt.id not in both:
+            table.add_row(prompt.id, prompt.category, "live", prompt.text)
+    return table
+
+
+def suites_table() -> Table:
+    """The suites that come with dbbench."""
+    table = _table("suite", "backbone", "px", "images from", "what it is")
+    for name in suite_names():
+        suite = load_suite(name)
+        backbone = suite.backbone
+        table.add_row(
+            name, backbone.path, str(backbone.resolution), suite.source, suite.description
+        )
+    return table
+
+
+def plugins_table(kind: Kind) -> Table:
+    """Methods, encoders or metrics, each with the first line of its own file."""
+    table = _table(kind[:-1], "what it is", "from")
+    for name in names(kind):
+        table.add_row(name, _describe(find(kind, name).module), provenance(kind, name))
+    return table
+
+
+def _describe(module: str) -> str:
+    """Return the first line of a module's docstring, read from its source."""
+    try:
+        spec = find_spec(module)
+        source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+        return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return "cannot be read"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, no_wrap=number == 0, overflow="fold")
+    return table

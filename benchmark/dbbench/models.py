@@ -1,0 +1,96 @@
+"""The networks of one process: each is loaded once, when a task of the executor needs it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dbbench.identity import Identities
+from dbbench.plan import Plan, Task
+from dbbench.plugin import load_encoder, load_method
+
+if TYPE_CHECKING:
+    from dbbench.backbone import Backbone
+    from dbbench.encoder import Encoder
+    from dbbench.method import Method
+
+
+@dataclass
+class Models:
+    """Backbone, encoders and methods; loading one makes its identity known."""
+
+    plan: Plan
+    device: str
+    _backbone: Backbone | None = None
+    _encoders: dict[str, Encoder] = field(default_factory=dict)
+    _methods: dict[str, Method] = field(default_factory=dict)
+
+    @property
+    def identities(self) -> Identities:
+        """Where what is loaded is entered."""
+        return self.plan.identities
+
+    def load_for(self, tasks: Iterable[Task], status: Callable[[str], None]) -> bool:
+        """Load what these tasks need or what is not known yet; return whether anything was."""
+        stages = {task.stage for task in tasks}
+        roles = {role for task in tasks if task.stage == "encode" for role, _ in task.artifacts}
+        roles |= set(self.plan.roles) - set(self.identities.encoders)
+        loaded = False
+        if self._backbone is None and (
+            self.identities.backbone is None or stages & {"prior", "train", "sample"}
+        ):
+            status(f"loading the backbone {self.plan.suite.backbone.path} on {self.device}")
+            _ = self.backbone
+            loaded = True
+        for role in sorted(roles - set(self._encoders)):
+            status(f"loading the encoder {self.plan.suite.encoders[role]} on {self.device}")
+            self.encoder(role)
+            loaded = True
+        return loaded
+
+    @property
+    def backbone(self) -> Backbone:
+        """The suite's backbone."""
+        if self._backbone is None:
+            _make_deterministic()
+            from dbbench.backbone import load_backbone
+
+            settings = self.plan.suite.backbone
+            self._backbone = load_backbone(
+                settings.path,
+                resolution=settings.resolution,
+                device=self.device,
+                dtype=settings.dtype,
+                revision=settings.revision,
+            )
+            self.identities.backbone = self._backbone.fingerprint
+        return self._backbone
+
+    def encoder(self, role: str) -> Encoder:
+        """The encoder in a role."""
+        if role not in self._encoders:
+            encoder = load_encoder(self.plan.suite.encoders[role], device=self.device)
+            self._encoders[role] = encoder
+            self.identities.encoders[role] = encoder.fingerprint
+        return self._encoders[role]
+
+    def method(self, name: str) -> Method:
+        """A method with the suite's settings."""
+        if name not in self._methods:
+            self._methods[name] = load_method(name, self.identities.methods[name].settings)
+        return self._methods[name]
+
+
+def _make_deterministic() -> None:
+    """Prefer algorithms that give the same bits each time; where there is none, go on."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling new memory with NaN finds bugs and costs time; the bits do not depend on it.
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,245 @@
+"""Plan: which artifact every stage makes, what it depends on, and what is still to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dbbench.artifact import Artifact
+from dbbench.identity import Identities
+from dbbench.plugin import load_metric, provenance
+from dbbench.prompt import PromptTemplate, load_prompts
+from dbbench.seed import image_seed
+from dbbench.subject import ImageSource, Subject
+from dbbench.suite import Run, Suite
+
+Stage = Literal["references", "prior", "train", "sample", "encode", "score"]
+STAGES: tuple[Stage, ...] = ("references", "prior", "train", "sample", "encode", "score")
+
+# Raise a stage's number whenever the same inputs give other outputs; what follows is then redone.
+VERSIONS: dict[Stage, int] = dict.fromkeys(STAGES, 1)
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """One image to sample for a run."""
+
+    prompt: PromptTemplate
+    number: int
+    seed: int
+
+    @property
+    def file(self) -> str:
+        """Its name inside the samples' folder."""
+        return f"{self.prompt.id}/{self.number}.png"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage that is to do, for one run, one subject or one class noun."""
+
+    stage: Stage
+    name: str
+    artifacts: tuple[tuple[str, Artifact], ...]
+    """What it makes; in the stage "encode" one artifact for each encoder's role, else one."""
+    run: Run | None = None
+    subject: str | None = None
+    class_noun: str | None = None
+    needs: tuple[str, ...] = ()
+    """Keys of tasks without which this one cannot be done."""
+
+    @property
+    def key(self) -> str:
+        """What other tasks call it in `needs`."""
+        return f"{self.stage} {self.name}"
+
+    @property
+    def kind(self) -> str:
+        """Tasks of a kind take about as long as each other."""
+        return f"{self.stage} {self.run.method}" if self.run else self.stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All artifacts of one output folder, as its suite and the identities in play define them."""
+
+    suite: Suite
+    out: Path
+    subjects: Mapping[str, Subject]
+    source: ImageSource
+    identities: Identities
+    _made: dict[str, Artifact] = field(default_factory=dict, repr=False)
+
+    def references(self, subject: str) -> Artifact:
+        """The subject's images at the backbone's resolution."""
+        path = f"references/{subject}"
+        if path not in self._made:
+            self._made[path] = self._artifact(
+                path,
+                "references",
+                source=self.source.name,
+                images=self.source.fingerprint(self.subjects[subject]),
+                resolution=self.suite.backbone.resolution,
+            )
+        return self._made[path]
+
+    def prior(self, class_noun: str) -> Artifact:
+        """The backbone's own images of a class noun."""
+        settings = self.suite.prior
+        return self._artifact(
+            f"prior/{class_noun.replace(' ', '-')}",
+            "prior",
+            backbone=self.backbone,
+            prompt=settings.prompt.format(class_noun=class_noun),
+            class_noun=class_noun,
+            count=settings.count,
+            sampler=settings.sampler.model_dump(exclude={"batch_size", "images_per_prompt"}),
+        )
+
+    def checkpoint(self, run: Run) -> Artifact:
+        """What a method learned of a subject."""
+        facts = self.identities.methods.get(run.method)
+        class_noun = self.subjects[run.subject].class_noun
+        needs_prior = facts is not None and facts.needs_prior
+        return self._artifact(
+            f"{folder(run)}/checkpoint",
+            "train",
+            method=run.method,
+            code=provenance("methods", run.method),
+            settings=None if facts is None else dict(facts.settings),
+            backbone=self.backbone,
+            class_noun=class_noun,
+            references=self.references(run.subject).fingerprint,
+            prior=self.prior(class_noun).fingerprint if needs_prior else None,
+            subject=run.subject,
+            seed=run.seed,
+        )
+
+    def samples(self, run: Run) -> Artifact:
+        """The run's images, one folder for each prompt."""
+        return self._artifact(
+            f"{folder(run)}/samples",
+            "sample",
+            checkpoint=self.checkpoint(run).fingerprint,
+            sampler=self.suite.sample.model_dump(exclude={"batch_size", "images_per_prompt"}),
+            images=[[job.file, job.prompt.text, job.seed] for job in self.jobs(run)],
+        )
+
+    def features(self, run: Run, role: str) -> Artifact:
+        """One encoder's vectors of the run's images, and of their prompts where a metric asks."""
+        return self._artifact(
+            f"{folder(run)}/features/{role}",
+            "encode",
+            samples=self.samples(run).fingerprint,
+            encoder=self.encoder(role),
+            texts=role in self.text_roles,
+        )
+
+    def real_features(self, subject: str, role: str) -> Artifact:
+        """One encoder's vectors of a subject's reference images."""
+        return self._artifact(
+            f"features/real/{subject}/{role}",
+            "encode",
+            references=self.references(subject).fingerprint,
+            encoder=self.encoder(role),
+        )
+
+    def scores(self, runs: Iterable[Run]) -> dict[str, Any]:
+        """What the score table and everything made from it depends on."""
+        return {
+            "stage": "score",
+            "version": VERSIONS["score"],
+            "suite": [self.suite.name, self.suite.banner],
+            "metrics": [provenance("metrics", name) for name in self.suite.metrics],
+            "runs": {
+                str(run): [self.features(run, role).fingerprint for role in self.roles]
+                for run in runs
+            },
+        }
+
+    @property
+    def backbone(self) -> str:
+        """The backbone's fingerprint; before it was ever loaded, a word that no artifact holds."""
+        return self.identities.backbone or "not known yet"
+
+    def encoder(self, role: str) -> str:
+        """The fingerprint of the encoder in a role, in the same way."""
+        return self.identities.encoders.get(role) or "not known yet"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The encoders' roles that some metric of the suite uses, such as "dino" and "clip"."""
+        return tuple(dict.fromkeys(load_metric(name).role for name in self.suite.metrics))
+
+    @property
+    def text_roles(self) -> frozenset[str]:
+        """The roles that have to encode prompts as well."""
+        metrics = map(load_metric, self.suite.metrics)
+        return frozenset(metric.role for metric in metrics if metric.compares == "text")
+
+    def jobs(self, run: Run) -> tuple[ImageJob, ...]:
+        """The images of a run in the order they are sampled."""
+        return tuple(
+            ImageJob(prompt, number, image_seed(run.seed, run.subject, prompt.id, number))
+            for prompt in load_prompts(self.subjects[run.subject].live)
+            for number in range(self.suite.sample.images_per_prompt)
+        )
+
+    def tasks(self, runs: Iterable[Run]) -> tuple[Task, ...]:
+        """Return what is to do for these runs, each task after those it needs.
+
+        What a task will read is checked to the last byte. A checkpoint or prior images that are
+        gone are made again only where something still has to be made from them.
+        """
+        runs = tuple(runs)
+        todo: dict[str, Task] = {}
+        for subject in dict.fromkeys(run.subject for run in runs):
+            artifact = self.references(subject)
+            if artifact.verify() != "done":
+                task = Task("references", subject, (("", artifact),), subject=subject)
+                todo[task.key] = task
+        for subject in dict.fromkeys(run.subject for run in runs):
+            made = [(role, self.real_features(subject, role)) for role in self.roles]
+            if missing := tuple((role, item) for role, item in made if not item.complete):
+                needs = (f"references {subject}",)
+                task = Task("encode", subject, missing, subject=subject, needs=needs)
+                todo[task.key] = task
+        for run in runs:
+            for task in self._run_tasks(run):
+                todo.setdefault(task.key, task)
+        return tuple(todo.values())
+
+    def _run_tasks(self, run: Run) -> Iterable[Task]:
+        class_noun = self.subjects[run.subject].class_noun
+        facts = self.identities.methods.get(run.method)
+        checkpoint, samples = self.checkpoint(run), self.samples(run)
+        made = [(role, self.features(run, role)) for role in self.roles]
+        encode = tuple((role, item) for role, item in made if not item.complete)
+        sample = (samples.verify() if encode else samples.state) != "done"
+        train = (checkpoint.verify() if sample else checkpoint.state) == "damaged"
+        train = train or (sample and not checkpoint.complete)
+        needs: tuple[str, ...] = (f"references {run.subject}",)
+        if train and (facts is None or facts.needs_prior):
+            prior = self.prior(class_noun)
+            if prior.verify() != "done":
+                yield Task("prior", class_noun, (("", prior),), class_noun=class_noun)
+            needs += (f"prior {class_noun}",)
+        name = str(run)
+        if train:
+            yield Task("train", name, (("", checkpoint),), run, run.subject, needs=needs)
+        if sample:
+            needs = (f"train {name}",)
+            yield Task("sample", name, (("", samples),), run, run.subject, needs=needs)
+        if encode:
+            needs = (f"sample {name}",)
+            yield Task("encode", name, encode, run, run.subject, needs=needs)
+
+    def _artifact(self, path: str, stage: Stage, **inputs: Any) -> Artifact:
+        return Artifact(self.out / path, {"stage": stage, "version": VERSIONS[stage]} | inputs)
+
+
+def folder(run: Run) -> str:
+    """Return the folder of a run inside the output folder."""
+    return f"runs/{run.method}/{run.subject}/{run.seed}"

@@ -1,0 +1,121 @@
+"""The last stage: features of all runs -> one score table, and leaderboard and report from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbbench.artifact import fingerprint, read_state, write_manifest
+from dbbench.plan import Plan
+from dbbench.plugin import load_metric
+from dbbench.subject import Subject
+from dbbench.suite import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dbbench.metric import Metric
+
+SCORES = "scores.parquet"
+MANIFEST = "scores.json"
+MADE_FROM_IT = ("leaderboard.parquet", "leaderboard.csv", "leaderboard.md", "report/index.html")
+
+
+def scored(plan: Plan, runs: Iterable[Run]) -> bool:
+    """Return whether the score table and the report of exactly these runs are there and whole."""
+    expected = fingerprint(plan.scores(runs))
+    if read_state(plan.out / MANIFEST, expected, hashes=False) != "done":
+        return False
+    return all((plan.out / name).is_file() for name in MADE_FROM_IT)
+
+
+def finished_runs(plan: Plan, runs: Iterable[Run]) -> tuple[Run, ...]:
+    """Return the runs whose features are all there for the suite as it is now."""
+    return tuple(
+        run for run in runs if all(plan.features(run, role).complete for role in plan.roles)
+    )
+
+
+def score(plan: Plan, runs: Sequence[Run]) -> int:
+    """Score these runs and their subjects' real images; write table, leaderboard and report.
+
+    Returns the number of images scored. What a metric cannot say of an image has no row.
+    """
+    from dbbench.reports import write_report
+    from dbbench.scores import score_table, write_scores
+
+    metrics = [load_metric(name) for name in plan.suite.metrics]
+    rows = [row for run in runs for row in _run_rows(plan, run, metrics)]
+    for subject in dict.fromkeys(run.subject for run in runs):
+        rows.extend(_real_rows(plan, subject, metrics))
+    write_scores(score_table(rows), plan.out / SCORES)
+    write_report(plan.out)
+    write_manifest(plan.out / MANIFEST, plan.scores(runs), [plan.out / SCORES])
+    return sum(len(plan.jobs(run)) for run in runs)
+
+
+def _run_rows(plan: Plan, run: Run, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
+    from dbbench.metric import Features
+
+    entries = _entries(plan.samples(run).path / "samples.json")
+    for metric in metrics:
+        folder = plan.features(run, metric.role).path
+        texts = metric.compares == "text"
+        features = Features(
+            generated=_vectors(folder / "images.npy"),
+            references=None if texts else _real(plan, run.subject, metric.role),
+            texts=_vectors(folder / "texts.npy") if texts else None,
+        )
+        for entry, value in zip(entries, metric.score(features), strict=True):
+            yield _row(plan, run.method, plan.subjects[run.subject], metric, value) | {
+                "seed": run.seed,
+                "prompt": entry["prompt"],
+                "category": entry["category"],
+                "image": entry["file"],
+            }
+
+
+def _real_rows(plan: Plan, subject: str, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
+    from dbbench.metric import score_real
+    from dbbench.scores import REAL
+
+    entries = _entries(plan.references(subject).path / "references.json")
+    for metric in metrics:
+        values = score_real(metric, _real(plan, subject, metric.role))
+        for entry, value in zip(entries, values, strict=bool(len(values))):
+            yield _row(plan, REAL, plan.subjects[subject], metric, value) | {
+                "seed": None,
+                "prompt": None,
+                "category": None,
+                "image": entry["file"],
+            }
+
+
+def _row(plan: Plan, method: str, subject: Subject, metric: Metric, value: float) -> dict[str, Any]:
+    return {
+        "suite": plan.suite.name,
+        "method": method,
+        "subject": subject.name,
+        "class_noun": subject.class_noun,
+        "kind": subject.kind,
+        "metric": metric.name,
+        "value": float(value),
+    }
+
+
+def _real(plan: Plan, subject: str, role: str) -> NDArray[np.float32]:
+    return _vectors(plan.real_features(subject, role).path / "images.npy")
+
+
+def _vectors(path: Path) -> NDArray[np.float32]:
+    import numpy as np
+
+    vectors: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    return vectors
+
+
+def _entries(path: Path) -> list[Mapping[str, Any]]:
+    return list(json.loads(path.read_text(encoding="utf-8"))["images"])

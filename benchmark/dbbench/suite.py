@@ -1,0 +1,240 @@
+"""Suite: what to run, read from one TOML file; `plan_runs` turns it into runs for the stages."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from dbbench.errors import UserError, nearest, unknown
+from dbbench.sampling import SampleSettings
+
+Source = Literal["mini", "photos"]
+
+
+class Settings(BaseModel):
+    """Base of everything a suite file holds: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BackboneSettings(Settings):
+    """Which text-to-image pipeline, and at which resolution in pixels."""
+
+    path: str
+    resolution: int = Field(default=512, ge=8)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    revision: str | None = None
+
+
+class PriorSettings(Settings):
+    """The class images of the prior-preservation loss, made once per class noun by the backbone.
+
+    `count` says how many; the sampler's `images_per_prompt` has no meaning here.
+    """
+
+    count: int = Field(default=1000, ge=1)
+    prompt: str = "a {class_noun}"
+    sampler: SampleSettings = SampleSettings(scheduler="ddpm", steps=100)
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_placeholder(cls, value: str) -> str:
+        if "{class_noun}" not in value:
+            raise ValueError(f'prior prompt "{value}" has no {{class_noun}} in it')
+        return value
+
+
+class ExpectedScores(Settings):
+    """Scores that this recipe should reach, metric by metric, and who says so."""
+
+    method: str
+    scores: dict[str, float]
+    source: str
+
+
+class Suite(Settings):
+    """Everything that decides the numbers, apart from which subjects, methods and seeds are run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    banner: str | None = None
+    source: Source = "photos"
+    backbone: BackboneSettings
+    methods: dict[str, dict[str, Any]] = Field(min_length=1)
+    train: dict[str, Any] = {}
+    prior: PriorSettings = PriorSettings()
+    sample: SampleSettings = SampleSettings()
+    encoders: dict[str, str] = Field(min_length=1)
+    metrics: tuple[str, ...] = Field(default=("dino", "clip-i", "clip-t"), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    keep_checkpoints: bool = True
+    expected: tuple[ExpectedScores, ...] = ()
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One method x one subject x one seed, by name."""
+
+    method: str
+    subject: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.method}/{self.subject}/{self.seed}"
+
+
+def suite_names() -> tuple[str, ...]:
+    """Return the names of the suites that come with dbbench."""
+    folder = files("dbbench").joinpath("suites")
+    return tuple(sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml")))
+
+
+def load_suite(name_or_path: str | Path) -> Suite:
+    """Return the suite of that name, or the one in that TOML file.
+
+    Raises UserError for an unknown name, a file that cannot be read, and an unknown or bad key.
+    """
+    text = str(name_or_path)
+    if text.endswith(".toml") or "/" in text:
+        path = Path(text)
+        if not path.is_file():
+            raise UserError(f'no suite file "{text}" (dbbench list suites names the built-in ones)')
+        content = path.read_text(encoding="utf-8")
+    elif text in suite_names():
+        content = files("dbbench").joinpath("suites", f"{text}.toml").read_text(encoding="utf-8")
+    else:
+        raise unknown("suite", text, suite_names(), "dbbench list suites")
+    try:
+        values = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f'suite "{text}" is not valid TOML: {error}') from None
+    return _validate(values, origin=f'suite "{text}"')
+
+
+def override(suite: Suite, assignments: Sequence[str]) -> Suite:
+    """Return the suite with each "dotted.key=TOML value" applied in order.
+
+    "train.X" holds for every method that has a setting X and replaces what the methods say of X;
+    a later "methods.NAME.X" replaces it for one method. A value that is not TOML is a string.
+    """
+    values = suite.model_dump()
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        parts = [part.strip() for part in key.split(".")]
+        if not separator or not all(parts):
+            raise UserError(f'cannot read "--set {assignment}"; write it as --set train.steps=400')
+        _assign(values, parts, _toml_value(text.strip()), assignment)
+        if parts[0] == "train" and len(parts) > 1:
+            for settings in values["methods"].values():
+                settings.pop(parts[1], None)
+    return _validate(values, origin="--set") if assignments else suite
+
+
+def plan_runs(
+    suite: Suite,
+    subjects: Iterable[str],
+    methods: Iterable[str] | None = None,
+    seeds: Iterable[int] | None = None,
+) -> tuple[Run, ...]:
+    """Return the runs in the order they are done: seed, then subject, then method.
+
+    `methods` and `seeds` default to the suite's own; doubles are dropped.
+    """
+    chosen_methods = tuple(dict.fromkeys(suite.methods if methods is None else methods))
+    chosen_seeds = tuple(dict.fromkeys(suite.seeds if seeds is None else seeds))
+    chosen_subjects = tuple(dict.fromkeys(subjects))
+    return tuple(
+        Run(method, subject, seed)
+        for seed in chosen_seeds
+        for subject in chosen_subjects
+        for method in chosen_methods
+    )
+
+
+def with_photos(suite: Suite) -> Suite:
+    """Return the suite for photographs; one of drawn subjects gets another name and a banner."""
+    if suite.source == "photos":
+        return suite
+    name = f"{suite.name}-photos"
+    banner = f"{name}: photographs on the {suite.backbone.path} backbone, scores mean little"
+    return suite.model_copy(update={"name": name, "banner": banner, "source": "photos"})
+
+
+def method_settings(suite: Suite, method: str, known: Iterable[str]) -> dict[str, Any]:
+    """Return what the suite says of a method whose setting names are `known`: common, then own."""
+    names = set(known)
+    common = {key: value for key, value in suite.train.items() if key in names}
+    return common | dict(suite.methods.get(method, {}))
+
+
+def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:
+    """Return one line for the first problem pydantic found, naming the nearest right key."""
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"]]
+    dotted = ".".join(location) or "value"
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        guess = nearest(location[-1], known)
+        parent = "".join(f"{part}." for part in location[:-1])
+        advice = (
+            f'did you mean "{parent}{guess}"?'
+            if guess
+            else f"known keys: {', '.join(sorted(known))}"
+        )
+        return f'unknown key "{dotted}"; {advice}'
+    if problem["type"] == "missing":
+        return f'"{dotted}" is missing'
+    reason = str(problem["msg"]).removeprefix("Value error, ")
+    reason = reason[:1].lower() + reason[1:]
+    if problem["type"] == "value_error":
+        return f"{dotted}: {reason}"
+    return f"{dotted} = {problem['input']!r}: {reason}"
+
+
+def _validate(values: dict[str, Any], *, origin: str) -> Suite:
+    try:
+        return Suite.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{origin}: {explain_validation(error, Suite)}") from None
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    """Return the keys that may stand at this place of a nested model."""
+    here: Any = model
+    for part in location:
+        if part.isdigit():
+            continue
+        annotation = here.model_fields[part].annotation
+        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
+        nested = [a for a in inner if issubclass(a, BaseModel)]
+        if not nested:
+            return []
+        here = nested[0]
+    return list(here.model_fields)
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _assign(values: dict[str, Any], parts: Sequence[str], value: Any, assignment: str) -> None:
+    here = values
+    for depth, part in enumerate(parts[:-1]):
+        inner = here.get(part)
+        if inner is None and parts[0] == "methods" and depth == 1:
+            inner = here[part] = {}
+        if not isinstance(inner, dict):
+            if part not in here:
+                raise unknown("key", ".".join(parts[: depth + 1]), here, "")
+            raise UserError(f'"--set {assignment}": "{part}" is one value and has no parts')
+        here = inner
+    here[parts[-1]] = value

@@ -1,0 +1,1 @@
+"""Suites: one TOML file per experiment, read by `dbbench.suite`."""

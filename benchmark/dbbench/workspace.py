@@ -1,0 +1,252 @@
+"""The output folder: which suite it belongs to, who is at work in it, and whether it has room."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dbbench.artifact import write_text
+from dbbench.errors import UserError
+from dbbench.identity import Identities, versions
+from dbbench.plan import Plan, Task
+from dbbench.subject import load_subjects
+from dbbench.suite import Run, Suite, plan_runs
+
+RECORD = "suite.json"
+SPARE_BYTES = 64 * 2**20
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was asked for in one output folder, over all calls; each combination is a run."""
+
+    subjects: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+    def join(self, runs: Iterable[Run]) -> Selection:
+        """Add what these runs name; subjects stay in the data set's order."""
+        runs = tuple(runs)
+        named = {*self.subjects, *(run.subject for run in runs)}
+        known = [subject.name for subject in load_subjects()]
+        return Selection(
+            subjects=tuple([n for n in known if n in named] + sorted(named - set(known))),
+            methods=tuple(dict.fromkeys([*self.methods, *(run.method for run in runs)])),
+            seeds=tuple(sorted({*self.seeds, *(run.seed for run in runs)})),
+        )
+
+    def runs(self, suite: Suite) -> tuple[Run, ...]:
+        """Return every run of the selection."""
+        return plan_runs(suite, self.subjects, self.methods, self.seeds)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One output folder."""
+
+    out: Path
+
+    def read(self) -> dict[str, Any]:
+        """Return suite.json, or nothing where the folder is new. Raises UserError if unreadable."""
+        path = self.out / RECORD
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except NotADirectoryError:
+            raise UserError(f"{self.out} is a file; choose a folder with --out") from None
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); remove that file and call dbbench run again"
+            ) from None
+        return document if isinstance(document, dict) else {}
+
+    def selection(self) -> Selection:
+        """Return what earlier calls asked for."""
+        recorded = self.read().get("selection", {})
+        return Selection(
+            tuple(recorded.get("subjects", ())),
+            tuple(recorded.get("methods", ())),
+            tuple(recorded.get("seeds", ())),
+        )
+
+    def suite(self) -> Suite:
+        """Return the suite of the folder. Raises UserError where there is none."""
+        record = self.read()
+        if not record:
+            raise UserError(f"{self.out} holds no results; make some with: dbbench run")
+        return Suite.model_validate(record["suite"])
+
+    def refuse_other(self, suite: Suite) -> None:
+        """Raise UserError where the folder holds another suite, backbone, resolution or source."""
+        record = self.read()
+        if record and (there := _identity(record["suite"])) != (
+            here := _identity(suite.model_dump(mode="json"))
+        ):
+            raise UserError(
+                f"{self.out} holds {there}, and this would be {here}; choose another --out"
+            )
+
+    def write(self, plan: Plan, selection: Selection, device: str) -> None:
+        """Record what is run here and with what."""
+        document = {
+            "suite": plan.suite.model_dump(mode="json"),
+            "selection": {
+                "subjects": selection.subjects,
+                "methods": selection.methods,
+                "seeds": selection.seeds,
+            },
+            "source": plan.source.name,
+            "versions": versions(),
+            "device": device,
+            "identities": plan.identities.record(self.read().get("identities", {})),
+        }
+        write_text(self.out / RECORD, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+    def recall(
+        self, identities: Identities, methods: Iterable[str], *, trust: bool = False
+    ) -> None:
+        """Tell the identities what the last call here found out."""
+        identities.recall(self.read().get("identities", {}), methods, trust=trust)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out while open. Raises UserError where one is at work."""
+        with storage_errors(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        with _lock(self.out) as alone:
+            if not alone:
+                raise UserError(
+                    f"another dbbench run is at work in {self.out}; wait for it, or choose another"
+                    " folder with --out"
+                )
+            yield
+
+    def refuse_if_full(self, needed: int, suite: Suite) -> None:
+        """Raise UserError where `needed` bytes do not fit on the disk."""
+        free = shutil.disk_usage(_existing(self.out)).free
+        if needed + SPARE_BYTES > free:
+            advice = ", add --set keep_checkpoints=false" if suite.keep_checkpoints else ""
+            raise UserError(
+                f"{self.out} needs about {gigabytes(needed + SPARE_BYTES)} more and the disk has "
+                f"{gigabytes(free)} left; free some{advice}, or choose another --out"
+            )
+
+
+def estimate_bytes(plan: Plan, tasks: Iterable[Task]) -> int:
+    """Return about how many bytes these tasks will write.
+
+    Images count as 60% of their pixels; a checkpoint counts as much as one that the same method
+    has already written here, and as nothing while there is none.
+    """
+    tasks = tuple(tasks)
+    image = int(plan.suite.backbone.resolution**2 * 3 * 0.6) + 512
+    sizes = {run.method: 0 for task in tasks if (run := task.run) is not None}
+    for method in sizes:
+        folders = (plan.out / "runs" / method).glob("*/*/checkpoint")
+        sizes[method] = max(map(folder_size, folders), default=0)
+    total, checkpoints = 0, [0]
+    for task in tasks:
+        if task.stage == "references":
+            total += 6 * image
+        elif task.stage == "prior":
+            total += plan.suite.prior.count * image
+        elif task.run is not None and task.stage == "sample":
+            total += len(plan.jobs(task.run)) * image
+        elif task.run is not None and task.stage == "train":
+            checkpoints.append(sizes[task.run.method])
+    return total + (sum if plan.suite.keep_checkpoints else max)(checkpoints)
+
+
+def count_images(plan: Plan, tasks: Iterable[Task]) -> int:
+    """Return how many images these tasks will sample for their runs."""
+    return sum(len(plan.jobs(t.run)) for t in tasks if t.stage == "sample" and t.run)
+
+
+@contextmanager
+def storage_errors(out: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (problem := storage_problem(error, out)) is not None:
+            raise problem from error
+        raise
+
+
+def storage_problem(error: BaseException | None, out: Path) -> UserError | None:
+    """Return the one-line reason where an error comes from the disk; else None."""
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        # safetensors and pyarrow raise their own kinds of error and keep the system's words.
+        if number in _NO_ROOM or "No space left on device" in str(error):
+            return UserError(
+                f"no space left on the disk of {out}; what is complete is kept: free some and"
+                " call the same command again"
+            )
+        if number in _NO_ACCESS:
+            assert isinstance(error, OSError)
+            place = error.filename or out
+            return UserError(
+                f"cannot write {place} ({error.strerror}); make it writable or choose another --out"
+            )
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def gigabytes(size: int) -> str:
+    """Return a size as a person says it."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def folder_size(folder: Path) -> int:
+    """Return the bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _identity(suite: Mapping[str, Any]) -> str:
+    backbone = suite["backbone"]
+    revision = f" at {backbone['revision']}" if backbone.get("revision") else ""
+    return (
+        f'suite "{suite["name"]}" (backbone {backbone["path"]}{revision},'
+        f" {backbone['resolution']} px, {suite['source']})"
+    )
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Lock a folder while open; the system gives the lock back by itself when a process dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: nothing keeps two processes apart there.
+        yield True
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        alone = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # A network folder may have no locks at all; that is no reason not to work.
+            alone = error.errno not in {errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN}
+        yield alone
+    finally:
+        os.close(descriptor)

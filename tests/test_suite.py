@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dbbench.errors import UserError
+from dbbench.plugin import load_method, names, setting_names
+from dbbench.suite import (
+    Run,
+    load_suite,
+    method_settings,
+    override,
+    plan_runs,
+    suite_names,
+    with_photos,
+)
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_a_shipped_suite_names_plugins_and_settings_that_exist(name: str) -> None:
+    suite = load_suite(name)
+    assert suite.name == name
+    assert set(suite.metrics) <= set(names("metrics"))
+    assert {ref.partition(":")[0] for ref in suite.encoders.values()} <= set(names("encoders"))
+    for method in suite.methods:
+        load_method(method, method_settings(suite, method, setting_names(method)))
+
+
+def test_the_paper_suite_is_the_papers_recipe() -> None:
+    suite = load_suite("paper")
+    dreambooth = load_method("dreambooth", suite.methods["dreambooth"]).settings.model_dump()
+    assert (dreambooth["steps"], dreambooth["learning_rate"]) == (1000, 5e-6)
+    assert (dreambooth["prior_weight"], dreambooth["batch_size"]) == (1.0, 1)
+    inversion = load_method("textual_inversion", suite.methods["textual_inversion"]).settings
+    assert inversion.model_dump()["steps"] == 5000
+    assert inversion.model_dump()["learning_rate"] == pytest.approx(0.005 * 2 * 4)
+    assert suite.prior.prompt.format(class_noun="dog") == "a dog"
+    assert (suite.prior.count, suite.prior.sampler.scheduler) == (1000, "ddpm")
+    assert suite.sample.images_per_prompt == 4
+    assert all(expected.source for expected in suite.expected)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("trian.steps=3", 'unknown key "trian"; did you mean "train"'),
+        ("sample.stesp=3", 'unknown key "sample.stesp"; did you mean "sample.steps"?'),
+        ("prior.sampler.guidence=3", 'did you mean "prior.sampler.guidance"?'),
+        ("sample.steps=0", "sample.steps = 0: input should be greater than or equal to 1"),
+        ("sample.steps=many", "sample.steps = 'many': input should be a valid integer"),
+        ("prior.prompt=a dog", 'prior prompt "a dog" has no {class_noun} in it'),
+        ("banner.text=x", '"banner" is one value and has no parts'),
+        ("sample.steps", "write it as --set train.steps=400"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_remedy(assignment: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        override(load_suite("paper"), [assignment])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_suite_suggests_the_nearest() -> None:
+    with pytest.raises(UserError, match='unknown suite "papr"; did you mean "paper"'):
+        load_suite("papr")
+
+
+def test_a_suite_file_that_is_no_toml_or_no_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no suite file"):
+        load_suite(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("name = ")
+    with pytest.raises(UserError, match=r"bad\.toml.* is not valid TOML"):
+        load_suite(tmp_path / "bad.toml")
+    (tmp_path / "bare.toml").write_text('name = "x"')
+    with pytest.raises(UserError, match='"backbone" is missing'):
+        load_suite(tmp_path / "bare.toml")
+
+
+def test_values_are_toml_and_else_text() -> None:
+    suite = override(
+        load_suite("paper"), ["seeds=[0, 7]", "backbone.path=./my model", "sample.guidance = 3.5"]
+    )
+    assert suite.seeds == (0, 7)
+    assert suite.backbone.path == "./my model"
+    assert suite.sample.guidance == 3.5
+
+
+def test_a_common_setting_replaces_the_methods_own_and_a_later_one_wins() -> None:
+    known = ["steps", "learning_rate"]
+    suite = override(load_suite("paper"), ["train.steps=7"])
+    assert method_settings(suite, "dreambooth", known)["steps"] == 7
+    assert method_settings(suite, "textual_inversion", known)["steps"] == 7
+    assert method_settings(suite, "textual_inversion", known)["learning_rate"] == 0.04
+    suite = override(suite, ["methods.dreambooth.steps=9"])
+    assert method_settings(suite, "dreambooth", known)["steps"] == 9
+    assert method_settings(suite, "textual_inversion", known)["steps"] == 7
+
+
+def test_a_common_setting_reaches_only_methods_that_have_it() -> None:
+    suite = override(load_suite("paper"), ["train.n_vectors=4"])
+    assert "n_vectors" not in method_settings(suite, "dreambooth", ["steps"])
+    assert method_settings(suite, "textual_inversion", ["steps", "n_vectors"])["n_vectors"] == 4
+
+
+def test_runs_are_every_combination_once() -> None:
+    suite = load_suite("paper")
+    runs = plan_runs(suite, ["dog", "can", "dog"], ["dreambooth"], [1, 0])
+    assert runs == (
+        Run("dreambooth", "dog", 1),
+        Run("dreambooth", "can", 1),
+        Run("dreambooth", "dog", 0),
+        Run("dreambooth", "can", 0),
+    )
+    assert len(plan_runs(suite, ["dog"])) == len(suite.methods) * len(suite.seeds)
+
+
+def test_photographs_on_a_drawn_suite_get_a_name_and_a_banner_of_their_own() -> None:
+    mini = load_suite("mini")
+    changed = with_photos(mini)
+    assert (changed.name, changed.source) == ("mini-photos", "photos")
+    assert changed.banner != mini.banner
+    assert "mean little" in str(changed.banner)
+    assert with_photos(load_suite("paper")) == load_suite("paper")
