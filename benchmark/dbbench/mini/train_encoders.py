@@ -143,7 +143,7 @@ class _Projected(nn.Module):
 
 
 def train_dino(
-    pictures: NDArray[np.uint8], out: Path, *, minutes: float, batch: int = 128, seed: int = 1
+    pictures: NDArray[np.uint8], out: Path, *, minutes: float, batch: int = 64, seed: int = 1
 ) -> None:
     """Self-supervised: a global and a local crop of a picture against the teacher's other crop."""
     torch.manual_seed(seed)
@@ -227,7 +227,7 @@ def train_clip(
     out: Path,
     *,
     minutes: float,
-    batch: int = 192,
+    batch: int = 96,
     seed: int = 2,
 ) -> None:
     """The contrastive loss between pictures and their captions."""
@@ -267,7 +267,7 @@ def export_clip(out: Path, folder: Path) -> None:
 
 
 def train_judge(
-    pictures: NDArray[np.uint8], out: Path, *, minutes: float, batch: int = 128, seed: int = 3
+    pictures: NDArray[np.uint8], out: Path, *, minutes: float, batch: int = 64, seed: int = 3
 ) -> None:
     """The classifier of the truth, on pictures and on what the autoencoder makes of them."""
     torch.manual_seed(seed)

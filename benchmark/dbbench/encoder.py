@@ -1,0 +1,65 @@
+"""Encoder: images or texts -> unit vectors; the encode stage calls one, `encoders/` holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dbbench.artifact import fingerprint
+
+Vectors = NDArray[np.float32]
+"""ND float32; each row has unit norm."""
+
+
+class Encoder(Protocol):
+    """A frozen network with its preprocessing.
+
+    An encoder without a text side raises UserError from `encode_texts`. The result for one image
+    depends on neither its neighbours nor the batch size (to 1e-5 in float32).
+    """
+
+    @property
+    def name(self) -> str:
+        """How a suite refers to it, such as "timm:vit_small_patch16_224.dino"."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, library version, every preprocessing choice and dtype."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length D of a feature vector."""
+        ...
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+        """PIL images of any size and mode -> ND float32, unit norm."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Texts -> ND float32, unit norm, in the space of the images."""
+        ...
+
+
+def encoder_fingerprint(
+    *, weights: str, library: str, preprocessing: Mapping[str, Any], dtype: str
+) -> str:
+    """Return the SHA-256 of all that decides an encoder's numbers.
+
+    `weights` is a hash of the tensors, `library` names the package with its version,
+    `preprocessing` holds JSON values only: resize filter, antialiasing, crop, normalization, text
+    handling.
+    """
+    return fingerprint(
+        {
+            "weights": weights,
+            "library": library,
+            "preprocessing": dict(preprocessing),
+            "dtype": dtype,
+        }
+    )

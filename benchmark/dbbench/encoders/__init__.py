@@ -1,0 +1,1 @@
+"""Encoders: one file each; every one maps images and texts to unit vectors."""

@@ -1,0 +1,41 @@
+"""The embedded world's encoders ("mini-dino", "mini-clip"): the same loaders on small weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dbbench.errors import UserError
+from dbbench.mini import weights
+
+if TYPE_CHECKING:
+    from dbbench.encoders.open_clip import OpenClipEncoder
+    from dbbench.encoders.timm import TimmEncoder
+
+
+def load_dino(argument: str, *, device: str) -> TimmEncoder:
+    """Return the small self-supervised ViT in DINO's place; it takes no argument."""
+    from dbbench.encoders.timm import load_folder
+
+    _refuse_argument("mini-dino", argument)
+    return load_folder(_folder("dino"), name="mini-dino", device=device)
+
+
+def load_clip(argument: str, *, device: str) -> OpenClipEncoder:
+    """Return the small image-text model in CLIP's place; it takes no argument."""
+    from dbbench.encoders.open_clip import load_folder
+
+    _refuse_argument("mini-clip", argument)
+    return load_folder(_folder("clip"), name="mini-clip", device=device)
+
+
+def _folder(model: str) -> Path:
+    try:
+        return weights(model)
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from None
+
+
+def _refuse_argument(name: str, argument: str) -> None:
+    if argument:
+        raise UserError(f'encoder "{name}:{argument}": {name} takes no argument; write "{name}"')

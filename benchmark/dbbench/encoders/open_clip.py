@@ -1,0 +1,238 @@
+"""open_clip encoders ("open_clip:..."): any of its models in CLIP's place, images and texts.
+
+    open_clip:ARCH:TAG                      from the hub, as open_clip:ViT-B-32-quickgelu:openai
+    open_clip:ARCH@/path/x.safetensors      weights from a file
+    open_clip:ARCH:TAG@/path/x.safetensors  the same, and the tag says whose they are
+    open_clip:local-dir:/path               a folder in open_clip's own format, with its tokenizer:
+                                            open_clip_config.json, open_clip_model.safetensors,
+                                            tokenizer.json, tokenizer_config.json
+
+OpenAI's weights were trained with QuickGELU; under plain GELU they load and are silently wrong.
+They get QuickGELU here whatever ARCH says. A file that may be theirs is refused, not guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors import safe_open
+
+from dbbench.encoder import Vectors, encoder_fingerprint
+from dbbench.encoders import _network
+from dbbench.errors import UserError, unknown
+
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+
+
+def load(argument: str, *, device: str) -> OpenClipEncoder:
+    """Return the encoder that "open_clip:ARGUMENT" names.
+
+    Raises UserError for an unknown architecture or tag, weights that do not fit, pickles, weights
+    that may be OpenAI's without saying so, and a missing network.
+    """
+    name = f"open_clip:{argument}"
+    if argument.startswith("local-dir:"):
+        return load_folder(Path(argument.removeprefix("local-dir:")), name=name, device=device)
+    model_name, _, file = argument.partition("@")
+    architecture, _, tag = model_name.partition(":")
+    if architecture not in open_clip.list_models():
+        raise unknown("open_clip architecture", architecture, open_clip.list_models(), "")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag and tag not in tags:
+        raise unknown(
+            "open_clip weights tag", f"{architecture}:{tag}", _join(architecture, tags), ""
+        )
+    config = dict(open_clip.get_pretrained_cfg(architecture, tag)) if tag else {}
+    if file:
+        path = _network.local_weights(file, encoder=name)
+    elif config.get("hf_hub"):
+        repository, _, filename = str(config["hf_hub"]).rpartition("/")
+        names = [filename] if filename.endswith(".safetensors") else HUB_FILES
+        path = _network.hub_weights(repository, names, encoder=name)
+    else:
+        example = f"open_clip:{architecture}:{tag or (tags[0] if tags else 'TAG')}"
+        raise UserError(
+            f"{name} names no weights that can be fetched as safetensors; "
+            f"write {example} or {name}@/path/weights.safetensors"
+        )
+    _network.check_readable(path, encoder=name)
+    quick = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu", False))
+    if tag:
+        quick = bool(config.get("quick_gelu", False))
+    elif not quick and "openai" in tags and _is_half_precision(path):
+        raise UserError(
+            f"{name}: these weights have half precision as OpenAI's have, which need QuickGELU; "
+            f"say whose they are: open_clip:{architecture}:openai@{file}, or another tag of "
+            f"{', '.join(t for t in tags if t != 'openai')}"
+        )
+    model = _create(
+        architecture,
+        name=name,
+        source=path,
+        pretrained=str(path),
+        force_quick_gelu=quick,
+        force_preprocess_cfg={
+            key: config[key]
+            for key in ("mean", "std", "interpolation", "resize_mode")
+            if config.get(key) is not None
+        },
+    )
+    return OpenClipEncoder(
+        model, _tokenizer(architecture, name=name), name=name, device=device, quick_gelu=quick
+    )
+
+
+def load_folder(folder: Path, *, name: str, device: str) -> OpenClipEncoder:
+    """Return the encoder in a folder of open_clip's own format, tokenizer included."""
+    folder = folder.expanduser()
+    if not (folder / "open_clip_config.json").is_file():
+        raise UserError(
+            f"{name}: {folder} has no open_clip_config.json; it is no folder of open_clip's format"
+        )
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickles = sorted(p for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth"})
+        _network.local_weights((pickles or [folder / HUB_FILES[0]])[0], encoder=name)
+    _network.check_readable(weights[0], encoder=name)
+    reference = f"local-dir:{folder}"
+    model = _create(reference, name=name, source=weights[0])
+    quick = bool((open_clip.get_model_config(reference) or {}).get("quick_gelu", False))
+    return OpenClipEncoder(
+        model, _tokenizer(reference, name=name), name=name, device=device, quick_gelu=quick
+    )
+
+
+class OpenClipEncoder:
+    """An open_clip model with its preprocessing and its tokenizer."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        *,
+        name: str,
+        device: str,
+        quick_gelu: bool,
+        batch_size: int = 64,
+    ) -> None:
+        self.name = name
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        self.quick_gelu = quick_gelu
+        network: Any = model
+        self._model = network.eval().requires_grad_(False).float().to(self.device)
+        self._tokenizer = tokenizer
+        self._preprocess: dict[str, Any] = dict(self._model.visual.preprocess_cfg)
+        self._transform = image_transform_v2(PreprocessCfg(**self._preprocess), is_train=False)
+        self.dim = len(self._encode_texts([""])[0])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, open_clip's version, activation, preprocessing and dtype."""
+        size = self._preprocess["size"]
+        return encoder_fingerprint(
+            weights=_network.hash_weights(self._model),
+            library=f"open_clip {open_clip.__version__}",
+            preprocessing={
+                "size": [size, size] if isinstance(size, int) else list(size),
+                "resizer": _network.RESIZER,
+                "filter": self._preprocess["interpolation"],
+                "resize_mode": self._preprocess["resize_mode"],
+                "crop": "center",
+                "mean": list(self._preprocess["mean"]),
+                "std": list(self._preprocess["std"]),
+                "quick_gelu": self.quick_gelu,
+                "tokenizer": _describe_tokenizer(self._tokenizer),
+            },
+            dtype="float32",
+        )
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+        """PIL images -> ND float32, unit norm."""
+        return _network.encode(
+            images,
+            lambda batch: torch.stack([self._transform(i.convert("RGB")) for i in batch]),
+            self._model.encode_image,
+            dim=self.dim,
+            device=self.device,
+            batch_size=self.batch_size,
+        )
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Texts, cut at the context length -> ND float32, unit norm."""
+        return _network.encode(
+            texts,
+            lambda batch: self._tokenizer(list(batch)),
+            self._model.encode_text,
+            dim=self.dim,
+            device=self.device,
+            batch_size=self.batch_size,
+        )
+
+    @torch.inference_mode()
+    def _encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        features: torch.Tensor = self._model.encode_text(
+            self._tokenizer(list(texts)).to(self.device)
+        )
+        return features
+
+
+def _create(reference: str, *, name: str, source: Path, **keywords: Any) -> torch.nn.Module:
+    try:
+        model: torch.nn.Module = open_clip.create_model(
+            reference, precision="fp32", require_pretrained=True, **keywords
+        )
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[min(1, len(lines) - 1)].strip()
+        raise UserError(f"{name}: the weights in {source} do not fit: {reason[:200]}") from None
+    return model
+
+
+def _tokenizer(reference: str, *, name: str) -> Any:
+    try:
+        return open_clip.get_tokenizer(reference)
+    except Exception as error:
+        raise UserError(
+            f"{name}: its tokenizer cannot be loaded ({str(error).strip().splitlines()[0]}); a "
+            "folder needs tokenizer.json and tokenizer_config.json, the hub needs a network"
+        ) from None
+
+
+def _describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """Return class, context length and, where it can be had, a hash of the whole tokenizer."""
+    description: dict[str, Any] = {
+        "class": type(tokenizer).__name__,
+        "context_length": int(tokenizer.context_length),
+    }
+    backend = getattr(getattr(tokenizer, "tokenizer", None), "backend_tokenizer", None)
+    if backend is not None:
+        description["sha256"] = hashlib.sha256(backend.to_str().encode()).hexdigest()
+    return description
+
+
+def _is_half_precision(file: Path) -> bool:
+    """Tell whether every matrix of the transformer blocks has values that float16 holds exactly.
+
+    OpenAI released theirs in float16, and stay so when stored as float32; weights of others were
+    trained and released in float32.
+    """
+    with safe_open(file, framework="pt") as tensors:
+        matrices = [k for k in tensors.keys() if "resblocks" in k and k.endswith("weight")]  # noqa: SIM118
+        for key in matrices:
+            tensor = tensors.get_tensor(key).float()
+            if tensor.ndim == 2 and not torch.equal(tensor, tensor.half().float()):
+                return False
+    return bool(matrices)
+
+
+def _join(architecture: str, tags: Sequence[str]) -> list[str]:
+    return [f"{architecture}:{tag}" for tag in tags]

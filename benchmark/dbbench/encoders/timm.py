@@ -1,0 +1,145 @@
+"""timm encoders ("timm:..."): any model of the library in DINO's place, images only.
+
+    timm:NAME                        weights from the hub, such as timm:vit_small_patch16_224.dino
+    timm:NAME@/path/x.safetensors    the same with weights from a file
+    timm:local-dir:/path             a folder in timm's own format: config.json, model.safetensors
+
+The feature is the pooled output in front of the classifier; for a ViT the class token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.data
+import torch
+from PIL import Image
+
+from dbbench.encoder import Vectors, encoder_fingerprint
+from dbbench.encoders import _network
+from dbbench.errors import UserError, unknown
+
+library: Any = timm.data  # It declares its names in a way that type checkers do not follow.
+
+
+def load(argument: str, *, device: str) -> TimmEncoder:
+    """Return the encoder that "timm:ARGUMENT" names.
+
+    Raises UserError for an unknown model, weights that do not fit, pickles, and a missing network.
+    """
+    name = f"timm:{argument}"
+    if argument.startswith("local-dir:"):
+        return load_folder(Path(argument.removeprefix("local-dir:")), name=name, device=device)
+    model_name, _, file = argument.partition("@")
+    config = _pretrained_config(model_name)
+    if file:
+        path = _network.local_weights(file, encoder=name)
+    elif config.hf_hub_id:
+        path = _network.hub_weights(config.hf_hub_id, ["model.safetensors"], encoder=name)
+    else:
+        raise UserError(f"{name}: timm knows no weights for it; give a file: {name}@/path")
+    overlay = {"file": str(path), "hf_hub_id": None, "url": "", "custom_load": False}
+    return TimmEncoder(
+        _create(model_name, name=name, source=path, pretrained_cfg_overlay=overlay),
+        name=name,
+        device=device,
+    )
+
+
+def load_folder(folder: Path, *, name: str, device: str) -> TimmEncoder:
+    """Return the encoder in a folder that timm wrote (`timm.models.save_for_hf`)."""
+    folder = folder.expanduser()
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{name}: {folder} has no config.json; it is not a folder written by timm")
+    if not (folder / "model.safetensors").is_file():
+        pickles = sorted([*folder.glob("*.bin"), *folder.glob("*.pth")])
+        _network.local_weights((pickles or [folder / "model.safetensors"])[0], encoder=name)
+    model = _create(f"local-dir:{folder}", name=name, source=folder / "model.safetensors")
+    return TimmEncoder(model, name=name, device=device)
+
+
+class TimmEncoder:
+    """A timm model without its classifier, with the preprocessing that its weights came with."""
+
+    def __init__(
+        self, model: torch.nn.Module, *, name: str, device: str, batch_size: int = 64
+    ) -> None:
+        self.name = name
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        network: Any = model
+        self._model = network.eval().requires_grad_(False).float().to(self.device)
+        self._data: dict[str, Any] = library.resolve_model_data_config(self._model)
+        self._transform = library.create_transform(**self._data, is_training=False)
+        self.dim = int(getattr(self._model, "head_hidden_size", self._model.num_features))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, timm's version, preprocessing and dtype."""
+        chosen = self._data
+        return encoder_fingerprint(
+            weights=_network.hash_weights(self._model),
+            library=f"timm {timm.__version__}",
+            preprocessing={
+                "input_size": list(chosen["input_size"]),
+                "resizer": _network.RESIZER,
+                "filter": chosen["interpolation"],
+                "crop": chosen["crop_mode"],
+                "crop_pct": chosen["crop_pct"],
+                "mean": list(chosen["mean"]),
+                "std": list(chosen["std"]),
+                "pool": str(getattr(self._model, "global_pool", "")),
+            },
+            dtype="float32",
+        )
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+        """PIL images -> ND float32, unit norm."""
+        return _network.encode(
+            images,
+            lambda batch: torch.stack([self._transform(i.convert("RGB")) for i in batch]),
+            self._model,
+            dim=self.dim,
+            device=self.device,
+            batch_size=self.batch_size,
+        )
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Raise UserError: these networks see images only."""
+        raise UserError(
+            f"{self.name} cannot encode texts; use an open_clip encoder in this place "
+            "(dbbench list encoders)"
+        )
+
+
+def _pretrained_config(model_name: str) -> Any:
+    """Return timm's record of the weights. Raises UserError for an unknown model or weights tag."""
+    architecture = model_name.partition(".")[0]
+    if not timm.is_model(architecture):
+        raise unknown("timm model", architecture, timm.list_models(), "") from None
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if "." in model_name and model_name not in tagged:
+        raise unknown("timm weights", model_name, tagged, "")
+    return timm.get_pretrained_cfg(model_name)
+
+
+def _create(model_name: str, *, name: str, source: Path, **keywords: Any) -> torch.nn.Module:
+    """Create the model with its weights. Raises UserError where a tensor is missing or misfits."""
+    _network.check_readable(source, encoder=name)
+    with _network.collect_log("timm.models._builder") as log:
+        try:
+            model: torch.nn.Module = timm.create_model(
+                model_name, pretrained=True, num_classes=0, **keywords
+            )
+        except (RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[-1] if str(error) else type(error).__name__
+            raise UserError(f"{name}: the weights in {source} do not fit: {reason}") from None
+    # Without a classifier timm loads leniently: a missing tensor would stay random, unsaid.
+    missing = next((line for line in log if line.startswith("Missing keys")), None)
+    if missing is not None:
+        raise UserError(f"{name}: the weights in {source} do not fit: {missing[:160]}")
+    return model

@@ -1,0 +1,226 @@
+"""Score table -> ranked table, per-subject means and paired differences (pure pandas)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import pandas as pd
+
+from dbbench.metric import Metric
+from dbbench.scores import REAL
+from dbbench.statistics import Difference, holm, paired_difference, subject_interval
+
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a complete score table would hold, so that what is missing can be shown as missing."""
+
+    suite: str
+    banner: str | None
+    subjects: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    images_per_run: int | None = None
+    """Images of one run, 25 prompts x 4 in the paper; None where it is not known."""
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Three tables with the choices behind them; each row carries the suite's banner.
+
+    `ranking`: one row per method, the oracle first, then by the first metric; for each metric the
+    mean over subjects of the mean over images, `_low`, `_high` (95% interval, clustered by
+    subject), `_rank` (missing for the oracle and for methods with missing runs) and `_tied`.
+    `subjects`: method, subject, metric, mean over prompts, images and seeds, and their count.
+    `differences`: a minus b by subject, interval, p, and p by Holm over the metric's pairs of
+    methods (over its pairs with the oracle for those).
+    """
+
+    expectation: Expectation
+    metrics: tuple[Metric, ...]
+    ranking: pd.DataFrame
+    subjects: pd.DataFrame
+    differences: pd.DataFrame
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why an interval or a rank is missing, one sentence each."""
+        missing = self.ranking.loc[self.ranking["note"] != "", ["method", "note"]]
+        lines = [f"{method} is not ranked: {note}" for method, note in missing.to_numpy()]
+        reasons = self.differences["reason"].tolist() + self.ranking["reason"].tolist()
+        return lines + sorted({reason for reason in reasons if reason})
+
+
+def rank_methods(
+    scores: pd.DataFrame, expectation: Expectation, metrics: Sequence[Metric]
+) -> Leaderboard:
+    """Average per subject, then over subjects; rank the complete methods on each metric.
+
+    A method's rank is one more than the number of methods that are better by value *and* by the
+    paired test (Holm-adjusted p < 0.05): methods that the data cannot tell apart share a rank.
+    """
+    real = scores["method"] == REAL
+    scores = scores.loc[
+        scores["subject"].isin(expectation.subjects)
+        & (real | scores["seed"].isin(expectation.seeds))
+    ]
+    subjects = _subject_means(scores, expectation)
+    found = [m for m in subjects["method"].unique() if m not in {REAL, *expectation.methods}]
+    methods = [*expectation.methods, *found]
+    means = {
+        (str(method), str(metric)): group.set_index("subject")["mean"]
+        for (method, metric), group in subjects.groupby(["method", "metric"], sort=False)
+    }
+    notes = {m: _missing_runs(scores, expectation, metrics, m) for m in methods}
+    complete = [m for m in methods if not notes[m]]
+    differences = _differences(means, [REAL, *methods], metrics, expectation)
+    ranking = pd.DataFrame(
+        [
+            _row(method, means, scores, expectation, metrics, notes.get(method, ""))
+            for method in [REAL, *methods]
+        ]
+    )
+    for metric in metrics:
+        _add_ranks(ranking, differences, metric, complete)
+    ranking["oracle"] = ranking["method"] == REAL
+    leading = metrics[0]
+    ranking = ranking.sort_values(
+        ["oracle", leading.name],
+        ascending=[False, not leading.higher_is_better],
+        kind="stable",
+        na_position="last",
+    ).reset_index(drop=True)
+    return Leaderboard(expectation, tuple(metrics), ranking, subjects, differences)
+
+
+def _subject_means(scores: pd.DataFrame, expectation: Expectation) -> pd.DataFrame:
+    """One row per method, subject and metric."""
+    keys = ["method", "subject", "class_noun", "kind", "metric"]
+    table = scores.groupby(keys, sort=False, observed=True)["value"]
+    means = table.agg(mean="mean", images="size").reset_index()
+    means.insert(0, "suite", expectation.suite)
+    means.insert(1, "banner", expectation.banner or "")
+    return means
+
+
+def _row(
+    method: str,
+    means: dict[tuple[str, str], pd.Series[float]],
+    scores: pd.DataFrame,
+    expectation: Expectation,
+    metrics: Sequence[Metric],
+    note: str,
+) -> dict[str, object]:
+    own = scores.loc[scores["method"] == method]
+    images = own.drop_duplicates(["subject", "seed", "prompt", "image"])
+    row: dict[str, object] = {
+        "suite": expectation.suite,
+        "banner": expectation.banner or "",
+        "method": method,
+        "subjects": own["subject"].nunique(),
+        "subjects_planned": len(expectation.subjects),
+        "images": len(images),
+        "note": note,
+        "reason": "",
+    }
+    for metric in metrics:
+        values = means.get((method, metric.name), pd.Series(dtype=float))
+        interval = subject_interval(values)
+        row[metric.name] = float(values.mean()) if len(values) else None
+        row[f"{metric.name}_low"] = interval.low
+        row[f"{metric.name}_high"] = interval.high
+        if len(values):
+            row["reason"] = interval.reason
+    return row
+
+
+def _missing_runs(
+    scores: pd.DataFrame, expectation: Expectation, metrics: Sequence[Metric], method: str
+) -> str:
+    """Return "28/30 subjects" or the like where something is missing, else ""."""
+    own = scores.loc[scores["method"] == method]
+    counts = own.groupby(["subject", "seed", "metric"], observed=True).size()
+    done = dict(zip(counts.index, counts.to_numpy(), strict=True))
+    expected = expectation.images_per_run or max(done.values(), default=1)
+    runs = [(s, seed) for s in expectation.subjects for seed in expectation.seeds]
+    complete = {
+        run
+        for run in runs
+        if all(done.get((*run, metric.name), 0) >= expected for metric in metrics)
+    }
+    if len(complete) == len(runs):
+        return ""
+    if len(expectation.seeds) > 1:
+        return f"{len(complete)}/{len(runs)} runs"
+    return f"{len(complete)}/{len(runs)} subjects"
+
+
+def _differences(
+    means: dict[tuple[str, str], pd.Series[float]],
+    methods: Sequence[str],
+    metrics: Sequence[Metric],
+    expectation: Expectation,
+) -> pd.DataFrame:
+    """One row per metric and pair, the better one first; on the subjects that both have."""
+    rows: list[dict[str, object]] = []
+    for metric in metrics:
+        results: list[tuple[str, str, Difference]] = []
+        for a, b in combinations(methods, 2):
+            if (a, metric.name) not in means or (b, metric.name) not in means:
+                continue
+            pair = pd.concat([means[a, metric.name], means[b, metric.name]], axis=1).dropna()
+            result = paired_difference(pair.iloc[:, 0], pair.iloc[:, 1])
+            if a != REAL and (result.mean < 0) == metric.higher_is_better:
+                a, b = b, a
+                result = paired_difference(pair.iloc[:, 1], pair.iloc[:, 0])
+            results.append((a, b, result))
+        # The oracle is no competitor: its comparisons do not cost the methods' own any power.
+        oracle = [a == REAL for a, _, _ in results]
+        p_values = [result.p for _, _, result in results]
+        of_oracle = holm([p if own else None for p, own in zip(p_values, oracle, strict=True)])
+        of_methods = holm([None if own else p for p, own in zip(p_values, oracle, strict=True)])
+        adjusted = [o if o is not None else m for o, m in zip(of_oracle, of_methods, strict=True)]
+        rows.extend(
+            {
+                "suite": expectation.suite,
+                "banner": expectation.banner or "",
+                "metric": metric.name,
+                "a": a,
+                "b": b,
+                "difference": result.mean,
+                "low": result.interval.low,
+                "high": result.interval.high,
+                "p": result.p,
+                "p_holm": p_holm,
+                "subjects": result.subjects,
+                "reason": result.interval.reason,
+            }
+            for (a, b, result), p_holm in zip(results, adjusted, strict=True)
+        )
+    columns = ["suite", "banner", "metric", "a", "b", "difference", "low", "high", "p", "p_holm"]
+    table = pd.DataFrame(rows, columns=[*columns, "subjects", "reason"])
+    numbers = ["difference", "low", "high", "p", "p_holm"]
+    return table.astype(dict.fromkeys(numbers, "float64"))
+
+
+def _add_ranks(
+    ranking: pd.DataFrame, differences: pd.DataFrame, metric: Metric, complete: Sequence[str]
+) -> None:
+    own = differences.loc[differences["metric"] == metric.name]
+    # Rows stand with the better method first, so `a` beats `b` wherever the test is significant.
+    wins = own.loc[own["p_holm"] < SIGNIFICANCE]
+    beaten_by = {
+        method: sum(1 for a, b in wins[["a", "b"]].to_numpy() if b == method and a in complete)
+        for method in complete
+    }
+    ranks = {method: 1 + count for method, count in beaten_by.items()}
+    shared = [rank for rank in ranks.values() if list(ranks.values()).count(rank) > 1]
+    column = [ranks.get(method) for method in ranking["method"]]
+    ranking[f"{metric.name}_rank"] = pd.array(column, dtype="Int64")
+    ranking[f"{metric.name}_tied"] = [ranks.get(m, 0) in shared for m in ranking["method"]]
+    numbers = [metric.name, f"{metric.name}_low", f"{metric.name}_high"]
+    ranking[numbers] = ranking[numbers].astype("float64")

@@ -1,0 +1,132 @@
+"""Intervals and paired tests with the subject as the unit; the leaderboard asks for them.
+
+Images of one subject resemble each other, so 3,000 images are no 3,000 independent draws. Whoever
+runs the benchmark wants to know how a method does on *other subjects*: every interval and test here
+resamples or flips whole subjects (clusters), of which the paper has 30.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 9_999
+MIN_SUBJECTS = 5
+"""Below it no bootstrap interval is worth its name: simulated coverage at 3 subjects is 76%."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95% interval; `low` and `high` are None where there is none, and `reason` says why."""
+
+    low: float | None
+    high: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean paired difference a - b over subjects, with its interval and two-sided p-value."""
+
+    mean: float
+    interval: Interval
+    p: float | None
+    subjects: int
+
+
+def subject_interval(values: ArrayLike, *, seed: int = 0) -> Interval:
+    """Return the 95% bootstrap interval of the mean of per-subject values.
+
+    Expanded percentile bootstrap (Hesterberg, arXiv 1411.5279, section 4.2): the plain percentile
+    interval is too short by about t/z * sqrt(n/(n-1)), which is 8% at 30 subjects and a third at 6.
+    """
+    sample = _finite(values)
+    if len(sample) < MIN_SUBJECTS:
+        return Interval(None, None, _too_few(len(sample)))
+    if np.ptp(sample) == 0:
+        return Interval(float(sample[0]), float(sample[0]))
+    result = stats.bootstrap(
+        (sample,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=_expanded(len(sample)),
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    )
+    interval = result.confidence_interval
+    return Interval(float(interval.low), float(interval.high))
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Difference:
+    """Compare two methods on the same subjects, `a[i]` and `b[i]` being those of subject i.
+
+    The p-value is that of the sign-flip permutation test: under the null hypothesis the two methods
+    may be exchanged within each subject. All 2^n flips are tried where there are fewer than 10,000.
+    With n subjects it cannot be below 2^(1-n): five subjects never reach 0.05.
+    """
+    first, second = _finite(a), _finite(b)
+    if first.shape != second.shape:
+        raise ValueError(f"not paired: {len(first)} and {len(second)} subjects")
+    if not len(first):
+        return Difference(math.nan, Interval(None, None, "no subject in common"), None, 0)
+    differences = first - second
+    p: float | None = None
+    if len(differences) > 1:
+        test = stats.permutation_test(
+            (first, second),
+            _mean_difference,
+            permutation_type="samples",
+            n_resamples=RESAMPLES,
+            vectorized=True,
+            alternative="two-sided",
+            random_state=np.random.default_rng(seed),
+        )
+        p = float(test.pvalue)
+    interval = subject_interval(differences, seed=seed)
+    return Difference(float(differences.mean()), interval, p, len(differences))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return Holm's step-down adjusted p-values (Scand. J. Statist. 6, 1979), None staying None.
+
+    Rejecting where an adjusted value is below 0.05 keeps the chance of even one false rejection
+    among all the comparisons below 5%.
+    """
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, index) in enumerate(known):
+        highest = max(highest, min(1.0, (len(known) - rank) * p))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _mean_difference(
+    a: NDArray[np.float64], b: NDArray[np.float64], axis: int = -1
+) -> NDArray[np.float64]:
+    difference: NDArray[np.float64] = np.mean(a - b, axis=axis)
+    return difference
+
+
+def _expanded(count: int) -> float:
+    """Return the level at which a percentile interval has about the width of a t interval."""
+    half = stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1) * math.sqrt(count / (count - 1))
+    return float(1.0 - 2.0 * stats.norm.sf(half))
+
+
+def _finite(values: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not np.isfinite(array).all():
+        raise ValueError("one finite value for each subject is needed")
+    return array
+
+
+def _too_few(count: int) -> str:
+    subjects = "subject" if count == 1 else "subjects"
+    return f"an interval needs at least {MIN_SUBJECTS} subjects, here {count} {subjects}"

@@ -1,0 +1,93 @@
+"""What an output folder holds, read once for tables and page alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import ValidationError
+
+from dbbench.errors import UserError
+from dbbench.leaderboard import Expectation, Leaderboard, rank_methods
+from dbbench.metric import Metric
+from dbbench.plugin import load_metric
+from dbbench.prompt import load_prompts
+from dbbench.scores import read_scores
+from dbbench.suite import Suite
+from dbbench.workspace import Workspace
+
+SCORES = "scores.parquet"
+
+
+@dataclass(frozen=True)
+class Results:
+    """A scored output folder. `record` is suite.json, `scores` has one row per image and metric."""
+
+    out: Path
+    record: Mapping[str, Any]
+    suite: Suite
+    scores: pd.DataFrame
+    leaderboard: Leaderboard
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The suite's metrics in its order."""
+        return self.leaderboard.metrics
+
+    @property
+    def banner(self) -> str | None:
+        """What must stand on every table and page that comes from this folder."""
+        return self.suite.banner
+
+    def published(self) -> pd.DataFrame:
+        """Return the published rows; none where a banner says that they cannot be compared."""
+        with files("dbbench.reports").joinpath("published.csv").open(encoding="utf-8") as stream:
+            table = pd.read_csv(stream, keep_default_na=True)
+        for metric in self.metrics:
+            column = metric.name.replace("-", "_")
+            table[metric.name] = table.get(column, pd.Series(dtype="float64"))
+        return table.iloc[0:0] if self.banner else table
+
+
+def load_results(out: Path) -> Results:
+    """Return what `out` holds. Raises UserError where it holds no scores, or those of a suite that
+    this version cannot read.
+    """
+    path = out / SCORES
+    record = Workspace(out).read()
+    if not record:
+        raise UserError(f"{out} holds no results; make some with: dbbench run")
+    stamp = tuple(p.stat().st_mtime_ns if p.is_file() else 0 for p in (path, out / "suite.json"))
+    return _load(out, stamp)
+
+
+@lru_cache(maxsize=1)
+def _load(out: Path, stamp: tuple[int, ...]) -> Results:
+    """Read and rank once for the same state of the files."""
+    record = Workspace(out).read()
+    try:
+        suite = Suite.model_validate(record["suite"])
+        selection = {key: tuple(record["selection"][key]) for key in ("subjects", "methods")}
+        seeds = tuple(int(seed) for seed in record["selection"]["seeds"])
+    except (ValidationError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{out / 'suite.json'} is of another version of dbbench ({reason}); "
+            "make the results again with this one, or report them with that one"
+        ) from None
+    expectation = Expectation(
+        suite=suite.name,
+        banner=suite.banner,
+        subjects=selection["subjects"],
+        methods=selection["methods"],
+        seeds=seeds,
+        images_per_run=len(load_prompts(True)) * suite.sample.images_per_prompt,
+    )
+    scores = read_scores(out / SCORES)
+    metrics = [load_metric(name) for name in suite.metrics]
+    return Results(out, record, suite, scores, rank_methods(scores, expectation, metrics))

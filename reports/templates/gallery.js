@@ -1,0 +1,83 @@
+// Everything is in the page already; this only picks one subject and prompt out of it and sorts.
+(function () {
+  "use strict";
+  const subjects = Array.from(document.querySelectorAll("details.subject"))
+    .filter((d) => d.querySelector("tr[data-prompt]"));
+  const picker = document.getElementById("picker");
+  const pickSubject = document.getElementById("pick-subject");
+  const pickPrompt = document.getElementById("pick-prompt");
+  const stage = document.getElementById("stage");
+  const rows = (d) => Array.from(d.querySelectorAll("tr[data-prompt]"));
+  const make = (tag, name, text) => {
+    const element = document.createElement(tag);
+    if (name) element.className = name;
+    if (text) element.textContent = text;
+    return element;
+  };
+
+  function fillPrompts(wanted) {
+    const found = rows(subjects[pickSubject.selectedIndex]);
+    pickPrompt.replaceChildren(...found.map((row) => new Option(row.cells[0].textContent.trim(), row.dataset.prompt)));
+    const index = found.findIndex((row) => row.dataset.prompt === wanted);
+    pickPrompt.selectedIndex = Math.max(0, index);
+  }
+
+  function show() {
+    const subject = subjects[pickSubject.selectedIndex];
+    const row = rows(subject)[pickPrompt.selectedIndex];
+    const left = make("div", "side");
+    left.append(make("h4", "", "Reference images"), subject.querySelector(".references").cloneNode(true));
+    const right = make("div", "side");
+    for (const cell of Array.from(row.cells).slice(1)) {
+      const block = make("div", "block");
+      const title = make("h4");
+      title.append(make("i", "swatch " + cell.dataset.colour), cell.dataset.method);
+      block.append(title, ...Array.from(cell.childNodes, (node) => node.cloneNode(true)));
+      right.append(block);
+    }
+    stage.setAttribute("style", subject.getAttribute("style"));
+    stage.replaceChildren(left, right);
+    history.replaceState(null, "", "#show=" + encodeURIComponent(subject.dataset.subject) + "/" + encodeURIComponent(row.dataset.prompt));
+  }
+
+  function step(by) {
+    const count = pickPrompt.options.length;
+    pickPrompt.selectedIndex = (pickPrompt.selectedIndex + by + count) % count;
+    show();
+  }
+
+  if (subjects.length) {
+    pickSubject.replaceChildren(...subjects.map((d) => new Option(d.dataset.subject)));
+    const asked = location.hash.startsWith("#show=") ? location.hash.slice(6).split("/").map(decodeURIComponent) : [];
+    const index = subjects.findIndex((d) => d.dataset.subject === asked[0]);
+    const hash = location.hash;
+    pickSubject.selectedIndex = Math.max(0, index);
+    fillPrompts(asked[1]);
+    picker.hidden = false;
+    show();
+    if (!asked.length) history.replaceState(null, "", hash || location.pathname);
+    pickSubject.addEventListener("change", () => { fillPrompts(pickPrompt.value); show(); });
+    pickPrompt.addEventListener("change", show);
+    document.getElementById("previous").addEventListener("click", () => step(-1));
+    document.getElementById("next").addEventListener("click", () => step(1));
+  }
+
+  for (const table of document.querySelectorAll("table[data-sortable]")) {
+    const heads = Array.from(table.tHead.rows[table.tHead.rows.length - 1].cells);
+    heads.forEach((head, column) => {
+      const button = make("button", "sort");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") !== "descending" && column > 0 || head.getAttribute("aria-sort") === "ascending";
+        const key = (row) => column ? parseFloat(row.cells[column].dataset.value) : row.cells[0].textContent;
+        const compare = (a, b) => column ? (isNaN(key(a)) ? -Infinity : key(a)) - (isNaN(key(b)) ? -Infinity : key(b)) : key(a).localeCompare(key(b));
+        const sorted = Array.from(table.tBodies[0].rows).sort((a, b) => (down ? -1 : 1) * compare(a, b));
+        table.tBodies[0].append(...sorted);
+        heads.forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      });
+    });
+  }
+})();
