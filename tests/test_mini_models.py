@@ -38,10 +38,13 @@ def test_weights_are_small_and_safe():
 
 
 def test_diffusers_loads_the_backbone_by_itself():
-    import dbbench.mini.autoencoder  # noqa: F401 - diffusers looks the class up in what is imported
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(weights("backbone"), torch_dtype=torch.float32)
+    import dbbench.mini.autoencoder  # noqa: F401 - diffusers looks the class up in what is imported
+
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        weights("backbone"), torch_dtype=torch.float32
+    )
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline(
         "a dog in the jungle",

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
 from typer.testing import CliRunner
 
 from dbbench.cli import app

@@ -17,7 +17,7 @@ def weights(name: str) -> Path:
     folder = Path(__file__).parent / "weights" / name
     if not folder.is_dir():
         raise UserError(
-            f"no embedded weights {name!r} in {folder.parent}; install dbbench again, or make them: "
-            f"python -m dbbench.mini.train {name}"
+            f"no embedded weights {name!r} in {folder.parent}; install dbbench again, or make "
+            f"them: python -m dbbench.mini.train {name}"
         )
     return folder

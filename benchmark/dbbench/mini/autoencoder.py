@@ -57,10 +57,11 @@ class _Residual(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.silu(self.first(F.silu(x))))
+        y: Tensor = x + self.second(F.silu(self.first(F.silu(x))))
+        return y
 
 
-class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class PatchAutoencoder(ModelMixin, ConfigMixin):
     """RGB in -1..1 (N, 3, 8h, 8w) to latents (N, latent_channels, h, w) and back."""
 
     @register_to_config
@@ -86,12 +87,11 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             nn.PixelShuffle(2),
             _Residual(width // 4),
             nn.SiLU(),
-            nn.Conv2d(width // 4, 12, 3, padding=1),
+            last := nn.Conv2d(width // 4, 12, 3, padding=1),
             nn.PixelShuffle(2),
         )
-        last = self.refine[-2]
         nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        _set(last.bias, torch.zeros(12))
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
         """Latents of images, as a distribution of one point."""
@@ -111,14 +111,10 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return image
 
     @torch.no_grad()
-    def set_components(self, images: Tensor) -> Tensor:
+    def set_components(self, images: Tensor) -> None:
         """Set both linear maps from the principal components of the images' patches.
 
-        Args:
-            images: (N, 3, H, W) in -1..1.
-
-        Returns:
-            The standard deviation along each component kept, (latent_channels,).
+        `images` are (N, 3, H, W) in -1..1. Latents get a variance of one over all channels.
         """
         patch, channels = self.config.patch, self.config.latent_channels
         rows = F.unfold(images, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch**2)
@@ -131,8 +127,13 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         gain = gain / (gain * deviation).square().mean().sqrt()  # unit variance over all channels
         kernel = (basis * gain[:, None]).reshape(channels, 3, patch, patch)
         self.analysis.weight.copy_(kernel)
-        self.analysis.bias.copy_(-(basis @ mean) * gain)
+        _set(self.analysis.bias, -(basis @ mean) * gain)
         self.synthesis.weight.copy_((basis / gain[:, None]).reshape(channels, 3, patch, patch))
-        # The mean patch goes into the correction's start: it must not depend on the position.
-        self.synthesis.bias.copy_(mean.reshape(3, -1).mean(1))
-        return deviation
+        # Of the mean patch its color alone: the decoder's correction learns the rest.
+        _set(self.synthesis.bias, mean.reshape(3, -1).mean(1))
+
+
+def _set(bias: Tensor | None, value: Tensor) -> None:
+    assert bias is not None
+    with torch.no_grad():
+        bias.copy_(value)

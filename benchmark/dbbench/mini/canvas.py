@@ -63,9 +63,7 @@ def box(x0: float, y0: float, x1: float, y1: float, *, round_: float = 0.0) -> P
     c, s = np.cos(t), np.sin(t)
     x = np.sign(c) * np.abs(c) ** power
     y = np.sign(s) * np.abs(s) ** power
-    return np.stack(
-        [(x0 + x1) / 2 + x * (x1 - x0) / 2, (y0 + y1) / 2 + y * (y1 - y0) / 2], axis=1
-    )
+    return np.stack([(x0 + x1) / 2 + x * (x1 - x0) / 2, (y0 + y1) / 2 + y * (y1 - y0) / 2], axis=1)
 
 
 def smooth(corners: Sequence[tuple[float, float]], *, steps: int = 6) -> Points:
@@ -75,10 +73,7 @@ def smooth(corners: Sequence[tuple[float, float]], *, steps: int = 6) -> Points:
     t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
     a, b, c, d = (q[:, None, :] for q in (before, p, after, far))
     curve = 0.5 * (
-        2 * b
-        + (c - a) * t
-        + (2 * a - 5 * b + 4 * c - d) * t**2
-        + (3 * b - a - 3 * c + d) * t**3
+        2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3
     )
     return np.asarray(curve.reshape(-1, 2))
 

@@ -67,6 +67,7 @@ class Judge(nn.Module):
         self.heads = nn.ModuleDict({h: nn.Linear(192, len(a)) for h, a in HEADS.items()})
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits (N, answers) of each head."""
         pooled = F.relu(self.pool(self.body(x).flatten(1)))
         return {h: head(pooled) for h, head in self.heads.items()}
 
@@ -104,7 +105,5 @@ def judge_images(judge: Judge, images: Sequence[Image.Image]) -> list[Verdict]:
         stack = np.stack([np.asarray(i) for i in images[start : start + 250]])
         x = torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1
         best = {h: logits.argmax(1).tolist() for h, logits in judge(x).items()}
-        verdicts += [
-            Verdict({h: HEADS[h][best[h][i]] for h in HEADS}) for i in range(len(stack))
-        ]
+        verdicts += [Verdict({h: HEADS[h][best[h][i]] for h in HEADS}) for i in range(len(stack))]
     return verdicts

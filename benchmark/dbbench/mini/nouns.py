@@ -203,19 +203,20 @@ def clock(c: Canvas, k: Look) -> Anchors:
 
 def sneaker(c: Canvas, k: Look) -> Anchors:
     ankle, toe = k.span(0, -0.5, -0.2), k.span(1, 0.0, 0.16)
+    upper = [(-0.85, ankle), (-0.3, ankle), (-0.05, 0.0)]
     c.part(
-        smooth(
-            [(-0.85, ankle), (-0.3, ankle), (-0.05, 0.0), (0.55, toe), (0.92, 0.36), (0.9, 0.6)]
-            + [(-0.85, 0.6), (-0.92, 0.1)]
-        ),
+        smooth([*upper, (0.55, toe), (0.92, 0.36), (0.9, 0.6), (-0.85, 0.6), (-0.92, 0.1)]),
         None,
     )
     c.part(ellipse(0.72, 0.42, 0.22, 0.2), k.second)
     c.part(box(-0.96, 0.54, 0.98, 0.54 + k.span(2, 0.16, 0.28), round_=0.3), PAPER)
     for i in range(3):
         x = -0.22 + 0.2 * i
-        c.line(polygon((x - 0.1, ankle + 0.26 + 0.12 * i), (x + 0.14, ankle + 0.12 + 0.14 * i)),
-               PAPER, 0.08)
+        c.line(
+            polygon((x - 0.1, ankle + 0.26 + 0.12 * i), (x + 0.14, ankle + 0.12 + 0.14 * i)),
+            PAPER,
+            0.08,
+        )
     c.line(polygon((-0.62, 0.5), (-0.3, k.span(3, 0.0, 0.2))), k.second, 0.14)
     c.part(box(-0.9, ankle - 0.06, -0.3, ankle + 0.08, round_=0.5), k.second)
     return Anchors()
@@ -223,11 +224,9 @@ def sneaker(c: Canvas, k: Look) -> Anchors:
 
 def boot(c: Canvas, k: Look) -> Anchors:
     top, leg = k.span(0, -0.92, -0.66), k.span(1, 0.06, 0.2)
+    shaft = [(-0.6, top), (leg, top), (leg - 0.02, 0.16)]
     c.part(
-        smooth(
-            [(-0.6, top), (leg, top), (leg - 0.02, 0.16), (0.62, 0.34), (0.84, 0.68)]
-            + [(0.8, 0.76), (-0.6, 0.76), (-0.66, 0.2)]
-        ),
+        smooth([*shaft, (0.62, 0.34), (0.84, 0.68), (0.8, 0.76), (-0.6, 0.76), (-0.66, 0.2)]),
         None,
     )
     c.part(box(-0.68, 0.72, 0.88, 0.84), INK)
@@ -268,7 +267,9 @@ def teapot(c: Canvas, k: Look) -> Anchors:
     y = 0.24
     reach = k.span(2, -0.42, -0.14)
     c.part(
-        smooth([(0.35, 0.5), (0.72, 0.3), (0.86, reach), (1.0, reach - 0.02), (0.9, 0.4), (0.5, 0.7)]),
+        smooth(
+            [(0.35, 0.5), (0.72, 0.3), (0.86, reach), (1.0, reach - 0.02), (0.9, 0.4), (0.5, 0.7)]
+        ),
         None,
     )
     c.line(

@@ -103,9 +103,7 @@ def police(c: Canvas, a: Anchors) -> None:
     c.line(polygon((0, a.neck), (0, a.body[1] - 0.14)), GOLD, 0.05)
     y = a.head[1] - a.radius * 0.6
     r = a.radius
-    c.part(
-        smooth([(-r * 0.9, y), (-r * 1.15, y - 0.34), (r * 1.15, y - 0.34), (r * 0.9, y)]), NAVY
-    )
+    c.part(smooth([(-r * 0.9, y), (-r * 1.15, y - 0.34), (r * 1.15, y - 0.34), (r * 0.9, y)]), NAVY)
     _brim(c, a, INK, half=0.85, thick=0.09)
     c.part(ellipse(0, y - 0.2, 0.11, 0.12), GOLD)
 

@@ -28,7 +28,7 @@ def _leaf(c: Canvas, x: float, y: float, length: float, angle: float, color: Col
     tip = np.array([np.cos(angle), np.sin(angle)]) * length
     wide = np.array([-np.sin(angle), np.cos(angle)]) * length * 0.28
     middle = tip * 0.5
-    c.fill(np.array([[0, 0], middle + wide, tip, middle - wide]) + [x, y], color)
+    c.fill(np.array([[0, 0], middle + wide, tip, middle - wide]) + np.array([x, y]), color)
 
 
 def studio(c: Canvas, rng: np.random.Generator) -> None:
@@ -250,8 +250,10 @@ def sunflowers_front(c: Canvas, rng: np.random.Generator) -> None:
 def _sunflower(c: Canvas, x: float, y: float, r: float) -> None:
     c.line(polygon((x, y), (x, y + 0.6)), (52, 124, 46), 0.07)
     for t in np.arange(0, 2 * np.pi, np.pi / 4):
-        c.fill(ellipse(x + r * 0.66 * np.cos(t), y + r * 0.66 * np.sin(t), r * 0.4, r * 0.4),
-               (255, 208, 40))
+        c.fill(
+            ellipse(x + r * 0.66 * np.cos(t), y + r * 0.66 * np.sin(t), r * 0.4, r * 0.4),
+            (255, 208, 40),
+        )
     c.fill(ellipse(x, y, r * 0.5, r * 0.5), (104, 62, 30))
 
 
@@ -261,8 +263,9 @@ def mirror(c: Canvas, rng: np.random.Generator) -> None:
     c.fill(ellipse(0, 0.62, 0.88, 0.32), (196, 228, 240))
     for x in (-0.62, 0.5):
         x += 0.06 * rng.standard_normal()
-        c.fill(polygon((x, 0.76), (x + 0.12, 0.76), (x + 0.3, 0.42), (x + 0.2, 0.42)),
-               (244, 252, 255))
+        c.fill(
+            polygon((x, 0.76), (x + 0.12, 0.76), (x + 0.3, 0.42), (x + 0.2, 0.42)), (244, 252, 255)
+        )
 
 
 def crowded_sidewalk(c: Canvas, rng: np.random.Generator) -> None:
@@ -275,8 +278,10 @@ def crowded_sidewalk(c: Canvas, rng: np.random.Generator) -> None:
     for y in (0.55, 0.8):
         c.fill(box(-1, y, 1, y + 0.03), (128, 126, 124))
     for x in (-0.7, 0.0, 0.7):
-        c.fill(polygon((x * 0.8, 0.3), (x * 0.8 + 0.03, 0.3), (x * 1.2 + 0.04, 1), (x * 1.2, 1)),
-               (128, 126, 124))
+        c.fill(
+            polygon((x * 0.8, 0.3), (x * 0.8 + 0.03, 0.3), (x * 1.2 + 0.04, 1), (x * 1.2, 1)),
+            (128, 126, 124),
+        )
 
 
 def dirt_road(c: Canvas, rng: np.random.Generator) -> None:
@@ -293,8 +298,10 @@ def white_rug(c: Canvas, rng: np.random.Generator) -> None:
     rug: Color = (248, 246, 240)
     t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     wobble = 1 + 0.05 * np.sin(14 * t + rng.uniform(0, 6))
-    c.fill(np.stack([0.96 * wobble * np.cos(t), 0.66 + 0.36 * wobble * np.sin(t)], axis=1),
-           shade(rug, 0.86))
+    c.fill(
+        np.stack([0.96 * wobble * np.cos(t), 0.66 + 0.36 * wobble * np.sin(t)], axis=1),
+        shade(rug, 0.86),
+    )
     c.fill(ellipse(0, 0.64, 0.86, 0.29), rug)
 
 

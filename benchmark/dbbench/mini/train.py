@@ -90,7 +90,7 @@ def _export(step: Step, work: Path, out: Path) -> None:
         train_encoders.export_judge(work, out / "judge")
     curve = work / f"{step.value}.csv"
     if curve.exists():
-        (out / "curves").mkdir(exist_ok=True)
+        (out / "curves").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(curve, out / "curves" / curve.name)
 
 

@@ -40,7 +40,7 @@ def linear_autoencoder(pictures: NDArray[np.uint8], out: Path) -> PatchAutoencod
 
     The components are kept in `out`: everything is trained on the same latents.
     """
-    model = PatchAutoencoder(latent_channels=LATENT_CHANNELS)
+    model: PatchAutoencoder = PatchAutoencoder(latent_channels=LATENT_CHANNELS)
     file = out / "components.pt"
     if file.exists():
         model.load_state_dict(torch.load(file, weights_only=True)["model"])
@@ -63,7 +63,7 @@ def train_autoencoder(
     model = linear_autoencoder(pictures, out)
     save = out / "vae.pt"
     model.analysis.requires_grad_(False)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
@@ -153,7 +153,9 @@ def tokenize_world(count: int, file: Path, *, seed: int = 0) -> NDArray[np.uint1
     """Token ids of the captions, (count, CAPTIONS, MAX_LENGTH); kept in `file`."""
     if not file.exists():
         tokenizer = make_tokenizer()
-        texts = [t for i in track(range(count), "captions") for t in captions(i, CAPTIONS, seed=seed)]
+        texts = [
+            t for i in track(range(count), "captions") for t in captions(i, CAPTIONS, seed=seed)
+        ]
         ids = tokenizer(texts, padding="max_length", truncation=True, max_length=MAX_LENGTH)
         np.save(file, np.asarray(ids.input_ids, dtype=np.uint16).reshape(count, CAPTIONS, -1))
     loaded: NDArray[np.uint16] = np.load(file)
@@ -193,7 +195,7 @@ def train_backbone(
     unet, text = make_unet(), make_text_encoder(tokenizer)
     unet.to(memory_format=torch.channels_last)
     model = torch.nn.ModuleDict({"unet": unet, "text": text})
-    weights = list(model.parameters())
+    weights: list[Tensor] = list(model.parameters())
     average = [w.detach().clone() for w in weights]
     optimizer = torch.optim.AdamW(
         weights, lr=peak_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
@@ -227,7 +229,11 @@ def train_backbone(
             break
         # Warm up, stay, decay over the last 60%: a cosine to a hundredth.
         falling = max(0.0, (done - 0.4) / 0.6)
-        rate = peak_rate * min(1.0, (step + 1) / 300) * (0.01 + 0.99 * math.cos(falling * math.pi / 2) ** 2)
+        rate = (
+            peak_rate
+            * min(1.0, (step + 1) / 300)
+            * (0.01 + 0.99 * math.cos(falling * math.pi / 2) ** 2)
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -293,6 +299,7 @@ class Log:
             self._write(columns)
 
     def row(self, *values: float) -> None:
+        """Append one row."""
         self._write([f"{v:.6g}" for v in values])
 
     def _write(self, cells: Any) -> None:

@@ -118,9 +118,7 @@ def draw_scene(
     return Scene(identity, place, outfit, change, pose, light, int(rng.integers(VIEWS)))
 
 
-def scene_for_prompt(
-    identity: Identity, prompt: PromptTemplate, rng: np.random.Generator
-) -> Scene:
+def scene_for_prompt(identity: Identity, prompt: PromptTemplate, rng: np.random.Generator) -> Scene:
     """The scene that a prompt asks for: what a perfect method would show."""
     if prompt.id in PLACES:
         return draw_scene(identity, rng, place=prompt.id)
@@ -172,7 +170,9 @@ def draw(scene: Scene, *, size: int = SIZE) -> Image.Image:
     canvas.pose = FRAME
     if scene.place in FRONTS:
         FRONTS[scene.place](canvas, rng)
-    pixels = np.asarray(canvas.finish(size), dtype=np.float32) * np.float32(scene.light)
+    pixels = np.asarray(canvas.finish(size), dtype=np.float32) * np.asarray(
+        scene.light, dtype=np.float32
+    )
     return Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
 
 
@@ -241,11 +241,8 @@ def caption(scene: Scene, rng: np.random.Generator, *, drop: float = 0.35) -> st
     if where is not None and rng.random() > 0.05:
         context = _contexts()[where]
     phrase = " ".join([*words, identity.noun])
-    if rng.random() < 0.2:
-        text = FRAMES[rng.integers(len(FRAMES))].format(phrase)
-    else:
-        text = f"a {phrase}"
-    return f"{text} {context}".strip().replace("a orange", "an orange")
+    frame = FRAMES[rng.integers(len(FRAMES))] if rng.random() < 0.2 else "a {}"
+    return f"{frame.format(phrase)} {context}".strip().replace("a orange", "an orange")
 
 
 @cache
