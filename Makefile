@@ -20,8 +20,8 @@ help: ## show this list
 
 setup: $(READY) ## make .venv with the pinned packages and dbbench itself
 
-demo: $(READY) ## run the main job on four subjects of the embedded world, then show the report
-	$(DBBENCH) run --suite mini --subjects dog,cat,teapot,backpack --out results/demo
+demo: $(READY) ## run the main job on six subjects of the embedded world, then show the report
+	$(DBBENCH) run --suite mini --subjects dog,cat,teapot,backpack,vase,clock --out results/demo
 	$(DBBENCH) report results/demo
 
 test: $(READY) ## run the tests (ARGS="-k name" to choose)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 import transformers
 
 from dbbench.errors import UserError
@@ -26,10 +27,7 @@ def load_pipeline(source: str, *, revision: str | None = None) -> Any:
     if source == "mini":
         from dbbench import mini
 
-        try:
-            return _from_folder(mini.weights("backbone"))
-        except FileNotFoundError as error:
-            raise UserError(str(error)) from error
+        return _from_folder(mini.weights("backbone"))
     path = Path(source).expanduser()
     if path.is_dir():
         return _from_folder(path)
@@ -123,7 +121,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-_OPTIONS = {"safety_checker": None, "requires_safety_checker": False, "use_safetensors": True}
+_OPTIONS = {
+    "safety_checker": None,
+    "requires_safety_checker": False,
+    "use_safetensors": True,
+    "torch_dtype": torch.float32,  # files may hold halves; a Backbone computes from float32
+}
 _CONVERT = (
     "where you trust it, convert it once: StableDiffusionPipeline.from_pretrained(OLD)"
     ' (or .from_single_file).save_pretrained("NEW"), and give the folder NEW'
