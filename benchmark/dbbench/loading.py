@@ -125,7 +125,7 @@ _OPTIONS = {
     "safety_checker": None,
     "requires_safety_checker": False,
     "use_safetensors": True,
-    "torch_dtype": torch.float32,  # files may hold halves; a Backbone computes from float32
+    "dtype": torch.float32,  # files may hold halves; a Backbone computes from float32
 }
 _CONVERT = (
     "where you trust it, convert it once: StableDiffusionPipeline.from_pretrained(OLD)"
