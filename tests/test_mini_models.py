@@ -42,9 +42,7 @@ def test_diffusers_loads_the_backbone_by_itself():
 
     import dbbench.mini.autoencoder  # noqa: F401 - diffusers looks the class up in what is imported
 
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        weights("backbone"), dtype=torch.float32
-    )
+    pipeline = StableDiffusionPipeline.from_pretrained(weights("backbone"), dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline(
         "a dog in the jungle",
