@@ -13,39 +13,9 @@ from dbbench.backbone import Backbone
 from dbbench.baselines.training import Draw, TrainSettings, draws, encode_references, train
 from dbbench.errors import UserError
 from dbbench.method import Checkpoint, Concept, Progress
-from dbbench.prompt import PromptTemplate
+from dbbench.prompt import NEUTRAL_TEMPLATES, PromptTemplate
 from dbbench.sampling import SampleSettings
 
-# The paper's neutral contexts (its appendix), a subset of CLIP's ImageNet templates.
-TEMPLATES = (
-    "a photo of a {}",
-    "a rendering of a {}",
-    "a cropped photo of the {}",
-    "the photo of a {}",
-    "a photo of a clean {}",
-    "a photo of a dirty {}",
-    "a dark photo of the {}",
-    "a photo of my {}",
-    "a photo of the cool {}",
-    "a close-up photo of a {}",
-    "a bright photo of the {}",
-    "a cropped photo of a {}",
-    "a photo of the {}",
-    "a good photo of the {}",
-    "a photo of one {}",
-    "a close-up photo of the {}",
-    "a rendition of the {}",
-    "a photo of the clean {}",
-    "a rendition of a {}",
-    "a photo of a nice {}",
-    "a good photo of a {}",
-    "a photo of the nice {}",
-    "a photo of the small {}",
-    "a photo of the weird {}",
-    "a photo of the large {}",
-    "a photo of a cool {}",
-    "a photo of a small {}",
-)
 _FILE = "learned_embeds.safetensors"
 
 
@@ -67,7 +37,9 @@ class TextualInversion:
             default=1, ge=1, description="embedding vectors that the new word stands for"
         )
         templates: tuple[str, ...] = Field(
-            default=TEMPLATES, min_length=1, description="training prompts; {} is the new word"
+            default=NEUTRAL_TEMPLATES,
+            min_length=1,
+            description="training prompts; {} is the new word",
         )
 
     def __init__(self, settings: Settings | None = None) -> None:

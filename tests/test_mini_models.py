@@ -55,7 +55,7 @@ def test_diffusers_loads_the_backbone_by_itself():
     assert np.asarray(image).std() > 5
 
 
-def test_identifiers_are_in_the_vocabulary_and_nowhere_in_training():
+def test_every_identifier_is_one_token_of_the_saved_vocabulary():
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(weights("backbone") / "tokenizer")

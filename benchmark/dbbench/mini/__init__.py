@@ -6,8 +6,6 @@ from pathlib import Path
 
 from dbbench.errors import UserError
 
-BANNER = "mini: embedded world, not comparable with published numbers"
-
 
 def weights(name: str) -> Path:
     """The folder of an embedded model: "backbone", "dino", "clip" or "judge".

@@ -250,16 +250,11 @@ def glasses(c: Canvas, k: Look) -> Anchors:
         )
         x = side * 0.46
         c.part(box(x - r - 0.1, -tall - 0.06, x + r + 0.1, tall + 0.14, round_=bend), None)
-        lens = mix_lens(k.second)
+        lens = shade(k.second, 0.62)  # darkened, as sunglasses are
         c.part(box(x - r + 0.05, -tall + 0.08, x + r - 0.05, tall, round_=bend), lens)
         c.line(polygon((x - 0.14, 0.06), (x + 0.02, -0.16)), PAPER, 0.06)
     c.part(box(-0.14, -0.12, 0.14, k.span(3, 0.0, 0.1)), None)
     return Anchors()
-
-
-def mix_lens(second: Color) -> Color:
-    """Lenses are the second color, darkened as sunglasses are."""
-    return shade(second, 0.62)
 
 
 def teapot(c: Canvas, k: Look) -> Anchors:

@@ -7,8 +7,7 @@ from typing import Any
 
 from dbbench.mini.canvas import PALETTE, PATTERNS
 from dbbench.mini.nouns import NOUNS
-from dbbench.mini.world import FRAMES
-from dbbench.prompt import load_prompts
+from dbbench.prompt import NEUTRAL_TEMPLATES, load_prompts
 
 MAX_LENGTH = 24
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,.!?'"
@@ -23,7 +22,7 @@ RARE = (
 
 def words() -> list[str]:
     """Every word that a caption or a prompt of the embedded world may hold."""
-    texts = [*PALETTE, *PATTERNS, *NOUNS, *FRAMES, "an", "and", "a picture of a"]
+    texts = [*PALETTE, *PATTERNS, *NOUNS, *NEUTRAL_TEMPLATES, "an", "and", "a picture of a"]
     texts += [p.render("", "") for live in (False, True) for p in load_prompts(live)]
     found: set[str] = set()
     for text in texts:

@@ -31,7 +31,7 @@ from dbbench.mini.canvas import (
 from dbbench.mini.nouns import LIVE, NOUNS, Look
 from dbbench.mini.outfits import OUTFITS
 from dbbench.mini.places import FRONTS, PLACES, studio
-from dbbench.prompt import PromptTemplate, load_prompts
+from dbbench.prompt import NEUTRAL_TEMPLATES, PromptTemplate, load_prompts
 
 SIZE = 64
 VIEWS = 4  # of each place
@@ -208,23 +208,13 @@ def _drops(c: Canvas) -> None:
 
 # ---- captions -----------------------------------------------------------------------------------
 
-# The neutral frames that Textual Inversion trains with (arXiv 2208.01618, as CLIP's), so that
-# the backbone has met their words.
-FRAMES = (
-    "a photo of a {}", "a rendering of a {}", "a cropped photo of the {}", "the photo of a {}",
-    "a photo of a clean {}", "a photo of a dirty {}", "a dark photo of the {}",
-    "a photo of my {}", "a photo of the cool {}", "a close-up photo of a {}",
-    "a bright photo of the {}", "a cropped photo of a {}", "a photo of the {}",
-    "a good photo of the {}", "a photo of one {}", "a close-up photo of the {}",
-    "a rendition of the {}", "a photo of the clean {}", "a rendition of a {}",
-    "a photo of a nice {}", "a good photo of a {}", "a photo of the nice {}",
-    "a photo of the small {}", "a photo of the weird {}", "a photo of the large {}",
-    "a photo of a cool {}", "a photo of a small {}",
-)  # fmt: skip
-
 
 def caption(scene: Scene, rng: np.random.Generator, *, drop: float = 0.35) -> str:
-    """A caption in the form of the prompts; each attribute is left out with probability `drop`."""
+    """A caption in the form of the prompts; each attribute is left out with probability `drop`.
+
+    A fifth of them stand in a neutral template, so that the backbone has met Textual Inversion's
+    words.
+    """
     identity = scene.identity
     words: list[str] = []
     if scene.change:
@@ -241,7 +231,9 @@ def caption(scene: Scene, rng: np.random.Generator, *, drop: float = 0.35) -> st
     if where is not None and rng.random() > 0.05:
         context = _contexts()[where]
     phrase = " ".join([*words, identity.noun])
-    frame = FRAMES[rng.integers(len(FRAMES))] if rng.random() < 0.2 else "a {}"
+    frame = (
+        NEUTRAL_TEMPLATES[rng.integers(len(NEUTRAL_TEMPLATES))] if rng.random() < 0.2 else "a {}"
+    )
     return f"{frame.format(phrase)} {context}".strip().replace("a orange", "an orange")
 
 
