@@ -42,7 +42,7 @@ format: $(READY) ## let ruff put right what it can
 	.venv/bin/ruff format .
 
 lock: $(FETCHED_UV) ## pin the newest versions of all packages in requirements.lock
-	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	  --output-file requirements.lock
 

@@ -1,6 +1,7 @@
 """Makes the embedded weights: `python -m dbbench.mini.train`, about two hours on two CPU cores.
 
-Each step is seeded, saves its state every two minutes and goes on from there when called again.
+Each part is seeded, takes a fixed number of steps, saves its state every two minutes and goes on
+from there when called again.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from rich.console import Console
 
 from dbbench.mini import train_backbone, train_encoders
 from dbbench.mini.dataset import render
+from dbbench.mini.train_loop import computes_in_bfloat16
 
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-class Step(StrEnum):
+class Part(StrEnum):
     """What to make; `all` makes everything, in this order."""
 
     autoencoder = "autoencoder"
@@ -34,16 +36,25 @@ class Step(StrEnum):
     all = "all"
 
 
+STEPS = {
+    Part.autoencoder: 4000,
+    Part.backbone: 14_000,
+    Part.dino: 3000,
+    Part.clip: 3000,
+    Part.judge: 1500,
+}
+
+
 def main(
-    step: Annotated[Step, typer.Argument(help="What to train.")] = Step.all,
+    part: Annotated[Part, typer.Argument(help="What to train.")] = Part.all,
     work: Annotated[Path, typer.Option(help="Folder of pictures, states and logs.")] = Path(
         "mini-training"
     ),
     out: Annotated[Path, typer.Option(help="Where the finished weights go.")] = WEIGHTS,
-    count: Annotated[int, typer.Option(help="Pictures to draw.", min=1000)] = 48_000,
-    minutes: Annotated[
-        float, typer.Option(help="Time for the backbone; the encoders get a tenth each.", min=0.1)
-    ] = 90.0,
+    count: Annotated[int, typer.Option(help="Pictures to draw.", min=1000)] = 96_000,
+    scale: Annotated[
+        float, typer.Option(help="Take this fraction of the steps: 0.1 for a trial.", min=0.001)
+    ] = 1.0,
     compiled: Annotated[bool, typer.Option(help="Use torch.compile for the UNet.")] = True,
     export_only: Annotated[bool, typer.Option(help="Export the last saved state.")] = False,
 ) -> None:
@@ -54,58 +65,59 @@ def main(
     console = Console()
     pictures = render(work / "world", count)
     out.mkdir(parents=True, exist_ok=True)
-    for one in [s for s in Step if s is not Step.all] if step is Step.all else [step]:
-        console.print(f"[bold]{one.value}[/bold]")
+    for one in STEPS if part is Part.all else [part]:
+        steps = max(1, round(scale * STEPS[one]))
+        console.print(f"[bold]{one.value}[/bold]: {steps:,} steps")
         if not export_only:
-            _train(one, pictures, work, minutes=minutes, compiled=compiled)
+            _train(one, pictures, work, steps=steps, compiled=compiled)
         _export(one, work, out)
         _note(one, work, out, count)
 
 
 def _train(
-    step: Step, pictures: NDArray[np.uint8], work: Path, *, minutes: float, compiled: bool
+    part: Part, pictures: NDArray[np.uint8], work: Path, *, steps: int, compiled: bool
 ) -> None:
-    tokens_file = work / f"tokens-{len(pictures)}.npy"
-    if step is Step.autoencoder:
-        train_backbone.train_autoencoder(pictures, work)
-    elif step is Step.backbone:
-        train_backbone.train_backbone(pictures, work, minutes=minutes, compile_=compiled)
-    elif step is Step.dino:
-        train_encoders.train_dino(pictures, work, minutes=minutes / 10)
-    elif step is Step.clip:
-        tokens = train_backbone.tokenize_world(len(pictures), tokens_file)
-        train_encoders.train_clip(pictures, tokens, work, minutes=minutes / 10)
-    elif step is Step.judge:
-        train_encoders.train_judge(pictures, work, minutes=minutes / 15)
+    if part is Part.autoencoder:
+        train_backbone.train_autoencoder(pictures, work, steps=steps)
+    elif part is Part.backbone:
+        train_backbone.train_backbone(pictures, work, steps=steps, compile_=compiled)
+    elif part is Part.dino:
+        train_encoders.train_dino(pictures, work, steps=steps)
+    elif part is Part.clip:
+        tokens = train_backbone.tokenize_world(len(pictures), work / f"tokens-{len(pictures)}.npy")
+        train_encoders.train_clip(pictures, tokens, work, steps=steps)
+    elif part is Part.judge:
+        train_encoders.train_judge(pictures, work, steps=steps)
 
 
-def _export(step: Step, work: Path, out: Path) -> None:
-    if step is Step.backbone:
+def _export(part: Part, work: Path, out: Path) -> None:
+    if part is Part.backbone:
         train_backbone.export_backbone(work, out / "backbone")
-    elif step is Step.dino:
+    elif part is Part.dino:
         train_encoders.export_dino(work, out / "dino")
-    elif step is Step.clip:
+    elif part is Part.clip:
         train_encoders.export_clip(work, out / "clip")
-    elif step is Step.judge:
+    elif part is Part.judge:
         train_encoders.export_judge(work, out / "judge")
-    curve = work / f"{step.value}.csv"
-    if curve.exists():
-        (out / "curves").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(curve, out / "curves" / curve.name)
+    (out / "curves").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(work / f"{part.value}.csv", out / "curves" / f"{part.value}.csv")
 
 
-def _note(step: Step, work: Path, out: Path, count: int) -> None:
+def _note(part: Part, work: Path, out: Path, count: int) -> None:
     """Keep beside the weights how they were made."""
     file = out / "recipe.json"
     notes = json.loads(file.read_text()) if file.exists() else {}
-    name = "vae" if step is Step.autoencoder else step.value
-    state = torch.load(work / f"{name}.pt", weights_only=True)
-    notes[step.value] = {
+    state = torch.load(work / f"{part.value}.pt", weights_only=True)
+    notes[part.value] = {
         "pictures": count,
         "steps": state["step"],
-        "minutes": round(state.get("spent", 0.0) / 60, 1) or None,
+        "minutes": round(state["spent"] / 60, 1),
         "torch": torch.__version__,
+        "bfloat16": computes_in_bfloat16(),
     }
+    quality = work / f"{part.value}.json"
+    if quality.exists():
+        notes[part.value] |= json.loads(quality.read_text())
     file.write_text(json.dumps(notes, indent=1) + "\n")
 
 

@@ -7,9 +7,9 @@ an exponential moving average of the weights. Everything is seeded and resumes a
 
 from __future__ import annotations
 
-import csv
+import copy
+import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dbbench.mini.autoencoder import PatchAutoencoder
 from dbbench.mini.dataset import captions
 from dbbench.mini.tokenizer import MAX_LENGTH, make_tokenizer
+from dbbench.mini.train_loop import save_state, train_loop
 
 CAPTIONS = 4  # different captions of each picture
 LATENT_CHANNELS = 32
@@ -52,7 +53,7 @@ def linear_autoencoder(pictures: NDArray[np.uint8], out: Path) -> PatchAutoencod
 
 
 def train_autoencoder(
-    pictures: NDArray[np.uint8], out: Path, *, steps: int = 4000, batch: int = 32, seed: int = 0
+    pictures: NDArray[np.uint8], out: Path, *, steps: int, batch: int = 32, seed: int = 0
 ) -> None:
     """Principal components of 8x8 patches, then the decoder's correction by gradient descent.
 
@@ -61,58 +62,43 @@ def train_autoencoder(
     """
     torch.manual_seed(seed)
     model = linear_autoencoder(pictures, out)
-    save = out / "vae.pt"
     model.analysis.requires_grad_(False)
     model.to(memory_format=torch.channels_last)
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    start = 0
-    if save.exists():
-        state = torch.load(save, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        start = state["step"]
-    log = Log(out / "autoencoder.csv", ("step", "loss", "psnr_db"))
-    for step in range(start, steps):
+
+    def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng([seed, step])
         x = images_to_tensor(pictures[np.sort(rng.integers(0, len(pictures), batch))])
         x = x.contiguous(memory_format=torch.channels_last)
-        z = model.encode(x).latent_dist.mode()
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            z = model.encode(x).latent_dist.mode()
         noise = torch.from_numpy(rng.standard_normal(z.shape, dtype=np.float32))
-        y = model.decode(z + 0.08 * noise).sample
-        loss = F.mse_loss(y, x) + 0.1 * F.l1_loss(y, x)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        schedule.step()
-        if (step + 1) % 100 == 0:
-            with torch.no_grad():
-                psnr = -10 * math.log10(F.mse_loss(model(x).clamp(-1, 1), x).item() / 4)
-            log.row(step + 1, loss.item(), psnr)
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            save_state(
-                save,
-                model=model.state_dict(),
-                optimizer=optimizer.state_dict(),
-                schedule=schedule.state_dict(),
-                step=step + 1,
-            )
+        y = model.decode(z + 0.08 * noise).sample.float()
+        return F.mse_loss(y, x) + 0.1 * F.l1_loss(y, x)
+
+    train_loop(
+        model, out / "autoencoder.pt", steps=steps, rate=2e-3, batch=batch, loss_of=loss_of,
+        weight_decay=1e-4,
+    )  # fmt: skip
     model.save_pretrained(out / "vae")
+    with torch.no_grad():
+        x = images_to_tensor(pictures[-512:])
+        error = F.mse_loss(model(x).clamp(-1, 1), x).item() / 4
+    (out / "autoencoder.json").write_text(json.dumps({"psnr_db": -10 * math.log10(error)}) + "\n")
 
 
 def make_unet() -> UNet2DConditionModel:
-    """An 8x8 UNet of 6.7 million weights: convolutions at 8x8, attention to the text at 4x4."""
+    """An 8x8 UNet of 7.3 million weights, attending to itself and to the text at 8x8 and 4x4.
+
+    Without attention at 8x8 the patches of one thing do not agree on its colors.
+    """
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         layers_per_block=1,
         block_out_channels=(96, 160),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=128,
         attention_head_dim=4,
         norm_num_groups=16,
@@ -172,17 +158,25 @@ def encode_world(pictures: NDArray[np.uint8], vae: PatchAutoencoder) -> Tensor:
     return torch.cat(parts)
 
 
+class _TextToImage(nn.Module):
+    """The two networks that are trained together."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__()
+        self.unet = make_unet().to(memory_format=torch.channels_last)
+        self.text = make_text_encoder(tokenizer)
+
+
 def train_backbone(
     pictures: NDArray[np.uint8],
     out: Path,
     *,
-    minutes: float,
+    steps: int,
     batch: int = 32,
-    peak_rate: float = 1e-3,
     compile_: bool = True,
     seed: int = 0,
 ) -> None:
-    """Train UNet and text encoder for so many minutes of this machine's time, saves included."""
+    """Train UNet and text encoder, and keep a moving average of their weights."""
     torch.manual_seed(seed)
     latents = encode_world(pictures, linear_autoencoder(pictures, out))
     tokens = torch.from_numpy(
@@ -192,50 +186,12 @@ def train_backbone(
     empty = torch.tensor(
         tokenizer("", padding="max_length", max_length=MAX_LENGTH).input_ids, dtype=torch.long
     )
-    unet, text = make_unet(), make_text_encoder(tokenizer)
-    unet.to(memory_format=torch.channels_last)
-    model = torch.nn.ModuleDict({"unet": unet, "text": text})
-    weights: list[Tensor] = list(model.parameters())
-    average = [w.detach().clone() for w in weights]
-    optimizer = torch.optim.AdamW(
-        weights, lr=peak_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
-    )
+    model = _TextToImage(tokenizer)
+    average = copy.deepcopy(model).requires_grad_(False)
     signal = make_scheduler().alphas_cumprod
-    save, step, spent = out / "backbone.pt", 0, 0.0
-    if save.exists():
-        state = torch.load(save, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average = list(state["average"])
-        step, spent = state["step"], state["spent"]
-    log = Log(out / "backbone.csv", ("step", "minutes", "loss", "rate", "samples_per_s"))
-    losses: list[Tensor] = []
-    forward = torch.compile(unet) if compile_ else unet
-    began = saved = time.monotonic()
-    while True:
-        now = time.monotonic()
-        done = (spent + now - began) / (60 * minutes)
-        if now - saved > 120 or done >= 1:
-            save_state(
-                save,
-                model=model.state_dict(),
-                optimizer=optimizer.state_dict(),
-                average=average,
-                step=step,
-                spent=spent + now - began,
-            )
-            saved = now
-        if done >= 1:
-            break
-        # Warm up, stay, decay over the last 60%: a cosine to a hundredth.
-        falling = max(0.0, (done - 0.4) / 0.6)
-        rate = (
-            peak_rate
-            * min(1.0, (step + 1) / 300)
-            * (0.01 + 0.99 * math.cos(falling * math.pi / 2) ** 2)
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+    forward = torch.compile(model.unet) if compile_ else model.unet
+
+    def loss_of(step: int) -> Tensor:
         rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
         pick = torch.randint(len(latents), (batch,), generator=rng)
         z = latents[pick].float().contiguous(memory_format=torch.channels_last)
@@ -248,39 +204,34 @@ def train_backbone(
         a = signal[t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * z + (1 - a).sqrt() * noise
         target = a.sqrt() * noise - (1 - a).sqrt() * z
-        context = text(ids).last_hidden_state
-        error = (forward(noisy, t, context).sample - target).square().mean((1, 2, 3))
+        context = model.text(ids).last_hidden_state
+        error = (forward(noisy, t, context).sample.float() - target).square().mean((1, 2, 3))
         snr = signal[t] / (1 - signal[t])
-        loss = (error * snr.clamp_max(5) / (snr + 1)).mean() * 2
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0, foreach=True)
-        optimizer.step()
-        step += 1
-        with torch.no_grad():
-            torch._foreach_lerp_(average, weights, 1 - min(0.9995, (1 + step) / (10 + step)))
-        losses.append(loss.detach())
-        if step % 50 == 0:
-            elapsed = time.monotonic() - now
-            mean = torch.stack(losses).mean().item()
-            log.row(step, (spent + time.monotonic() - began) / 60, mean, rate, batch / elapsed)
-            losses.clear()
+        loss: Tensor = (error * snr.clamp_max(5) / (snr + 1)).mean() * 2
+        return loss
+
+    @torch.no_grad()
+    def follow(step: int) -> None:
+        keep = min(0.9995, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
+
+    train_loop(
+        model, out / "backbone.pt", steps=steps, rate=1e-3, batch=batch, loss_of=loss_of,
+        after=follow, extra=average, warmup=300, hold=0.3, weight_decay=1e-3,
+    )  # fmt: skip
 
 
 def export_backbone(out: Path, folder: Path) -> None:
     """Write the averaged weights as a diffusers folder, float16 safetensors."""
     state = torch.load(out / "backbone.pt", weights_only=True)
     tokenizer = make_tokenizer()
-    unet, text = make_unet(), make_text_encoder(tokenizer)
-    model = torch.nn.ModuleDict({"unet": unet, "text": text})
-    with torch.no_grad():
-        for weight, mean in zip(model.parameters(), state["average"], strict=True):
-            weight.copy_(mean)
+    model = _TextToImage(tokenizer)
+    model.load_state_dict(state["extra"])
     pipeline = StableDiffusionPipeline(
         vae=PatchAutoencoder.from_pretrained(out / "vae"),
-        text_encoder=text,
+        text_encoder=model.text,
         tokenizer=tokenizer,
-        unet=unet,
+        unet=model.unet,
         scheduler=make_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -288,27 +239,3 @@ def export_backbone(out: Path, folder: Path) -> None:
     )
     pipeline.to(torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
-
-
-class Log:
-    """A CSV file that a resumed training goes on writing."""
-
-    def __init__(self, file: Path, columns: tuple[str, ...]) -> None:
-        self.file = file
-        if not file.exists():
-            self._write(columns)
-
-    def row(self, *values: float) -> None:
-        """Append one row."""
-        self._write([f"{v:.6g}" for v in values])
-
-    def _write(self, cells: Any) -> None:
-        with self.file.open("a", newline="") as stream:
-            csv.writer(stream).writerow(cells)
-
-
-def save_state(file: Path, **state: Any) -> None:
-    """Replace a training state in one move."""
-    partial = file.with_suffix(".part")
-    torch.save(state, partial)
-    partial.rename(file)

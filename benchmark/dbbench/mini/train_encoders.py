@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,8 @@ from dbbench.mini.autoencoder import PatchAutoencoder
 from dbbench.mini.dataset import scene
 from dbbench.mini.judge import HEADS, Judge, answers
 from dbbench.mini.tokenizer import MAX_LENGTH, make_tokenizer
-from dbbench.mini.train_backbone import Log, images_to_tensor, save_state
+from dbbench.mini.train_backbone import images_to_tensor
+from dbbench.mini.train_loop import train_loop
 
 DINO = {
     "img_size": 64,
@@ -62,58 +61,6 @@ def crops(x: Tensor, rng: torch.Generator, *, size: int, scale: tuple[float, flo
     return (y * gain + bright + noise).clamp(-1, 1)
 
 
-def _loop(
-    model: nn.Module,
-    out: Path,
-    name: str,
-    *,
-    minutes: float,
-    rate: float,
-    loss_of: Callable[[int], Tensor],
-    after: Callable[[int], None] = lambda step: None,
-    extra: nn.Module | None = None,
-) -> None:
-    """Warm-up, cosine decay over the minutes given, a save every two minutes, resumes."""
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=0.02)
-    save, step, spent = out / f"{name}.pt", 0, 0.0
-    if save.exists():
-        state = torch.load(save, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if extra is not None:
-            extra.load_state_dict(state["extra"])
-        step, spent = state["step"], state["spent"]
-    log = Log(out / f"{name}.csv", ("step", "minutes", "loss"))
-    began = saved = time.monotonic()
-    while True:
-        now = time.monotonic()
-        done = (spent + now - began) / (60 * minutes)
-        if now - saved > 120 or done >= 1:
-            save_state(
-                save,
-                model=model.state_dict(),
-                optimizer=optimizer.state_dict(),
-                extra={} if extra is None else extra.state_dict(),
-                step=step,
-                spent=spent + now - began,
-            )
-            saved = now
-        if done >= 1:
-            return
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 100) * math.cos(done * math.pi / 2) ** 2
-        loss = loss_of(step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        after(step)
-        step += 1
-        if step % 20 == 0:
-            log.row(step, (spent + time.monotonic() - began) / 60, loss.item())
-
-
 def _batches(pictures: NDArray[np.uint8], batch: int, seed: int) -> Callable[[int], Any]:
     def get(step: int) -> tuple[NDArray[np.int64], Tensor, torch.Generator]:
         pick = np.sort(np.random.default_rng([seed, step]).integers(0, len(pictures), batch))
@@ -143,7 +90,7 @@ class _Projected(nn.Module):
 
 
 def train_dino(
-    pictures: NDArray[np.uint8], out: Path, *, minutes: float, batch: int = 64, seed: int = 1
+    pictures: NDArray[np.uint8], out: Path, *, steps: int, batch: int = 64, seed: int = 1
 ) -> None:
     """Self-supervised: a global and a local crop of a picture against the teacher's other crop."""
     torch.manual_seed(seed)
@@ -175,9 +122,9 @@ def train_dino(
                 if a.is_floating_point():
                     a.lerp_(b, 1 - keep)
 
-    _loop(
-        student, out, "dino", minutes=minutes, rate=1e-3, loss_of=loss_of, after=follow,
-        extra=teacher,
+    train_loop(
+        student, out / "dino.pt", steps=steps, rate=1e-3, batch=batch, loss_of=loss_of,
+        after=follow, extra=teacher,
     )  # fmt: skip
 
 
@@ -226,7 +173,7 @@ def train_clip(
     tokens: NDArray[np.uint16],
     out: Path,
     *,
-    minutes: float,
+    steps: int,
     batch: int = 96,
     seed: int = 2,
 ) -> None:
@@ -245,7 +192,7 @@ def train_clip(
         logits = model.logit_scale.exp().clamp_max(50) * image @ text.T
         return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
-    _loop(model, out, "clip", minutes=minutes, rate=1.5e-3, loss_of=loss_of)
+    train_loop(model, out / "clip.pt", steps=steps, rate=1.5e-3, batch=batch, loss_of=loss_of)
 
 
 def export_clip(out: Path, folder: Path) -> None:
@@ -267,7 +214,7 @@ def export_clip(out: Path, folder: Path) -> None:
 
 
 def train_judge(
-    pictures: NDArray[np.uint8], out: Path, *, minutes: float, batch: int = 64, seed: int = 3
+    pictures: NDArray[np.uint8], out: Path, *, steps: int, batch: int = 64, seed: int = 3
 ) -> None:
     """The classifier of the truth, on pictures and on what the autoencoder makes of them."""
     torch.manual_seed(seed)
@@ -293,7 +240,7 @@ def train_judge(
         )
         return torch.as_tensor(total)
 
-    _loop(model, out, "judge", minutes=minutes, rate=2e-3, loss_of=loss_of)
+    train_loop(model, out / "judge.pt", steps=steps, rate=2e-3, batch=batch, loss_of=loss_of)
 
 
 def export_judge(out: Path, folder: Path) -> None:

@@ -1,80 +1,24 @@
-"""The command `dbbench`, top of the flow: each command parses, calls one function and prints."""
+"""`dbbench run`, the main job, and `dbbench status`."""
 
 from __future__ import annotations
 
-import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from dbbench.errors import UserError, unknown
+from dbbench.cli.options import RESULTS, latest, names, numbers
+from dbbench.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.progress import TaskID
 
     from dbbench.executor import Outcome
     from dbbench.subject import ImageSource
     from dbbench.suite import Run, Suite
 
-RESULTS = Path("results")
-
-app = typer.Typer(
-    name="dbbench",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Subject-driven generation measured by the DreamBooth protocol.",
-    epilog="Start with: dbbench run --suite mini --subjects dog,teapot",
-)
-data_app = typer.Typer(no_args_is_help=True, help="Fetch and check the photographs.")
-app.add_typer(data_app, name="data")
-
-
-LISTS = ("subjects", "prompts", "suites", "methods", "metrics", "encoders")
-
-
-def main() -> None:
-    """Run the command line; a UserError is one line and exit code 2."""
-    try:
-        app()
-    except UserError as error:
-        _say_error(f"error: {error}")
-        sys.exit(2)
-    except Exception as error:
-        traceback.print_exc()
-        _say_error(
-            f"dbbench failed in a way that it does not know: {type(error).__name__}, see above;"
-            " what is complete is kept, and the same command goes on from there"
-        )
-        sys.exit(1)
-
-
-def _say_error(line: str) -> None:
-    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from dbbench import __version__
-
-        print(f"dbbench {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
-    ] = False,
-) -> None:
-    pass
+app = typer.Typer()
 
 
 @app.command(
@@ -127,8 +71,8 @@ def run(
     place = resolve_device(device)
     chosen = _choose_suite(suite, settings or [], place, data)
     source = _choose_source(chosen, data)
-    names = [subject.name for subject in select_subjects(subjects)]
-    runs = plan_runs(chosen, names, _names(methods, "--methods"), _numbers(seeds))
+    chosen_subjects = [subject.name for subject in select_subjects(subjects)]
+    runs = plan_runs(chosen, chosen_subjects, names(methods, "--methods"), numbers(seeds))
     folder = out or RESULTS / chosen.name
     console.print(_headline(chosen, suite, runs, folder, place), soft_wrap=True, highlight=False)
     if dry_run:
@@ -143,22 +87,6 @@ def run(
     _finish(outcome, folder, console)
 
 
-@app.command(epilog="Example:  dbbench report results/mini")
-def report(
-    folder: Annotated[
-        Path | None, typer.Argument(help="An output folder. Default: the latest in results.")
-    ] = None,
-) -> None:
-    """Print the leaderboard of an output folder and write its HTML page anew."""
-    from dbbench.reports import print_leaderboard, write_report
-
-    console = Console()
-    place = folder or _latest()
-    page = write_report(place)
-    print_leaderboard(place, console)
-    console.print(f"report: {page}", soft_wrap=True, highlight=False)
-
-
 @app.command(epilog="Example:  dbbench status results/mini")
 def status(
     folder: Annotated[
@@ -168,72 +96,7 @@ def status(
     """Show which stages of which runs are done, missing, stale, damaged or failed."""
     from dbbench.overview import print_status
 
-    print_status(folder or _latest(), Console())
-
-
-@app.command("list", epilog="Example:  dbbench list subjects")
-def list_(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="|".join(LISTS), help="What to list.", autocompletion=lambda: list(LISTS)
-        ),
-    ],
-) -> None:
-    """Show what there is to choose from."""
-    from dbbench import listing
-
-    console = Console()
-    match what:
-        case "subjects":
-            console.print(listing.subjects_table())
-        case "prompts":
-            console.print(listing.prompts_table(), markup=False)
-        case "suites":
-            console.print(listing.suites_table())
-        case "methods" | "metrics" | "encoders":
-            console.print(listing.plugins_table(what))
-        case _:
-            raise unknown("list", what, LISTS, "")
-
-
-@data_app.command(epilog="Example:  dbbench data verify photos")
-def verify(folder: Annotated[Path, typer.Argument(help="A copy of the photographs.")]) -> None:
-    """Check a copy of the photographs byte for byte."""
-    from dbbench.data import verify_data
-
-    result = verify_data(folder)
-    if not result.complete:
-        raise UserError(result.summary)
-    print(result.summary)
-
-
-@data_app.command(
-    epilog="Examples:\n\ndbbench data fetch --out photos\n\n"
-    "dbbench data fetch --out photos --mirror dreambooth.zip"
-)
-def fetch(
-    out: Annotated[Path, typer.Option(help="Where to put them.")] = Path("photos"),
-    mirror: Annotated[
-        str | None,
-        typer.Option(help="A zip, a folder, or the address of either. Default: the hub."),
-    ] = None,
-) -> None:
-    """Get the photographs; what is there and right is not fetched again."""
-    from rich.progress import Progress
-
-    from dbbench.data import fetch_data
-
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        shown: dict[str, TaskID] = {}
-
-        def advance(what: str, done: int, total: int) -> None:
-            if what not in shown:
-                shown[what] = bars.add_task(what)
-            bars.update(shown[what], completed=done, total=total or None)
-
-        result = fetch_data(out, mirror=mirror, progress=advance)
-    print(result.summary)
+    print_status(folder or latest(), Console())
 
 
 def _choose_suite(name: str | None, settings: list[str], device: str, data: Path | None) -> Suite:
@@ -289,30 +152,3 @@ def _finish(outcome: Outcome, folder: Path, console: Console) -> None:
             line = f"  {failure.task.stage} {failure.task.name}: {failure.reason}"
             errors.print(f"{line} (see {failure.log})", markup=False, soft_wrap=True)
         raise typer.Exit(1)
-
-
-def _latest() -> Path:
-    """Return the output folder below results/ that was written to last."""
-    records = sorted(RESULTS.glob("*/suite.json"), key=lambda path: path.stat().st_mtime)
-    if not records:
-        raise UserError(f"no results in {RESULTS}/; name a folder, or make some with: dbbench run")
-    return records[-1].parent
-
-
-def _names(text: str | None, option: str) -> list[str] | None:
-    if text is None:
-        return None
-    names = [name for part in text.split(",") if (name := part.strip())]
-    if not names:
-        raise UserError(f'no name in {option} "{text}"')
-    return names
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    names = _names(text, "--seeds")
-    if names is None:
-        return None
-    for name in names:
-        if not name.isdecimal():
-            raise UserError(f'"{name}" is no seed; write whole numbers from 0 on: --seeds 0,1')
-    return [int(name) for name in names]

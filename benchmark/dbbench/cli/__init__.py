@@ -1,0 +1,66 @@
+"""The command `dbbench`, top of the flow: one file for each group of commands.
+
+Each command parses, calls one function and prints. Nothing here imports torch before it needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dbbench.cli import data, listing, report, run
+from dbbench.errors import UserError
+
+app = typer.Typer(
+    name="dbbench",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Subject-driven generation measured by the DreamBooth protocol.",
+    epilog="Start with: dbbench run --suite mini --subjects dog,teapot",
+)
+for group in (run, report, listing, data):
+    app.add_typer(group.app)
+
+
+def main() -> None:
+    """Run the command line; a UserError is one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        _say_error(f"error: {error}")
+        sys.exit(2)
+    except Exception as error:
+        traceback.print_exc()
+        _say_error(
+            f"dbbench failed in a way that it does not know: {type(error).__name__}, see above;"
+            " what is complete is kept, and the same command goes on from there"
+        )
+        sys.exit(1)
+
+
+def _say_error(line: str) -> None:
+    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from dbbench import __version__
+
+        print(f"dbbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass

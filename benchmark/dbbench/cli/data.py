@@ -1,0 +1,57 @@
+"""`dbbench data`: fetch and check the photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from dbbench.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+data_app = typer.Typer(no_args_is_help=True, help="Fetch and check the photographs.")
+app = typer.Typer()
+app.add_typer(data_app, name="data")
+
+
+@data_app.command(epilog="Example:  dbbench data verify photos")
+def verify(folder: Annotated[Path, typer.Argument(help="A copy of the photographs.")]) -> None:
+    """Check a copy of the photographs byte for byte."""
+    from dbbench.data import verify_data
+
+    result = verify_data(folder)
+    if not result.complete:
+        raise UserError(result.summary)
+    print(result.summary)
+
+
+@data_app.command(
+    epilog="Examples:\n\ndbbench data fetch --out photos\n\n"
+    "dbbench data fetch --out photos --mirror dreambooth.zip"
+)
+def fetch(
+    out: Annotated[Path, typer.Option(help="Where to put them.")] = Path("photos"),
+    mirror: Annotated[
+        str | None,
+        typer.Option(help="A zip, a folder, or the address of either. Default: the hub."),
+    ] = None,
+) -> None:
+    """Get the photographs; what is there and right is not fetched again."""
+    from rich.progress import Progress
+
+    from dbbench.data import fetch_data
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        shown: dict[str, TaskID] = {}
+
+        def advance(what: str, done: int, total: int) -> None:
+            if what not in shown:
+                shown[what] = bars.add_task(what)
+            bars.update(shown[what], completed=done, total=total or None)
+
+        result = fetch_data(out, mirror=mirror, progress=advance)
+    print(result.summary)

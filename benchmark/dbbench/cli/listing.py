@@ -1,0 +1,40 @@
+"""`dbbench list`: what there is to choose from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dbbench.errors import unknown
+
+LISTS = ("subjects", "prompts", "suites", "methods", "metrics", "encoders")
+
+app = typer.Typer()
+
+
+@app.command("list", epilog="Example:  dbbench list subjects")
+def list_(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(LISTS), help="What to list.", autocompletion=lambda: list(LISTS)
+        ),
+    ],
+) -> None:
+    """Show what there is to choose from."""
+    from dbbench import listing
+
+    console = Console()
+    match what:
+        case "subjects":
+            console.print(listing.subjects_table())
+        case "prompts":
+            console.print(listing.prompts_table(), markup=False)
+        case "suites":
+            console.print(listing.suites_table())
+        case "methods" | "metrics" | "encoders":
+            console.print(listing.plugins_table(what))
+        case _:
+            raise unknown("list", what, LISTS, "")
