@@ -38,7 +38,7 @@ class Part(StrEnum):
 
 STEPS = {
     Part.autoencoder: 4000,
-    Part.backbone: 14_000,
+    Part.backbone: 12_000,
     Part.dino: 3000,
     Part.clip: 3000,
     Part.judge: 1500,
