@@ -16,7 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dbbench.artifact import write_text
 from dbbench.leaderboard import SIGNIFICANCE
-from dbbench.metric import PAPER, Metric
+from dbbench.metric import Metric
+from dbbench.protocol import load_protocol
 from dbbench.scores import REAL
 
 from .gallery import Sheet, SubjectPictures, make_pictures
@@ -234,15 +235,16 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         settings = ", ".join(f"{key}={value}" for key, value in found.get("settings", {}).items())
         facts.append((f"Settings of {method}", settings))
     sample = suite.sample.model_dump(exclude={"batch_size"})
+    reading = load_protocol("paper")
     facts += [
         ("Sampling", ", ".join(f"{key}={value}" for key, value in sample.items())),
         ("Run seeds", ", ".join(map(str, results.leaderboard.expectation.seeds))),
         ("Reference images", str(record.get("source", ""))),
         (
             "Reading of the paper",
-            f"{PAPER.name}: each image against {PAPER.references} reference images, prompt text "
-            f"{PAPER.text.replace('-', ' ')}, real images "
-            f"{'with' if PAPER.self_pairs else 'without'} self-pairs",
+            f"{reading.name}: each image against {reading.references} reference images, "
+            f"prompt text {reading.text.replace('-', ' ')}, real images "
+            f"{'with' if reading.self_pairs else 'without'} self-pairs",
         ),
         ("Device", str(record.get("device", ""))),
         ("Versions", ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())),

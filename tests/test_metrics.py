@@ -1,12 +1,30 @@
 """The metrics are those of arXiv 2208.12242, section 4.2, on any features."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from dbbench.metric import Features, Protocol, score_real
+from dbbench.metric import (
+    CLASS_PROMPT,
+    Comparison,
+    Features,
+    Metric,
+    evaluate,
+    real_ceiling,
+    score_real,
+)
 from dbbench.metrics.clip_i import ClipI
 from dbbench.metrics.clip_t import ClipT
+from dbbench.metrics.collapse import Collapse
+from dbbench.metrics.copy import Copy
 from dbbench.metrics.dino import Dino
+from dbbench.metrics.dinov2_i import DinoV2I
+from dbbench.metrics.div import Div
+from dbbench.metrics.pres import Pres
 from dbbench.plugin import load_metric, names
 
 
@@ -43,6 +61,12 @@ def test_frozen_values() -> None:
     assert Dino().score(features) == pytest.approx(fidelity, abs=1e-7)
     assert ClipI().score(features) == pytest.approx(fidelity, abs=1e-7)
     assert ClipT().score(features) == pytest.approx([0.6, 1.0, 0.0], abs=1e-7)
+    assert Pres().score(features) == pytest.approx(fidelity, abs=1e-7)
+    assert DinoV2I().score(features) == pytest.approx(fidelity, abs=1e-7)
+    assert Copy().score(features) == pytest.approx([1.0, 0.96, 0.0], abs=1e-7)
+    assert Collapse().score(features) == pytest.approx([0.3, -0.1, -0.4], abs=1e-7)
+    distances = np.array([[0, 0.2, 0.4], [0.2, 0, 0.9], [0.4, 0.9, 0]])
+    assert Div().score(Features(generated, distances=distances)) == pytest.approx([0.3, 0.55, 0.65])
     assert score_real(Dino(), references) == pytest.approx([0.4, 0.3, 0.7], abs=1e-7)
 
 
@@ -75,7 +99,7 @@ def test_real_images_are_never_compared_with_themselves() -> None:
     values = score_real(Dino(), references)
     assert len(values) == 5
     assert values.mean() == pytest.approx(np.mean(off_diagonal), abs=1e-6)
-    with_self = score_real(Dino(), references, Protocol(name="other", self_pairs=True))
+    with_self = score_real(Dino(), references, self_pairs=True)
     assert with_self.mean() > values.mean()
 
 
@@ -84,9 +108,89 @@ def test_real_images_without_anything_to_compare_have_no_score() -> None:
     assert len(score_real(ClipT(), vectors(4))) == 0
 
 
-@pytest.mark.parametrize("metric", [Dino(), ClipI(), ClipT()])
-def test_missing_features_are_refused(metric: Dino | ClipI | ClipT) -> None:
-    with pytest.raises(ValueError, match="needs the features"):
+def test_pres_is_dino_of_class_images_and_of_nothing_else() -> None:
+    prompts = ["jungle", CLASS_PROMPT, "snow", CLASS_PROMPT]
+    generated, references = vectors(4), vectors(5, seed=1)
+    features = Features(generated, references=references)
+    pres, dino = evaluate(Pres(), prompts, features), evaluate(Dino(), prompts, features)
+    by_definition = [np.mean([cosine(g, r) for r in references]) for g in generated]
+    assert pres[[1, 3]] == pytest.approx([by_definition[1], by_definition[3]], abs=1e-6)
+    assert dino[[0, 2]] == pytest.approx([by_definition[0], by_definition[2]], abs=1e-6)
+    assert np.isnan(pres[[0, 2]]).all()
+    assert np.isnan(dino[[1, 3]]).all()
+    assert not Pres.higher_is_better
+
+
+def test_div_is_the_mean_over_all_pairs_of_a_prompt() -> None:
+    prompts = ["a", "b", "a", "alone", "b", "a"]
+    random = np.random.default_rng(0).uniform(size=(6, 6))
+    distances = (random + random.T) * (1 - np.eye(6))
+    values = evaluate(Div(), prompts, Features(np.zeros((6, 0), np.float32), distances=distances))
+    pairs = {"a": [(0, 2), (0, 5), (2, 5)], "b": [(1, 4)]}
+    for prompt, own in pairs.items():
+        found = values[[i for i, name in enumerate(prompts) if name == prompt]]
+        assert found.mean() == pytest.approx(np.mean([distances[pair] for pair in own]))
+    assert values[0] == pytest.approx((distances[0, 2] + distances[0, 5]) / 2)
+    assert np.isnan(values[3])
+
+
+def test_collapse_is_the_mean_over_all_pairs_of_a_prompt() -> None:
+    generated = vectors(5)
+    prompts = ["a", "b", "a", "a", "b"]
+    values = evaluate(Collapse(), prompts, Features(generated))
+    pairs = [cosine(generated[i], generated[j]) for i, j in ((0, 2), (0, 3), (2, 3))]
+    assert values[[0, 2, 3]].mean() == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert values[1] == pytest.approx(cosine(generated[1], generated[4]), abs=1e-6)
+    same = evaluate(Collapse(), ["a", "a"], Features(np.repeat(vectors(1), 2, axis=0)))
+    assert same == pytest.approx([1.0, 1.0])
+
+
+def test_copy_is_the_highest_similarity_to_any_one_reference() -> None:
+    generated, references = vectors(6), vectors(4, seed=1)
+    values = Copy().score(Features(generated, references=references))
+    assert values == pytest.approx([max(cosine(g, r) for r in references) for g in generated])
+    given_back = Copy().score(Features(references[2:3], references=references))
+    assert given_back == pytest.approx([1.0])
+    ceiling = real_ceiling(references)
+    pairs = [cosine(references[i], references[j]) for i in range(4) for j in range(i)]
+    assert ceiling == pytest.approx(max(pairs), abs=1e-6)
+    assert real_ceiling(references[:1]) is None
+
+
+def test_real_images_against_the_first_alone_leave_it_out_of_its_own_comparison() -> None:
+    references = vectors(4)
+    to_first = [cosine(r, references[0]) for r in references]
+    assert score_real(Dino(), references, against=1) == pytest.approx(to_first[1:], abs=1e-6)
+    with_self = score_real(Dino(), references, against=1, self_pairs=True)
+    assert with_self == pytest.approx(to_first, abs=1e-6)
+
+
+@given(
+    rows=arrays(np.float32, (6, 5), elements=st.floats(-4, 4, width=32)),
+    order=st.permutations(range(6)),
+)
+def test_every_metric_follows_its_image_whatever_the_order(
+    rows: np.ndarray, order: list[int]
+) -> None:
+    rows = rows + np.array([20, 0, 0, 0, 0], np.float32)  # no zero vector
+    prompts = ["a", "a", "b", "b", "b", CLASS_PROMPT]
+    distances = np.abs(rows[:, None] - rows[None]).sum(axis=-1)
+    features = Features(rows, references=vectors(3, 5), texts=vectors(6, 5), distances=distances)
+    turned = np.array(order)
+    for name in names("metrics"):
+        metric = load_metric(name)
+        values = evaluate(metric, prompts, features)
+        again = evaluate(metric, [prompts[i] for i in order], features.take(turned))
+        assert again == pytest.approx(values[turned], abs=1e-9, nan_ok=True)
+        if metric.role != "lpips":
+            assert (np.abs(values[~np.isnan(values)]) <= 1 + 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    "metric", [Dino(), ClipI(), ClipT(), Pres(), Div(), Copy(), DinoV2I()], ids=lambda m: m.name
+)
+def test_missing_features_are_refused(metric: Metric) -> None:
+    with pytest.raises(ValueError, match="needs the"):
         metric.score(Features(vectors(2)))
 
 
@@ -103,8 +207,8 @@ def test_features_of_another_size_or_length_zero_are_refused() -> None:
 
 def test_every_built_in_metric_can_be_loaded_and_says_what_it_needs() -> None:
     assert {"dino", "clip-i", "clip-t"} <= set(names("metrics"))
-    for name in ("dino", "clip-i", "clip-t"):
+    for name in ("dino", "clip-i", "clip-t", "pres", "div", "dinov2-i", "copy", "collapse"):
         metric = load_metric(name)
         assert metric.name == name
-        assert metric.compares in {"references", "text"}
-        assert metric.role in {"dino", "clip"}
+        assert metric.compares in get_args(Comparison)
+        assert metric.role in {"dino", "clip", "dinov2", "lpips"}

@@ -145,18 +145,28 @@ def _missing_runs(
     own = scores.loc[scores["method"] == method]
     counts = own.groupby(["subject", "seed", "metric"], observed=True).size()
     done = dict(zip(counts.index, counts.to_numpy(), strict=True))
-    expected = expectation.images_per_run or max(done.values(), default=1)
     runs = [(s, seed) for s in expectation.subjects for seed in expectation.seeds]
+    expected = {metric.name: _images_expected(metric, expectation, done) for metric in metrics}
     complete = {
         run
         for run in runs
-        if all(done.get((*run, metric.name), 0) >= expected for metric in metrics)
+        if all(done.get((*run, name), 0) >= count for name, count in expected.items())
     }
     if len(complete) == len(runs):
         return ""
     if len(expectation.seeds) > 1:
         return f"{len(complete)}/{len(runs)} runs"
     return f"{len(complete)}/{len(runs)} subjects"
+
+
+def _images_expected(
+    metric: Metric, expectation: Expectation, done: dict[tuple[str, int, str], int]
+) -> int:
+    """Return how many images of a complete run have a value; 0 where none of any run has."""
+    if expectation.images_per_run and metric.compares in {"references", "text"}:
+        return expectation.images_per_run
+    # How many class images there are, and whether a prompt has more than one, only the table knows.
+    return max((count for (*_, name), count in done.items() if name == metric.name), default=0)
 
 
 def _differences(

@@ -6,10 +6,12 @@ import ast
 from importlib.util import find_spec
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from dbbench.plugin import Kind, find, names, provenance
 from dbbench.prompt import load_prompts
+from dbbench.protocol import load_protocol, protocol_names
 from dbbench.subject import load_subjects
 from dbbench.suite import load_suite, suite_names
 
@@ -44,6 +46,20 @@ def suites_table() -> Table:
         backbone = suite.backbone
         table.add_row(
             name, backbone.path, str(backbone.resolution), suite.source, suite.description
+        )
+    return table
+
+
+def protocols_table() -> Table:
+    """The published readings of the paper."""
+    table = _table("protocol", "what it is, what it chooses, and who says so")
+    for name in protocol_names():
+        protocol = load_protocol(name)
+        choices = f"references {protocol.references}, text {protocol.text}"
+        table.add_row(
+            name,
+            f"{protocol.description}\n{choices}, mean over {protocol.aggregation}s"
+            f"\n[dim]{escape(protocol.source)}[/]\n",
         )
     return table
 

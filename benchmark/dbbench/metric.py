@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,17 +15,38 @@ from dbbench.encoder import Vectors
 Values = NDArray[np.float64]
 """N float64: one value for each image."""
 
+CLASS_PROMPT = "class-noun"
+"""The id of the prompt without a subject ("a dog"): what a tuned model still knows of its class.
+
+Images of this prompt are no pictures of the subject: only metrics that compare "class-images" see
+them, and no other metric does.
+"""
+
+Comparison = Literal["references", "text", "siblings", "class-images"]
+
 
 @dataclass(frozen=True)
 class Features:
-    """What one metric sees of one run: the features of its own encoder and of nothing else.
+    """What one metric sees: the features of its own encoder and of nothing else.
 
-    `texts` has one row for each generated image; `references` has one for each real image.
+    Each has one row for each of N generated images, but `references`, which has one for each real
+    image. Where the encoder is a distance network, `distances` takes the place of vectors.
     """
 
     generated: Vectors
     references: Vectors | None = None
     texts: Vectors | None = None
+    distances: NDArray[np.floating[typing.Any]] | None = None
+    """NN: from each generated image to each other; zero on the diagonal."""
+
+    def take(self, rows: NDArray[np.intp]) -> Features:
+        """Return the features of some of the generated images, beside the same references."""
+        return Features(
+            generated=self.generated[rows],
+            references=self.references,
+            texts=None if self.texts is None else self.texts[rows],
+            distances=None if self.distances is None else self.distances[np.ix_(rows, rows)],
+        )
 
 
 class Metric(typing.Protocol):
@@ -35,43 +57,67 @@ class Metric(typing.Protocol):
     label: str
     """How tables print it, such as "CLIP-I"."""
     role: str
-    """Which encoder of the suite gives the features: "dino" or "clip"."""
-    compares: Literal["references", "text"]
-    """With what each generated image is compared."""
+    """Which encoder gives the features, such as "dino", "clip", "dinov2" or "lpips"."""
+    compares: Comparison
+    """What is compared with what.
+
+    "references": each generated image with the subject's real images; "text": with its own prompt;
+    "siblings": with the other images of the same prompt, so that `score` is called once for each
+    prompt; "class-images": images of the class noun alone (`CLASS_PROMPT`) with the real images.
+    """
     higher_is_better: bool
+    flag: str
+    """What an image is called whose score is above every real image's own, such as "copy".
+
+    With "siblings" it is the mean over a prompt that counts. Empty where nothing is flagged: the
+    metric then measures a method and stands in the leaderboard.
+    """
 
     def score(self, features: Features) -> Values:
-        """Features of N generated images -> N values."""
+        """Features of N generated images -> N values; none where there is nothing to compare."""
         ...
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """A reading of the paper: the choices that it left open, named.
+def evaluate(metric: Metric, prompts: Sequence[str], features: Features) -> Values:
+    """Score the N images of one subject by one method, whose prompts' ids are `prompts`.
 
-    `references`: each image against all real images or against the first one only. `text`: the
-    prompt without the identifier ("a dog in the jungle") or as the backbone got it. `self_pairs`:
-    whether a real image is compared with itself in the real-images row.
+    NaN for what the metric says nothing of: class images, or all but these, and only children.
     """
-
-    name: str
-    references: Literal["all", "first"] = "all"
-    text: Literal["without-identifier", "as-given"] = "without-identifier"
-    self_pairs: bool = False
-
-
-PAPER = Protocol(name="paper")
-"""The majority reading of Ruiz et al., arXiv 2208.12242, section 4.2."""
+    ids = np.asarray(prompts, dtype=str)
+    bare = ids == CLASS_PROMPT
+    if metric.compares == "siblings":
+        groups = [np.flatnonzero(ids == prompt) for prompt in dict.fromkeys(ids[~bare].tolist())]
+    else:
+        groups = [np.flatnonzero(bare if metric.compares == "class-images" else ~bare)]
+    values = np.full(len(ids), np.nan)
+    for rows in groups:
+        scores = metric.score(features.take(rows)) if len(rows) else []
+        if len(scores):
+            values[rows] = scores
+    return values
 
 
 def mean_cosine(generated: Vectors, others: Vectors) -> Values:
     """ND, MD -> N: the mean cosine similarity of each row to all M rows of `others`."""
-    if generated.ndim != 2 or others.ndim != 2 or generated.shape[1] != others.shape[1]:
-        raise ValueError(f"features do not match: {generated.shape} and {others.shape}")
-    if not len(others):
-        raise ValueError("no features to compare with")
+    _check_match(generated, others)
     # The mean of the cosines is the cosine to the mean of the unit vectors, undivided by its norm.
     values: Values = _unit(generated) @ _unit(others).mean(axis=0)
+    return values
+
+
+def highest_cosine(generated: Vectors, others: Vectors) -> Values:
+    """ND, MD -> N: the highest cosine similarity of each row to any one row of `others`."""
+    _check_match(generated, others)
+    values: Values = (_unit(generated) @ _unit(others).T).max(axis=1)
+    return values
+
+
+def sibling_cosine(generated: Vectors) -> Values:
+    """ND -> N: the mean cosine similarity of each row to the N-1 others; nothing for one row."""
+    if len(generated) < 2:
+        return np.zeros(0)
+    unit = _unit(generated)
+    values: Values = (unit @ unit.sum(axis=0) - 1.0) / (len(unit) - 1)
     return values
 
 
@@ -83,27 +129,49 @@ def paired_cosine(generated: Vectors, others: Vectors) -> Values:
     return values
 
 
-def score_real(metric: Metric, references: Vectors, protocol: Protocol = PAPER) -> Values:
-    """RD real images of one subject -> R values: each scored as if it had been generated.
+def score_real(
+    metric: Metric, references: Vectors, *, against: int | None = None, self_pairs: bool = False
+) -> Values:
+    """RD real images of one subject -> up to R values: each scored as if it had been generated.
 
-    Without self-pairs each is compared with the R-1 others (leave one out), so that the mean over R
-    is the mean over all pairs of different images. Empty where nothing is left to compare with, and
-    for metrics that compare with the text: a photograph has no prompt.
+    `against` compares with the first so many of them only. Without self-pairs no image is compared
+    with itself (leave one out), so that the mean over R is the mean over all pairs of different
+    images; an image that has nothing left to be compared with has no value. Empty for metrics that
+    do not compare with references: a photograph has no prompt and no siblings.
     """
-    if metric.compares != "references" or (len(references) < 2 and not protocol.self_pairs):
+    if metric.compares != "references":
         return np.zeros(0)
-    if protocol.self_pairs:
-        return metric.score(Features(generated=references, references=references))
-    return np.concatenate(
-        [
-            metric.score(
-                Features(
-                    generated=references[i : i + 1], references=np.delete(references, i, axis=0)
-                )
-            )
+    chosen = np.arange(len(references))[:against]
+    values = []
+    for i in range(len(references)):
+        others = chosen if self_pairs else chosen[chosen != i]
+        if len(others):
+            features = Features(references[i : i + 1], references=references[others])
+            values.append(metric.score(features))
+    return np.concatenate(values) if values else np.zeros(0)
+
+
+def real_ceiling(references: Vectors) -> float | None:
+    """RD -> the highest cosine similarity of two different real images of a subject.
+
+    What is closer than this to a reference is closer than the subject's own photographs ever are to
+    each other. None for fewer than two images.
+    """
+    if len(references) < 2:
+        return None
+    return float(
+        max(
+            highest_cosine(references[i : i + 1], np.delete(references, i, axis=0))[0]
             for i in range(len(references))
-        ]
+        )
     )
+
+
+def _check_match(generated: Vectors, others: Vectors) -> None:
+    if generated.ndim != 2 or others.ndim != 2 or generated.shape[1] != others.shape[1]:
+        raise ValueError(f"features do not match: {generated.shape} and {others.shape}")
+    if not len(others):
+        raise ValueError("no features to compare with")
 
 
 def _unit(vectors: Vectors) -> Values:

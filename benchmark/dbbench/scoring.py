@@ -58,18 +58,23 @@ def score(plan: Plan, runs: Sequence[Run]) -> int:
 
 
 def _run_rows(plan: Plan, run: Run, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
-    from dbbench.metric import Features
+    import math
+
+    from dbbench.metric import Features, evaluate
 
     entries = _entries(plan.samples(run).path / "samples.json")
+    prompts = [str(entry["prompt"]) for entry in entries]
     for metric in metrics:
         folder = plan.features(run, metric.role).path
-        texts = metric.compares == "text"
+        with_real = metric.compares in {"references", "class-images"}
         features = Features(
             generated=_vectors(folder / "images.npy"),
-            references=None if texts else _real(plan, run.subject, metric.role),
-            texts=_vectors(folder / "texts.npy") if texts else None,
+            references=_real(plan, run.subject, metric.role) if with_real else None,
+            texts=_vectors(folder / "texts.npy") if metric.compares == "text" else None,
         )
-        for entry, value in zip(entries, metric.score(features), strict=True):
+        for entry, value in zip(entries, evaluate(metric, prompts, features), strict=True):
+            if math.isnan(value):
+                continue
             yield _row(plan, run.method, plan.subjects[run.subject], metric, value) | {
                 "seed": run.seed,
                 "prompt": entry["prompt"],

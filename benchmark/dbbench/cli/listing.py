@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dbbench.errors import unknown
 
-LISTS = ("subjects", "prompts", "suites", "methods", "metrics", "encoders")
+LISTS = ("subjects", "prompts", "suites", "methods", "metrics", "encoders", "protocols")
 
 app = typer.Typer()
 
@@ -36,5 +36,7 @@ def list_(
             console.print(listing.suites_table())
         case "methods" | "metrics" | "encoders":
             console.print(listing.plugins_table(what))
+        case "protocols":
+            console.print(listing.protocols_table())
         case _:
             raise unknown("list", what, LISTS, "")

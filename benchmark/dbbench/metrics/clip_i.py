@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from dbbench.metric import Features, Values, mean_cosine
+from dbbench.metric import Comparison, Features, Values, mean_cosine
 
 
 class ClipI:
@@ -18,8 +16,9 @@ class ClipI:
     name = "clip-i"
     label = "CLIP-I"
     role = "clip"
-    compares: Literal["references", "text"] = "references"
+    compares: Comparison = "references"
     higher_is_better = True
+    flag = ""
 
     def score(self, features: Features) -> Values:
         """Generated ND and references RD -> N values."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from dbbench.metric import Features, Values, paired_cosine
+from dbbench.metric import Comparison, Features, Values, paired_cosine
 
 
 class ClipT:
@@ -18,8 +16,9 @@ class ClipT:
     name = "clip-t"
     label = "CLIP-T"
     role = "clip"
-    compares: Literal["references", "text"] = "text"
+    compares: Comparison = "text"
     higher_is_better = True
+    flag = ""
 
     def score(self, features: Features) -> Values:
         """Generated ND and texts ND, row by row -> N values."""

@@ -1,0 +1,27 @@
+"""Collapse: whether the images of one prompt are all the same picture."""
+
+from __future__ import annotations
+
+from dbbench.metric import Comparison, Features, Values, sibling_cosine
+
+
+class Collapse:
+    """Mean cosine similarity of an image to the other images of its prompt in DINO's features.
+
+    For image i of the n images of a prompt: 1/(n-1) sum_{j != i} cos(f(i), f(j)); range [-1, 1];
+    the mean over them is the mean over all pairs. A prompt is flagged where that mean exceeds the
+    highest similarity of any two of the subject's real images. Not in the paper, whose DIV asks the
+    same of LPIPS; this one needs no further network and has a ceiling to be held against. It does
+    not see whether all prompts give the same picture, and a prompt with one image has none.
+    """
+
+    name = "collapse"
+    label = "collapse"
+    role = "dino"
+    compares: Comparison = "siblings"
+    higher_is_better = False
+    flag = "collapse"
+
+    def score(self, features: Features) -> Values:
+        """Features ND of the images of one prompt -> N values, none for a single image."""
+        return sibling_cosine(features.generated)

@@ -1,0 +1,30 @@
+"""Copy: whether an image is one of the references given back."""
+
+from __future__ import annotations
+
+from dbbench.metric import Comparison, Features, Values, highest_cosine
+
+
+class Copy:
+    """Highest cosine similarity to any one real image in DINO's features.
+
+    For image g and the subject's real images r_1..r_R: max_k cos(f(g), f(r_k)); range [-1, 1]. An
+    image is flagged where this exceeds the highest similarity of any two of the real images: no
+    photograph of the subject is that close to another one. A reference given back verbatim has 1.
+    Not in the paper; for methods that return their input and score above the real images. It misses
+    copies that are mirrored, cropped or recoloured strongly, and where two references are nearly
+    the same picture the ceiling is high and little is flagged.
+    """
+
+    name = "copy"
+    label = "copy"
+    role = "dino"
+    compares: Comparison = "references"
+    higher_is_better = False
+    flag = "copy"
+
+    def score(self, features: Features) -> Values:
+        """Generated ND and references RD -> N values."""
+        if features.references is None:
+            raise ValueError("copy needs the features of the real images")
+        return highest_cosine(features.generated, features.references)
