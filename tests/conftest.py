@@ -20,6 +20,22 @@ from dbbench.subject import Photo, Subject
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nobody's own feature cache is read or written, nor by what fixtures make."""
+    os.environ["DBBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def feature_cache(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The test's own feature cache, also in the processes that it starts."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("DBBENCH_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""

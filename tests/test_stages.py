@@ -11,7 +11,7 @@ import tinted_plugin
 import tiny_backbone
 from PIL import Image
 
-from dbbench import stages
+from dbbench import features, progress, stages
 from dbbench.artifact import Artifact
 from dbbench.backbone import Backbone, load_backbone
 from dbbench.errors import UserError
@@ -202,12 +202,12 @@ def test_an_encoder_never_sees_more_than_a_batch_of_images(tmp_path: Path) -> No
     folder = tmp_path / "images"
     folder.mkdir()
     entries = []
-    for number in range(stages.ENCODE_BATCH + 5):
+    for number in range(features.BATCH + 5):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
         entries.append({"file": f"{number}.png"})
     (folder / "references.json").write_text(json.dumps({"images": entries}))
     stages.encode(Artifact(tmp_path / "features", {}), Artifact(folder, {}), Counting(2))
-    assert sizes == [stages.ENCODE_BATCH, 5]
+    assert sizes == [features.BATCH, 5]
 
 
 @pytest.mark.parametrize("name", ["dreambooth", "textual_inversion"])
@@ -226,16 +226,16 @@ def test_an_interrupted_sampling_of_a_real_method_ends_with_the_same_bits(
         if done == 6:
             raise KeyboardInterrupt
 
-    def sample(artifact: Artifact, advance: stages.Advance) -> int:
+    def sample(artifact: Artifact, advance: progress.Advance) -> int:
         return stages.sample(
             artifact, RUN, DOG, method, backbone,
             checkpoint=checkpoint, settings=SAMPLE, jobs=jobs(), advance=advance,
         )  # fmt: skip
 
     whole, broken = Artifact(tmp_path / "whole", {}), Artifact(tmp_path / "broken", {})
-    sample(whole, stages.silent)
+    sample(whole, progress.silent)
     with pytest.raises(KeyboardInterrupt):
         sample(broken, interrupt)
-    assert sample(broken, stages.silent) == 10 - 4
+    assert sample(broken, progress.silent) == 10 - 4
     for job in jobs():
         assert (broken.path / job.file).read_bytes() == (whole.path / job.file).read_bytes()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,44 @@ class Encoder(Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Texts -> ND float32, unit norm, in the space of the images."""
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """An encoder whose resizing can be done ahead, in the threads that decode; not a duty.
+
+    `encode_images(images)` equals `encode_prepared([prepare(image) for image in images])`.
+    """
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """Resize and crop to the network's input; called by several threads at once."""
+        ...
+
+    def encode_prepared(self, images: Sequence[Image.Image]) -> Vectors:
+        """What `prepare` gave -> ND float32, unit norm."""
+        ...
+
+
+@runtime_checkable
+class Distance(Protocol):
+    """A frozen network that compares images with each other and has no vector for one: LPIPS."""
+
+    @property
+    def name(self) -> str:
+        """How one refers to it, such as "lpips:alex"."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, library version, every preprocessing choice and dtype."""
+        ...
+
+    def pairwise_distances(self, images: Iterable[Image.Image]) -> NDArray[np.float64]:
+        """N images of any size -> NN float64, symmetric, zeros on the diagonal.
+
+        Each image goes through the network once; no more than a batch of them is held.
+        """
         ...
 
 

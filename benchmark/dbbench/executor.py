@@ -18,11 +18,12 @@ from dbbench import stages
 from dbbench.artifact import write_text
 from dbbench.errors import UserError
 from dbbench.events import EVENTS, EventLog, Meter
+from dbbench.features import FeatureStore
 from dbbench.identity import Identities, versions
 from dbbench.models import Models
 from dbbench.plan import Plan, Task
 from dbbench.plugin import find, load_metric
-from dbbench.progress import Progress, show
+from dbbench.progress import Advance, Progress, show
 from dbbench.scoring import finished_runs, score, scored
 from dbbench.subject import ImageSource, load_subjects
 from dbbench.suite import Run, Suite
@@ -114,6 +115,7 @@ class _Session:
     models: Models
     workspace: Workspace
     outcome: Outcome
+    store: FeatureStore = field(default_factory=FeatureStore)
     failed: dict[str, Failure] = field(default_factory=dict)
 
     def work(self, tasks: Sequence[Task], console: Console) -> None:
@@ -189,16 +191,18 @@ class _Session:
             checkpoint.remove()
         return count, "images"
 
-    def _encode(self, task: Task, advance: stages.Advance) -> int:
+    def _encode(self, task: Task, advance: Advance) -> int:
         assert task.subject is not None
         images = self.plan.references(task.subject)
         if task.run is not None:
             images = self.plan.samples(task.run)
+        encoders = {role: self.models.encoder(role) for role, _ in task.artifacts}
+        # All at once, so that an image is decoded once for all; then each from the store.
+        self.store.encode_with(list(encoders.values()), stages.image_files(images), advance=advance)
         count = 0
         for role, artifact in task.artifacts:
             texts = task.run is not None and role in self.plan.text_roles
-            encoder = self.models.encoder(role)
-            count += stages.encode(artifact, images, encoder, texts=texts, advance=advance)
+            count += stages.encode(artifact, images, encoders[role], texts=texts, store=self.store)
         return count
 
     def _fail(self, task: Task, error: Exception) -> Failure:

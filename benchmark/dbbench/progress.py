@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,6 +18,17 @@ from rich.text import Text
 from dbbench.plan import Task
 
 REFRESH = 4.0  # Per second.
+
+
+class Advance(Protocol):
+    """Hears how far a stage is: `done` of `total`, and figures such as the loss."""
+
+    def __call__(self, done: int, total: int, figures: Mapping[str, Any], /) -> None:
+        """Take note."""
+
+
+def silent(done: int, total: int, figures: Mapping[str, Any], /) -> None:
+    """Tell nobody."""
 
 
 class Progress(Protocol):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from dbbench.artifact import Artifact, write_text
 from dbbench.errors import UserError
+from dbbench.features import FeatureStore
 from dbbench.plan import ImageJob
+from dbbench.progress import Advance, silent
 from dbbench.seed import prior_seed, stable_seed, train_seed
 from dbbench.subject import ImageSource, Subject
 from dbbench.suite import PriorSettings, Run
@@ -24,18 +26,6 @@ if TYPE_CHECKING:
     from dbbench.sampling import SampleSettings
 
 PNG_COMPRESSION = 1  # Level 6 takes five times as long for files a tenth smaller.
-ENCODE_BATCH = 64  # Images in memory at once while features are made.
-
-
-class Advance(Protocol):
-    """Hears how far a stage is: `done` of `total`, and figures such as the loss."""
-
-    def __call__(self, done: int, total: int, figures: Mapping[str, Any], /) -> None:
-        """Take note."""
-
-
-def silent(done: int, total: int, figures: Mapping[str, Any], /) -> None:
-    """Tell nobody."""
 
 
 def references(artifact: Artifact, subject: Subject, source: ImageSource) -> int:
@@ -187,27 +177,31 @@ def encode(
     encoder: Encoder,
     *,
     texts: bool = False,
+    store: FeatureStore | None = None,
     advance: Advance = silent,
 ) -> int:
     """Write the encoder's vectors of an artifact's images, and with `texts` of their prompts.
 
     `images` are references or samples; row i belongs to entry i of its JSON file. Vectors are
-    float32 of unit norm, images.npy (N, D) and texts.npy (N, D).
+    float32 of unit norm, images.npy (N, D) and texts.npy (N, D). What the store has is not made
+    again.
     """
+    store = store or FeatureStore()
     entries = read_entries(images.path)
-    batches = []
-    for start in range(0, len(entries), ENCODE_BATCH):
-        paths = [images.path / entry["file"] for entry in entries[start : start + ENCODE_BATCH]]
-        batches.append(encoder.encode_images([_open_image(path) for path in paths]))
-        advance(min(start + ENCODE_BATCH, len(entries)), len(entries), {})
+    encoded = store.encode_images(encoder, image_files(images), advance=advance)
+    for path, problem in encoded.refused.items():
+        raise UserError(f"{path} {problem}; run the same dbbench run again")
     with artifact.create() as folder:
-        np.save(folder / "images.npy", np.concatenate(batches).astype(np.float32))
+        np.save(folder / "images.npy", encoded.vectors)
         if texts:
-            distinct = list(dict.fromkeys(entry["text"] for entry in entries))
-            vectors = dict(zip(distinct, encoder.encode_texts(distinct), strict=True))
-            rows = np.stack([vectors[entry["text"]] for entry in entries])
-            np.save(folder / "texts.npy", rows.astype(np.float32))
+            vectors = store.encode_texts(encoder, [entry["text"] for entry in entries])
+            np.save(folder / "texts.npy", vectors)
     return len(entries)
+
+
+def image_files(images: Artifact) -> list[Path]:
+    """Return the paths of an artifact's images, in the order of its JSON file."""
+    return [images.path / entry["file"] for entry in read_entries(images.path)]
 
 
 def read_entries(folder: Path) -> list[dict[str, Any]]:

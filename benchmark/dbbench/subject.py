@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -174,23 +173,11 @@ def prepare_photo(content: bytes, resolution: int) -> Image.Image:
 
     The filter is Lanczos with its support scaled to the reduction, so that nothing aliases.
     """
-    from PIL import Image, ImageCms, ImageOps
+    from PIL import Image, ImageOps
 
-    with Image.open(io.BytesIO(content)) as opened:
-        profile = opened.info.get("icc_profile")
-        image = ImageOps.exif_transpose(opened)
-        if profile:
-            converted = ImageCms.profileToProfile(
-                image,
-                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-                ImageCms.createProfile("sRGB"),
-                renderingIntent=ImageCms.Intent.PERCEPTUAL,
-                outputMode="RGB",
-            )
-            assert converted is not None  # only None where asked to work in place
-            image = converted
-        rgb = image.convert("RGB")
-        return ImageOps.fit(rgb, (resolution, resolution), Image.Resampling.LANCZOS)
+    from dbbench.picture import decode_picture
+
+    return ImageOps.fit(decode_picture(content), (resolution, resolution), Image.Resampling.LANCZOS)
 
 
 def photo_problem(path: Path, photo: Photo) -> str | None:

@@ -1,0 +1,74 @@
+"""`dbbench cache`: what is kept of earlier encoding, and how to be rid of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dbbench.errors import unknown
+
+app = typer.Typer()
+cache_app = typer.Typer(no_args_is_help=True)
+app.add_typer(
+    cache_app,
+    name="cache",
+    help="The features kept between commands: ls, clear. DBBENCH_CACHE moves them.",
+)
+
+
+@cache_app.command("ls", epilog="Example:  dbbench cache ls")
+def ls() -> None:
+    """Show what is kept of each encoder, the last used first."""
+    from dbbench.cache import Cache
+    from dbbench.workspace import gigabytes
+
+    cache, console = Cache(), Console()
+    entries = cache.entries()
+    if entries:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column("encoder", overflow="fold")
+        for column in ("images", "texts", "distances", "size", "last used"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for entry in entries:
+            used = datetime.fromtimestamp(entry.used)
+            table.add_row(
+                entry.encoder,
+                f"{entry.images:,}",
+                f"{entry.texts:,}",
+                f"{entry.matrices:,}",
+                gigabytes(entry.size),
+                f"{used:%Y-%m-%d %H:%M}",
+            )
+        console.print(table, markup=False)
+    total = gigabytes(sum(entry.size for entry in entries))
+    console.print(
+        f"{total} of at most {gigabytes(cache.limit)} in {cache.folder}"
+        " (DBBENCH_CACHE, DBBENCH_CACHE_LIMIT)",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@cache_app.command(
+    epilog="Examples:\n\ndbbench cache clear\n\n"
+    "dbbench cache clear --encoder timm:vit_small_patch16_224.dino"
+)
+def clear(
+    encoder: Annotated[
+        str | None, typer.Option(help="Only what is of this encoder (dbbench cache ls).")
+    ] = None,
+) -> None:
+    """Remove what is kept; the next command works it out again."""
+    from dbbench.cache import Cache
+    from dbbench.workspace import gigabytes
+
+    cache = Cache()
+    known = {entry.encoder for entry in cache.entries()}
+    if encoder is not None and encoder not in known:
+        raise unknown("encoder in the cache", encoder, known, "dbbench cache ls")
+    size = sum(entry.size for entry in cache.clear(encoder))
+    print(f"{gigabytes(size)} removed from {cache.folder}")

@@ -1,0 +1,317 @@
+"""The feature store: image files and texts -> vectors, each worked out once; every command's way.
+
+Whatever the number of references, protocols and re-runs, a distinct image is decoded once and goes
+through each encoder once. It is known by the SHA-256 of its file's bytes; a vector by that, the
+encoder's fingerprint and the rules of `picture`. The same picture in two files of other bytes is
+two images: telling that they are the same would mean decoding both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbbench.artifact import fingerprint
+from dbbench.cache import Cache, Rows, Shelf
+from dbbench.encoder import Distance, Encoder, Preparing, Vectors
+from dbbench.picture import RULES, PictureError, decode_picture, read_bytes
+from dbbench.progress import Advance, silent
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+BATCH = 64
+"""Images that go through an encoder together."""
+_BATCH_PIXELS = 2**26  # Fewer, where an encoder takes images unresized and they are large.
+_ROWS_A_FILE = 16 * BATCH  # So much is lost at most when the process is killed.
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One encoder's vectors of some files."""
+
+    vectors: Vectors
+    """One row for each file that is an image, in the order of the files."""
+    kept: tuple[int, ...]
+    """Row i belongs to files[kept[i]]."""
+    refused: Mapping[Path, str]
+    """Why a file is no image, to follow its name: "is empty (0 bytes)"."""
+
+
+@dataclass(frozen=True)
+class Distances:
+    """The distance of every file to every other."""
+
+    matrix: NDArray[np.float64]
+    """KK, symmetric, zeros on the diagonal; K = len(kept)."""
+    kept: tuple[int, ...]
+    """Row and column i belong to files[kept[i]]."""
+    refused: Mapping[Path, str]
+    """As in `Encoded`."""
+
+
+@dataclass
+class FeatureStore:
+    """Vectors by file and text, from the cache where they are known.
+
+    Give all encoders at once to `encode_with`, or decoding is done once for each of them.
+    `workers` threads decode and resize while the encoder computes; what they hold is bounded.
+    """
+
+    cache: Cache = field(default_factory=Cache)
+    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    decoded: int = 0
+    """Files decoded so far."""
+    encoded: Counter[str] = field(default_factory=Counter)
+    """Images that went through each encoder so far, by its name."""
+    _shelves: dict[str, Shelf] = field(default_factory=dict, repr=False)
+    _hashes: dict[tuple[Any, ...], bytes] = field(default_factory=dict, repr=False)
+
+    def encode_images(
+        self, encoder: Encoder, files: Sequence[Path], *, advance: Advance = silent
+    ) -> Encoded:
+        """Return the vectors of image files; one that is no image is refused by name."""
+        return self.encode_with([encoder], files, advance=advance)[0]
+
+    def encode_with(
+        self, encoders: Sequence[Encoder], files: Sequence[Path], *, advance: Advance = silent
+    ) -> tuple[Encoded, ...]:
+        """Return the vectors of each encoder; every file is read and decoded once for all."""
+        keys, problems = self._identify(files)
+        distinct = _distinct(keys, files)
+        known: dict[str, Rows] = {}
+        missing: dict[bytes, list[Encoder]] = {}
+        for encoder in {encoder.fingerprint: encoder for encoder in encoders}.values():
+            rows = self._shelf(encoder).read("images", distinct)
+            known[encoder.fingerprint] = rows
+            for key in distinct:
+                if key not in rows:
+                    missing.setdefault(key, []).append(encoder)
+        total = len(distinct) * len(known)
+        done = sum(map(len, known.values()))
+        advance(done, total, {})
+        desks = {e.fingerprint: _Desk(self, e, known[e.fingerprint]) for e in encoders}
+        try:
+            for key, result in self._decode(missing, distinct):
+                if isinstance(result, PictureError):
+                    problems[key] = str(result)
+                    done += len(missing[key])
+                    continue
+                for encoder, image in zip(missing[key], result, strict=True):
+                    if count := desks[encoder.fingerprint].take(key, image):
+                        done += count
+                        advance(done, total, {})
+            for desk in desks.values():
+                if count := desk.finish():
+                    done += count
+                    advance(done, total, {})
+        finally:
+            for desk in desks.values():
+                desk.keep()
+        refused = _refused(files, keys, problems)
+        kept = tuple(i for i, key in enumerate(keys) if key is not None and key not in problems)
+        return tuple(
+            Encoded(_stack(encoder, known[encoder.fingerprint], keys, kept), kept, refused)
+            for encoder in encoders
+        )
+
+    def encode_texts(self, encoder: Encoder, texts: Sequence[str]) -> Vectors:
+        """Return the vector of each text; ND float32, unit norm."""
+        keys = [hashlib.sha256(text.encode()).digest() for text in texts]
+        distinct = dict(zip(keys, texts, strict=True))
+        shelf = self._shelf(encoder)
+        rows = shelf.read("texts", distinct)
+        if missing := [key for key in distinct if key not in rows]:
+            vectors = encoder.encode_texts([distinct[key] for key in missing])
+            new = dict(zip(missing, np.asarray(vectors, dtype=np.float32), strict=True))
+            shelf.write("texts", new)
+            rows |= new
+        return _stack(encoder, rows, keys, range(len(keys)))
+
+    def distances(
+        self, distance: Distance, files: Sequence[Path], *, advance: Advance = silent
+    ) -> Distances:
+        """Return the distance of every file to every other; the network sees each image once.
+
+        Ask for all files that are compared at once, such as a subject's generated and real images,
+        and take the blocks that are wanted: the matrix is kept as a whole.
+        """
+        keys, problems = self._identify(files)
+        paths = _distinct(keys, files)
+        order = sorted(paths)
+        shelf = self._shelf(distance)
+        name = hashlib.sha256(b"".join(order)).hexdigest()[:32]
+        try:
+            seen, matrix, remarks = shelf.read_matrix(name)
+        except KeyError:
+            seen, found = [], {}
+
+            def images() -> Iterator[Image.Image]:
+                for key, result in self._decode(dict.fromkeys(order, ()), paths):
+                    if isinstance(result, PictureError):
+                        found[key.hex()] = str(result)
+                        continue
+                    seen.append(key)
+                    yield result[0]
+                    advance(len(seen) + len(found), len(order), {})
+
+            matrix, remarks = distance.pairwise_distances(images()), found
+            self.encoded[distance.name] += len(seen)
+            shelf.write_matrix(name, seen, matrix, remarks)
+        problems |= {bytes.fromhex(key): reason for key, reason in remarks.items()}
+        place = {key: number for number, key in enumerate(seen)}
+        kept = tuple(i for i, key in enumerate(keys) if key in place)
+        rows = [place[key] for i in kept if (key := keys[i]) is not None]
+        advance(len(order), len(order), {})
+        return Distances(matrix[np.ix_(rows, rows)], kept, _refused(files, keys, problems))
+
+    def _identify(self, files: Sequence[Path]) -> tuple[list[bytes | None], dict[Any, str]]:
+        """Return each file's SHA-256, None for one that cannot be read, and why, by its path."""
+        problems: dict[Any, str] = {}
+
+        def look(path: Path) -> bytes | PictureError:
+            try:
+                status = path.stat()
+                stamp = (str(path), status.st_size, status.st_mtime_ns, status.st_ino)
+                if stamp not in self._hashes:
+                    self._hashes[stamp] = hashlib.sha256(read_bytes(path)).digest()
+                return self._hashes[stamp]
+            except OSError:
+                return _problem(path)
+            except PictureError as error:
+                return error
+
+        keys: list[bytes | None] = []
+        with ThreadPoolExecutor(self.workers) as pool:
+            for path, result in zip(files, pool.map(look, files), strict=True):
+                keys.append(None if isinstance(result, PictureError) else result)
+                if isinstance(result, PictureError):
+                    problems[path] = str(result)
+        return keys, problems
+
+    def _decode(
+        self, wanted: Mapping[bytes, Sequence[Encoder]], paths: Mapping[bytes, Path]
+    ) -> Iterator[tuple[bytes, tuple[Image.Image, ...] | PictureError]]:
+        """Yield each file's image as its encoders want it, in order, decoded ahead by threads."""
+
+        def make(key: bytes) -> tuple[Image.Image, ...] | PictureError:
+            try:
+                content = read_bytes(paths[key])
+                if hashlib.sha256(content).digest() != key:
+                    return PictureError("was changed while it was read")
+                image = decode_picture(content)
+            except PictureError as error:
+                return error
+            encoders = wanted[key]
+            if not encoders:
+                return (image,)
+            return tuple(e.prepare(image) if isinstance(e, Preparing) else image for e in encoders)
+
+        # Resized images are small; of whole ones only so many are held that all threads have work.
+        small = all(isinstance(e, Preparing) for es in wanted.values() for e in es or (None,))
+        window = 2 * BATCH if small else 2 * self.workers
+        waiting: deque[tuple[bytes, Future[tuple[Image.Image, ...] | PictureError]]] = deque()
+        todo = iter(wanted)
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        try:
+            for key in islice(todo, window):
+                waiting.append((key, pool.submit(make, key)))
+            while waiting:
+                key, future = waiting.popleft()
+                result = future.result()
+                self.decoded += 1
+                for following in islice(todo, 1):
+                    waiting.append((following, pool.submit(make, following)))
+                yield key, result
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _shelf(self, encoder: Encoder | Distance) -> Shelf:
+        mark = encoder.fingerprint
+        if mark not in self._shelves:
+            everything = fingerprint({"encoder": mark, "picture": RULES})
+            self._shelves[mark] = self.cache.shelf(encoder.name, everything)
+        return self._shelves[mark]
+
+
+class _Desk:
+    """Where one encoder's images come together to batches, and its new vectors to files."""
+
+    def __init__(self, store: FeatureStore, encoder: Encoder, rows: Rows) -> None:
+        self._store, self._encoder, self._rows = store, encoder, rows
+        self._waiting: list[tuple[bytes, Image.Image]] = []
+        self._pixels = 0
+        self._new: Rows = {}
+
+    def take(self, key: bytes, image: Image.Image) -> int:
+        """Take an image; return how many were encoded now."""
+        self._waiting.append((key, image))
+        self._pixels += image.width * image.height
+        full = len(self._waiting) == BATCH or self._pixels >= _BATCH_PIXELS
+        return self.finish() if full else 0
+
+    def finish(self) -> int:
+        """Encode what waits; return how many that were."""
+        keys, images = [key for key, _ in self._waiting], [image for _, image in self._waiting]
+        self._waiting, self._pixels = [], 0
+        if not images:
+            return 0
+        encoder = self._encoder
+        if isinstance(encoder, Preparing):
+            vectors = encoder.encode_prepared(images)
+        else:
+            vectors = encoder.encode_images(images)
+        self._store.encoded[encoder.name] += len(images)
+        new = dict(zip(keys, np.asarray(vectors, dtype=np.float32), strict=True))
+        self._rows |= new
+        self._new |= new
+        if len(self._new) >= _ROWS_A_FILE:
+            self.keep()
+        return len(images)
+
+    def keep(self) -> None:
+        """Write the new vectors to the cache."""
+        self._store._shelf(self._encoder).write("images", self._new)
+        self._new = {}
+
+
+def _distinct(keys: Sequence[bytes | None], files: Sequence[Path]) -> dict[bytes, Path]:
+    """Return one of the files for each content, in order."""
+    distinct: dict[bytes, Path] = {}
+    for key, path in zip(keys, files, strict=True):
+        if key is not None:
+            distinct.setdefault(key, path)
+    return distinct
+
+
+def _stack(
+    encoder: Encoder, rows: Rows, keys: Sequence[bytes | None], kept: Sequence[int]
+) -> Vectors:
+    if not kept:
+        return np.zeros((0, encoder.dim), dtype=np.float32)
+    return np.stack([rows[key] for i in kept if (key := keys[i]) is not None])
+
+
+def _refused(
+    files: Sequence[Path], keys: Sequence[bytes | None], problems: Mapping[Any, str]
+) -> dict[Path, str]:
+    marks = [(path, path if key is None else key) for path, key in zip(files, keys, strict=True)]
+    return {path: problems[mark] for path, mark in marks if mark in problems}
+
+
+def _problem(path: Path) -> PictureError:
+    try:
+        read_bytes(path)
+    except PictureError as error:
+        return error
+    return PictureError("cannot be read")
