@@ -91,8 +91,7 @@ def evaluate(metric: Metric, prompts: Sequence[str], features: Features) -> Valu
         groups = [np.flatnonzero(bare if metric.compares == "class-images" else ~bare)]
     values = np.full(len(ids), np.nan)
     for rows in groups:
-        scores = metric.score(features.take(rows)) if len(rows) else []
-        if len(scores):
+        if len(rows) and len(scores := metric.score(features.take(rows))):
             values[rows] = scores
     return values
 
