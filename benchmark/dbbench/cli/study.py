@@ -1,0 +1,416 @@
+"""`dbbench study`: ask people which of two images is better, and analyse what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from dbbench.cli.options import RESULTS
+from dbbench.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dbbench.study.store import Store
+    from dbbench.study.study import Question
+
+study_app = typer.Typer(
+    no_args_is_help=True,
+    help="Ask people which of two images is better, and analyse what they say.",
+)
+app = typer.Typer()
+app.add_typer(study_app, name="study")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.")]
+
+
+@study_app.command(
+    epilog="Examples:\n\ndbbench study create results/mini --question subject\n\n"
+    "dbbench study create results/a results/b --question prompt --pairs 300 --seed 1"
+)
+def create(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Output folders of dbbench run.")
+    ],
+    question: Annotated[
+        str, typer.Option(help="subject or prompt: which fidelity to ask for.")
+    ] = "subject",
+    out: Annotated[
+        Path | None, typer.Option(help="The new folder. Default: results/study-QUESTION.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Different pairs of images.")] = 600,
+    raters_per_pair: Annotated[int, typer.Option(help="People who judge each pair.")] = 3,
+    questions_per_rater: Annotated[int, typer.Option(help="Questions for each person.")] = 25,
+    checks: Annotated[
+        int, typer.Option(help="Attention checks for each person, besides the questions.")
+    ] = 2,
+    quota: Annotated[
+        int | None,
+        typer.Option(help="People the open link admits. Default: those needed and a quarter more."),
+    ] = None,
+    lease_minutes: Annotated[
+        int, typer.Option(help="Rest after which open questions go to somebody else.")
+    ] = 60,
+    seed: Annotated[int, typer.Option(help="Decides which pairs are drawn.")] = 0,
+    consent: Annotated[
+        Path | None, typer.Option(help="A text file in place of the built-in consent.")
+    ] = None,
+    completion_code: Annotated[
+        str | None,
+        typer.Option(help="One code for all at the end. Default: each person has their own."),
+    ] = None,
+) -> None:
+    """Draw pairs of two methods' images and write a folder that holds all a study needs."""
+    from rich.progress import Progress
+
+    from dbbench.study.create import Settings, create_study
+    from dbbench.study.texts import default_texts
+
+    asked = _question(question)
+    settings = Settings(
+        question=asked,
+        pairs=pairs,
+        raters_per_pair=raters_per_pair,
+        questions_per_rater=questions_per_rater,
+        checks_per_rater=checks,
+        quota=quota,
+        lease_minutes=lease_minutes,
+        seed=seed,
+    )
+    texts = default_texts(
+        asked, questions_per_rater + checks, consent=consent, completion_code=completion_code
+    )
+    folder = out or RESULTS / f"study-{asked}"
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("copying images", total=None)
+        study = create_study(
+            runs,
+            folder,
+            settings,
+            texts,
+            lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(
+        f"{folder}: {len(study.pairs)} pairs of {', '.join(study.methods)};"
+        f" {study.raters_needed} raters with {study.questions_per_rater} questions each are needed",
+        markup=False,
+    )
+    if study.banner:
+        console.print(study.banner, style="yellow", markup=False)
+    console.print(f"next: dbbench study serve {folder}", markup=False)
+
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        metavar="URL",
+        help="postgresql://user:password@host/name. Default: SQLite in the study's folder.",
+    ),
+]
+
+
+@study_app.command(
+    epilog="Examples:\n\ndbbench study serve results/study-subject\n\n"
+    "dbbench study serve DIR --database postgresql://me:secret@localhost/study"
+    " --address https://study.example.org"
+)
+def serve(
+    folder: Folder,
+    database: Url = None,
+    host: Annotated[
+        str, typer.Option(help="Where to listen. 0.0.0.0 opens it to the network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    address: Annotated[
+        str | None,
+        typer.Option(help="How raters reach it, where that is another address (a proxy)."),
+    ] = None,
+) -> None:
+    """Serve the questionnaire until interrupted; what is confirmed is on the disk."""
+    from dbbench.study import require_extra
+
+    require_extra()
+    from dbbench.study.secret import Secrets
+    from dbbench.study.study import load_study
+    from dbbench.study.web import make_app
+    from dbbench.study.web import serve as serve_app
+
+    public = (address or f"http://{host}:{port}").rstrip("/")
+    study, secrets = load_study(folder), Secrets.load(folder)
+    app = make_app(folder, database, https=public.startswith("https://"))
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"open link   {public}/join/{secrets.sign('open', study.id)}", markup=False)
+    console.print(f"            admits {study.quota} raters", markup=False)
+    console.print(f"personal    dbbench study links {folder} --address {public}", markup=False)
+    console.print(f"progress    {public}/admin (token in {folder}/secrets.json)", markup=False)
+    if host not in {"127.0.0.1", "localhost", "::1"} and not public.startswith("https://"):
+        console.print(
+            "without https anybody on the way can read the links: put a proxy with https before it"
+            " and name it with --address",
+            style="yellow",
+        )
+    serve_app(app, host, port)
+
+
+@study_app.command(epilog="Example:  dbbench study links results/study-subject --count 80")
+def links(
+    folder: Folder,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="How many. Default: as many raters as are needed.")
+    ] = None,
+    address: Annotated[
+        str, typer.Option(help="How raters reach the server.")
+    ] = "http://127.0.0.1:8000",
+) -> None:
+    """Print personal links, one rater each, and the same ones every time."""
+    from dbbench.study import require_extra
+
+    require_extra()
+    from dbbench.study.secret import Secrets
+    from dbbench.study.study import load_study
+
+    study, secrets = load_study(folder), Secrets.load(folder)
+    for number in range(count or study.raters_needed):
+        rater = secrets.opaque("rater", number)
+        print(f"{address.rstrip('/')}/r/{secrets.sign('link', rater)}")
+
+
+@study_app.command(epilog="Example:  dbbench study export results/study-subject --out answers.csv")
+def export(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="A new file, .csv or .jsonl.")],
+    database: Url = None,
+) -> None:
+    """Write every answer to a file: who, which pair, what, when, how fast."""
+    from dbbench.artifact import write_text
+    from dbbench.study.answers import KINDS, export_text
+    from dbbench.workspace import storage_errors
+
+    store = _store(folder, database)
+    kind = out.suffix.removeprefix(".")
+    if kind not in KINDS:
+        raise UserError(f"{out}: the name must end in .csv or .jsonl")
+    answers = store.answers()
+    with storage_errors(out):
+        write_text(out, export_text(store.study, answers, kind))
+    print(f"{out}: {len(answers)} answers")
+
+
+@study_app.command(
+    "import", epilog="Example:  dbbench study import results/study-subject answers.csv"
+)
+def import_(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .csv or .jsonl file.")],
+    database: Url = None,
+) -> None:
+    """Add a file's answers, all or none: rater, pair, choice and where known seconds."""
+    store = _store(folder, database)
+    from dbbench.study.answers import importable
+
+    rows = importable(store.study, file)
+    try:
+        count = store.add(rows)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}; nothing was added") from None
+    print(f"{folder}: {count} answers added")
+
+
+@study_app.command(
+    epilog="Examples:\n\ndbbench study results results/study-subject\n\n"
+    "dbbench study results answers.csv --out tables"
+)
+def results(
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR|FILE", help="A study's folder, or a file of answers.")
+    ],
+    database: Url = None,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="Analyse what dbbench study simulate made.")
+    ] = False,
+    only_attentive: Annotated[
+        bool,
+        typer.Option("--only-attentive", help="Leave out raters who failed an attention check."),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the files go. Default: DIR/results.")
+    ] = None,
+) -> None:
+    """Print the tables; write them as CSV, Markdown, LaTeX and a page."""
+    from dbbench.study import require_extra
+
+    require_extra()
+    from dbbench.study.results import analyse_file, analyse_folder, simulated_url
+    from dbbench.study.tables import print_tables, write_tables
+    from dbbench.workspace import storage_errors
+
+    console = Console()
+    with console.status("analysing"):
+        if source.is_file():
+            analysis = analyse_file(source, only_attentive=only_attentive)
+            folder = out or source.with_suffix("")
+        else:
+            url = simulated_url(source) if simulated else database
+            analysis = analyse_folder(source, url, only_attentive=only_attentive)
+            folder = out or source / ("results-simulated" if simulated else "results")
+    print_tables(analysis, console)
+    with storage_errors(folder):
+        page = write_tables(analysis, folder)
+    console.print(f"page: {page}", soft_wrap=True, highlight=False, markup=False)
+
+
+Shares = Annotated[
+    str,
+    typer.Option(
+        metavar="A,B,C",
+        help="In how many of 100 pairs people prefer the better method, the worse, neither.",
+    ),
+]
+Error = Annotated[float, typer.Option(help="How often a rater says something else.")]
+
+
+@study_app.command(
+    epilog="Example:  dbbench study simulate results/study-subject --shares 68,22,10\n\n"
+    "then:  dbbench study results results/study-subject --simulated"
+)
+def simulate(
+    folder: Folder,
+    shares: Shares = "68,22,10",
+    error: Error = 0.1,
+    careless: Annotated[float, typer.Option(help="Share of raters who press at random.")] = 0.0,
+    dropout: Annotated[float, typer.Option(help="Share of raters who stop half-way.")] = 0.0,
+    order: Annotated[
+        str | None, typer.Option(help="Methods, the best first. Default: by the alphabet.")
+    ] = None,
+    seed: int = 0,
+    database: Url = None,
+) -> None:
+    """Let simulated raters answer, into DIR/simulated.sqlite; results say that they are none."""
+    from rich.progress import Progress
+
+    from dbbench.cli.options import names
+    from dbbench.study import require_extra
+
+    require_extra()
+    from dbbench.study.results import simulated_url
+    from dbbench.study.simulate import Crowd, simulate_study
+
+    crowd = Crowd(_shares(shares), error, careless, dropout)
+    store = _store(folder, database or simulated_url(folder))
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("answering", total=None)
+        raters = simulate_study(
+            store,
+            crowd,
+            order=names(order, "--order") or (),
+            seed=seed,
+            advance=lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+    store.database.close()
+    print(f"{raters} simulated raters; next: dbbench study results {folder} --simulated")
+
+
+@study_app.command(epilog="Example:  dbbench study plan --shares 50,40,10 --pairs 200,400,800")
+def plan(
+    shares: Shares = "55,35,10",
+    error: Error = 0.1,
+    careless: Annotated[float, typer.Option(help="Share of raters who press at random.")] = 0.0,
+    pairs: Annotated[str, typer.Option(help="Sizes to try.")] = "100,200,400,600,1000",
+    raters_per_pair: Annotated[int, typer.Option(min=1, max=9)] = 3,
+    questions_per_rater: Annotated[int, typer.Option(min=1)] = 25,
+    studies: Annotated[int, typer.Option(min=1, help="Simulated studies of each size.")] = 200,
+    seed: int = 0,
+) -> None:
+    """Say how many raters it takes to tell two methods apart, by simulating studies."""
+    from rich import box
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from dbbench.study import require_extra
+
+    require_extra()
+    from dbbench.study.analysis import SIMULATED
+    from dbbench.study.simulate import Crowd, plan_study
+
+    crowd = Crowd(_shares(shares), error, careless)
+    sizes = _sizes(pairs)
+    console = Console()
+    raw, majority = crowd.expected(raters_per_pair)
+    table = Table(
+        title=f"expected by majority {_three(majority)}, of all answers {_three(raw)}",
+        caption=f"{SIMULATED}; {studies} studies of each size",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("pairs", "answers", "raters", "difference +-", "told apart"):
+        table.add_column(name, justify="right")
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("simulating", total=studies * len(sizes))
+        for size in sizes:
+            found = plan_study(
+                crowd,
+                pairs=size,
+                raters_per_pair=raters_per_pair,
+                questions_per_rater=questions_per_rater,
+                studies=studies,
+                seed=seed,
+                advance=lambda: bars.advance(bar),
+            )
+            table.add_row(
+                f"{found.pairs}",
+                f"{found.answers}",
+                f"{found.raters}",
+                f"{100 * found.half_width:.1f} points",
+                f"{100 * found.power:.0f}%",
+            )
+    console.print(table)
+
+
+def _shares(text: str) -> tuple[float, float, float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+        total = sum(values)
+        a, b, c = (value / (100 if total > 1.5 else 1) for value in values)
+    except ValueError:
+        raise UserError(f'cannot read --shares "{text}"; write three, such as 68,22,10') from None
+    return a, b, c
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 2:
+        raise UserError(f'cannot read --pairs "{text}"; write numbers from 2 on, such as 200,400')
+    return sizes
+
+
+def _three(shares: Iterable[float]) -> str:
+    return " / ".join(f"{100 * share:.0f}%" for share in shares)
+
+
+def _store(folder: Path, database: str | None) -> Store:
+    from dbbench.study import require_extra
+
+    require_extra()
+    from dbbench.study.database import default_url, open_database
+    from dbbench.study.store import Store
+    from dbbench.study.study import load_study
+
+    study = load_study(folder)
+    return Store(study, open_database(database or default_url(folder)))
+
+
+def _question(name: str) -> Question:
+    from dbbench.study.study import QUESTIONS
+
+    for known in QUESTIONS:
+        if name == known:
+            return known
+    raise unknown("question", name, QUESTIONS, "")

@@ -1,0 +1,172 @@
+"""Answers as a table and as files: from the store to the analysis, and from and to elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dbbench.errors import UserError
+from dbbench.study.study import CHOICES, Study
+
+COLUMNS = (
+    "rater",
+    "pair",
+    "question",
+    "subject",
+    "prompt",
+    "left_method",
+    "right_method",
+    "left_image",
+    "right_image",
+    "choice",  # left, right or undecided
+    "check",  # the known answer of an attention check, else empty
+    "seconds",
+    "answered_at",  # ISO 8601, UTC
+    "origin",  # link, open, import, or simulated
+)
+KINDS = {"csv": "text/csv", "jsonl": "application/jsonl"}
+_NEEDED_ALONE = ("rater", "pair", "question", "subject", "left_method", "right_method", "choice")
+
+
+def answer_table(study: Study, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return one row per answer with `COLUMNS`, from what the store holds."""
+    table = []
+    for row in rows:
+        pair = study.by_id.get(row["pair"])
+        if pair is None:
+            raise UserError(f"the database holds an answer to the pair {row['pair']}, not in study")
+        table.append(
+            {
+                "rater": row["rater"],
+                "pair": pair.id,
+                "question": study.question,
+                "subject": pair.subject,
+                "prompt": pair.prompt,
+                "left_method": pair.left.method,
+                "right_method": pair.right.method,
+                "left_image": pair.left.image,
+                "right_image": pair.right.image,
+                "choice": row["choice"],
+                "check": pair.answer or "",
+                "seconds": row["seconds"],
+                "answered_at": _iso(row["answered_at"]),
+                "origin": row["origin"],
+            }
+        )
+    return pd.DataFrame(table, columns=list(COLUMNS))
+
+
+def export_text(study: Study, rows: Iterable[Mapping[str, Any]], kind: str) -> str:
+    """Return all answers as "csv" or "jsonl"."""
+    table = answer_table(study, rows)
+    if kind == "csv":
+        return table.to_csv(index=False, lineterminator="\n")
+    lines = io.StringIO()
+    for record in table.to_dict("records"):
+        seconds = record["seconds"]
+        record["seconds"] = None if seconds is None or math.isnan(seconds) else seconds
+        lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return lines.getvalue()
+
+
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a CSV or JSONL file as written; missing cells are left out of a row.
+
+    Raises UserError for a file that cannot be read, and for a row without rater, pair or choice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        elif path.suffix == ".csv":
+            rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False).to_dict(
+                "records"
+            )
+        else:
+            raise UserError(f"{path}: the name must end in .csv or .jsonl")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read answers from {path}: {error}") from None
+    cleaned = []
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, answer {number}: not an object with rater, pair and choice")
+        full = {str(k): v for k, v in row.items() if v is not None and v != ""}
+        for name in ("rater", "pair", "choice"):
+            if name not in full:
+                raise UserError(f"{path}, answer {number}: {name} is missing")
+        if full["choice"] not in CHOICES:
+            raise UserError(
+                f'{path}, answer {number}: the choice "{full["choice"]}" is none of'
+                f" {', '.join(CHOICES)}"
+            )
+        cleaned.append(full)
+    if not cleaned:
+        raise UserError(f"{path} holds no answers")
+    return cleaned
+
+
+def file_table(path: Path) -> pd.DataFrame:
+    """Return a file of answers as a table that can be analysed without a study's folder."""
+    rows = read_answers(path)
+    for number, row in enumerate(rows, 1):
+        for name in _NEEDED_ALONE:
+            # An attention check compares no methods.
+            if name not in row and not (name.endswith("_method") and "check" in row):
+                raise UserError(f"{path}, answer {number}: {name} is missing")
+    table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    table["seconds"] = pd.to_numeric(table["seconds"], errors="coerce")
+    text = [name for name in COLUMNS if name != "seconds"]
+    table[text] = table[text].fillna("").astype(str)
+    doubled = table.duplicated(["rater", "pair"])
+    if doubled.any():
+        first = table.loc[doubled].iloc[0]
+        raise UserError(f"{path}: rater {first['rater']} has two answers to pair {first['pair']}")
+    return table
+
+
+def importable(study: Study, path: Path) -> list[dict[str, Any]]:
+    """Return a file's answers as the store takes them. Raises UserError for one of another study.
+
+    Needed are rater (any opaque name), pair and choice; seconds and answered_at may be missing.
+    """
+    rows = []
+    for number, row in enumerate(read_answers(path), 1):
+        where = f"{path}, answer {number}"
+        if str(row["pair"]) not in study.by_id:
+            raise UserError(f'{where}: the pair "{row["pair"]}" is not one of this study')
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", str(row["rater"])):
+            raise UserError(
+                f'{where}: the rater "{row["rater"]}" must be 1 to 64 letters, digits, _ . or -'
+            )
+        try:
+            seconds = float(row["seconds"]) if "seconds" in row else None
+            at = row.get("answered_at")
+            moment = datetime.now(UTC) if at is None else datetime.fromisoformat(str(at))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}: {error}") from None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        rows.append(
+            {
+                "rater": str(row["rater"]),
+                "pair": str(row["pair"]),
+                "choice": str(row["choice"]),
+                "seconds": seconds,
+                "answered_at": int(moment.timestamp() * 1000),
+                "origin": str(row.get("origin", "import")),
+            }
+        )
+    return rows
+
+
+def _iso(milliseconds: int) -> str:
+    moment = datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
+    return moment.isoformat(timespec="milliseconds")

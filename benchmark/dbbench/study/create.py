@@ -1,0 +1,245 @@
+"""Finished runs -> a study folder that holds all the study needs (`dbbench study create`)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dbbench.errors import UserError
+from dbbench.seed import stable_seed
+from dbbench.study.draw import Sample, draw_pairs
+from dbbench.study.pictures import Copier
+from dbbench.study.runs import (
+    RealImage,
+    name_runs,
+    pair_scores,
+    read_all,
+    read_banner,
+    read_references,
+)
+from dbbench.study.secret import Secrets
+from dbbench.study.study import (
+    IMAGES,
+    SCORES,
+    Candidate,
+    Pair,
+    Question,
+    Reference,
+    Side,
+    Study,
+    Texts,
+    save_study,
+)
+from dbbench.workspace import storage_errors
+
+CHECKS = 20
+"""Different attention checks in a study; each rater gets some of them."""
+
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a study is to look like; None stands for what follows from the others."""
+
+    question: Question
+    pairs: int = 600
+    raters_per_pair: int = 3
+    questions_per_rater: int = 25
+    checks_per_rater: int = 2
+    quota: int | None = None
+    lease_minutes: int = 60
+    seed: int = 0
+
+
+def create_study(
+    runs: Sequence[Path],
+    out: Path,
+    settings: Settings,
+    texts: Texts,
+    advance: Advance = lambda done, total: None,
+) -> Study:
+    """Draw the pairs, copy their images under opaque ids, write the folder `out`; return the study.
+
+    The folder appears when it is whole. Raises UserError where it exists already, where a run holds
+    no samples, or where settings cannot be met.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists already; choose another --out, or remove it")
+    _check(settings)
+    roots = name_runs(runs)
+    samples = read_all(roots)
+    real = read_references(roots)
+    drawn = draw_pairs(samples, settings.pairs, seed=settings.seed)
+    with storage_errors(out):
+        return _write(roots, out, settings, texts, drawn, real, advance)
+
+
+def _check(settings: Settings) -> None:
+    for name in ("pairs", "raters_per_pair", "questions_per_rater", "lease_minutes"):
+        value = getattr(settings, name)
+        if value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
+    if settings.checks_per_rater < 0 or settings.checks_per_rater > CHECKS:
+        raise UserError(f"--checks is {settings.checks_per_rater}; it must be 0 to {CHECKS}")
+    if settings.quota is not None and settings.quota < 0:
+        raise UserError(f"--quota is {settings.quota}; it must be 0 or more")
+    if settings.questions_per_rater > settings.pairs:
+        raise UserError(
+            f"{settings.questions_per_rater} questions a rater cannot be drawn from"
+            f" {settings.pairs} pairs, since nobody sees a pair twice; raise --pairs"
+        )
+
+
+def _write(
+    roots: Mapping[str, Path],
+    out: Path,
+    settings: Settings,
+    texts: Texts,
+    drawn: Sequence[tuple[Sample, Sample]],
+    real: Mapping[str, tuple[RealImage, ...]],
+    advance: Advance,
+) -> Study:
+    secrets = Secrets.new()
+    folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    (folder / IMAGES).mkdir(parents=True)
+    try:
+        copier = Copier(folder / IMAGES, secrets)
+        subjects = list(dict.fromkeys(left.subject for left, _ in drawn))
+        if absent := [subject for subject in subjects if not real.get(subject)]:
+            raise UserError(
+                f'no reference images of "{absent[0]}"; call the same dbbench run again'
+            )
+        total = len(drawn)
+        pairs = []
+        for number, (left, right) in enumerate(drawn, 1):
+            pairs.append(_pair(number, left, right, copier, secrets))
+            advance(number, total)
+        checks = _checks(settings, subjects, real, copier, secrets)
+        references = {
+            subject: tuple(Reference(image=copier.real(r), credit=r.credit) for r in real[subject])
+            for subject in subjects
+        }
+        needed = -(-settings.pairs * settings.raters_per_pair // settings.questions_per_rater)
+        study = Study(
+            id=secrets.opaque("study", length=16),
+            question=settings.question,
+            banner=read_banner(roots),
+            runs=tuple(roots),
+            methods=tuple(sorted({method for pair in pairs for method in pair.methods})),
+            seed=settings.seed,
+            raters_per_pair=settings.raters_per_pair,
+            questions_per_rater=settings.questions_per_rater,
+            checks_per_rater=settings.checks_per_rater,
+            quota=needed + needed // 4 + 1 if settings.quota is None else settings.quota,
+            lease_minutes=settings.lease_minutes,
+            texts=texts,
+            pairs=tuple(pairs),
+            checks=tuple(checks),
+            references=references,
+            images=copier.files,
+            side=copier.side,
+        )
+        save_study(study, folder)
+        secrets.save(folder)
+        _write_scores(roots, study, folder)
+        os.replace(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return study
+
+
+def _pair(number: int, left: Sample, right: Sample, copier: Copier, secrets: Secrets) -> Pair:
+    def candidate(sample: Sample) -> Candidate:
+        return Candidate(
+            image=copier.copy(Path(sample.place)),
+            method=sample.method,
+            run=sample.run,
+            seed=sample.seed,
+            file=sample.file,
+        )
+
+    return Pair(
+        id=secrets.opaque("pair", number),
+        subject=left.subject,
+        class_noun=left.class_noun,
+        prompt=left.prompt,
+        text=left.text,
+        left=candidate(left),
+        right=candidate(right),
+    )
+
+
+def _checks(
+    settings: Settings,
+    subjects: Sequence[str],
+    real: Mapping[str, tuple[RealImage, ...]],
+    copier: Copier,
+    secrets: Secrets,
+) -> list[Pair]:
+    """Make the attention checks: a real image of the subject beside one of another class noun.
+
+    Where the runs know a single class noun, the wrong image is the right one with its tiles mixed.
+    """
+    if not settings.checks_per_rater:
+        return []
+    rng = np.random.default_rng(stable_seed("study checks", settings.seed))
+    checks = []
+    for number in range(CHECKS):
+        subject = subjects[number % len(subjects)]
+        right_one = real[subject][rng.integers(len(real[subject]))]
+        others = [
+            image
+            for name in sorted(real)
+            for image in real[name]
+            if image.class_noun != right_one.class_noun
+        ]
+        if others:
+            other = others[rng.integers(len(others))]
+            wrong = Candidate(
+                image=copier.real(other), method="", run=other.run, seed=None, file=other.file
+            )
+        else:
+            wrong = Candidate(
+                image=copier.mixed(right_one, rng),
+                method="",
+                run=right_one.run,
+                seed=None,
+                file=right_one.file,
+            )
+        right = Candidate(
+            image=copier.real(right_one),
+            method="",
+            run=right_one.run,
+            seed=None,
+            file=right_one.file,
+        )
+        answer: Side = "left" if rng.random() < 0.5 else "right"
+        noun = right_one.class_noun
+        checks.append(
+            Pair(
+                id=secrets.opaque("check", number),
+                subject=subject,
+                class_noun=noun,
+                prompt="",
+                text=f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}",
+                left=right if answer == "left" else wrong,
+                right=wrong if answer == "left" else right,
+                answer=answer,
+            )
+        )
+    return checks
+
+
+def _write_scores(roots: Mapping[str, Path], study: Study, folder: Path) -> None:
+    """Keep the automatic metrics' values of the images shown: image, metric, value."""
+    tables = [pair_scores(study.pairs, name, run) for name, run in roots.items()]
+    known = [table for table in tables if table is not None]
+    if known:
+        pd.concat(known, ignore_index=True).to_parquet(folder / SCORES, index=False)

@@ -1,0 +1,123 @@
+"""Which pairs a study shows, balanced over subjects, prompts, methods, sides; create calls it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from dbbench.errors import UserError
+from dbbench.seed import stable_seed
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated image of a run; `place` is its file below the run's output folder."""
+
+    run: str
+    method: str
+    subject: str
+    class_noun: str
+    seed: int
+    prompt: str
+    text: str
+    file: str
+    place: str
+
+
+Cell = tuple[str, str, str, str]
+"""Subject, prompt, and two methods in alphabetical order: what pairs are balanced over."""
+
+
+def draw_pairs(samples: Iterable[Sample], count: int, *, seed: int) -> list[tuple[Sample, Sample]]:
+    """Return `count` different pairs (left, right) in random order.
+
+    Each cell of subject, prompt and two methods gets as many pairs as any other, give or take one;
+    those that get one more are spread over subjects, prompts and pairs of methods. Within two
+    methods each stands on the left in half of the pairs, give or take one, and so it is within a
+    subject, give or take one more. Raises UserError where there are not that many pairs.
+    """
+    rng = np.random.default_rng(stable_seed("study pairs", seed))
+    cells = _cells(samples)
+    room = {cell: len(first) * len(second) for cell, (first, second) in cells.items()}
+    if not cells:
+        raise UserError(
+            "no subject and prompt has samples of two methods; a study compares two or more"
+        )
+    if count > sum(room.values()):
+        raise UserError(
+            f"{count} pairs cannot be drawn, there are {sum(room.values())} different ones;"
+            f" ask for fewer (--pairs {sum(room.values())}), or sample more images"
+        )
+    shares = _spread(room, count, rng)
+    drawn: dict[tuple[str, str], list[tuple[Sample, Sample]]] = defaultdict(list)
+    for cell, (first, second) in cells.items():
+        drawn[cell[2:]] += _combine(first, second, shares[cell], rng)
+    pairs = [pair for group in drawn.values() for pair in _sides(group, rng)]
+    return [pairs[i] for i in rng.permutation(len(pairs))]
+
+
+def _cells(samples: Iterable[Sample]) -> dict[Cell, tuple[list[Sample], list[Sample]]]:
+    groups: dict[tuple[str, str], dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+    for sample in samples:
+        groups[sample.subject, sample.prompt][sample.method].append(sample)
+    return {
+        (subject, prompt, a, b): (methods[a], methods[b])
+        for (subject, prompt), methods in groups.items()
+        for a, b in combinations(sorted(methods), 2)
+    }
+
+
+def _spread(room: dict[Cell, int], count: int, rng: np.random.Generator) -> dict[Cell, int]:
+    """Give out `count` pairs one by one, each to the cell that is served worst so far."""
+    cells = list(room)
+    capacity = np.array([room[cell] for cell in cells])
+    given = np.zeros(len(cells), dtype=np.int64)
+    # Of equally empty cells the one whose subject, prompt and methods have least; then by chance.
+    groups = [_codes([cell[0] for cell in cells]), _codes([cell[1] for cell in cells])]
+    groups.append(_codes([cell[2:] for cell in cells]))
+    totals = [np.zeros(codes.max() + 1) for codes in groups]
+    sizes = [np.bincount(codes) for codes in groups]
+    chance = rng.permutation(len(cells))
+    for _ in range(count):
+        served = np.zeros(len(cells))
+        for codes, total, size in zip(groups, totals, sizes, strict=True):
+            served += (total / size)[codes]
+        order = np.lexsort((chance, served, given, given >= capacity))
+        best = order[0]
+        given[best] += 1
+        for codes, total in zip(groups, totals, strict=True):
+            total[codes[best]] += 1
+    return dict(zip(cells, given.tolist(), strict=True))
+
+
+def _codes(names: Sequence[object]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    known = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([known[name] for name in names], dtype=np.int64)
+
+
+def _combine(
+    first: list[Sample], second: list[Sample], count: int, rng: np.random.Generator
+) -> list[tuple[Sample, Sample]]:
+    """Return `count` different combinations that use every image about as often as any other."""
+    a = [first[i] for i in rng.permutation(len(first))]
+    b = [second[i] for i in rng.permutation(len(second))]
+    if len(a) < len(b):
+        return [(y, x) for x, y in _combine(b, a, count, rng)]
+    # Diagonals of the table a x b: each holds every a once.
+    diagonals = [(x, b[(i + shift) % len(b)]) for shift in range(len(b)) for i, x in enumerate(a)]
+    return diagonals[:count]
+
+
+def _sides(
+    group: list[tuple[Sample, Sample]], rng: np.random.Generator
+) -> list[tuple[Sample, Sample]]:
+    """Swap one of every two neighbours, in the order of subjects and prompts."""
+    group = sorted(group, key=lambda pair: (pair[0].subject, pair[0].prompt))
+    swap = np.empty(len(group) + 1, dtype=bool)
+    swap[0::2] = rng.random(len(swap[0::2])) < 0.5
+    swap[1::2] = ~swap[0::2][: len(swap[1::2])]
+    return [(b, a) if turned else (a, b) for (a, b), turned in zip(group, swap, strict=False)]

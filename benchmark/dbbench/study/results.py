@@ -1,0 +1,62 @@
+"""A folder or a file of answers -> its analysis and its files (`dbbench study results`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from dbbench.errors import UserError
+from dbbench.study.analysis import Analysis, analyse
+from dbbench.study.answers import answer_table, file_table
+from dbbench.study.database import default_url, open_database
+from dbbench.study.store import Store
+from dbbench.study.study import SCORES, load_study
+
+SIMULATED_FILE = "simulated.sqlite"
+
+
+def analyse_folder(
+    folder: Path, url: str | None = None, *, only_attentive: bool = False
+) -> Analysis:
+    """Analyse the answers to a study. Raises UserError where there are none."""
+    study = load_study(folder)
+    database = open_database(url or default_url(folder))
+    try:
+        answers = answer_table(study, Store(study, database).answers())
+    finally:
+        database.close()
+    path = folder / SCORES
+    scores = pd.read_parquet(path) if path.is_file() else None
+    return analyse(
+        answers,
+        scores=scores,
+        higher_is_better={} if scores is None else _directions(scores["metric"].unique()),
+        banner=study.banner,
+        raters_per_pair=study.raters_per_pair,
+        only_attentive=only_attentive,
+    )
+
+
+def analyse_file(path: Path, *, only_attentive: bool = False) -> Analysis:
+    """Analyse a file of answers that needs no study's folder."""
+    return analyse(file_table(path), only_attentive=only_attentive)
+
+
+def simulated_url(folder: Path) -> str:
+    """Return the URL of the database that holds a study's simulated answers."""
+    return f"sqlite:///{(folder / SIMULATED_FILE).resolve()}"
+
+
+def _directions(metrics: Iterable[str]) -> dict[str, bool]:
+    """Return for each metric whether higher is better; one that is not installed counts as such."""
+    from dbbench.plugin import load_metric
+
+    directions = {}
+    for name in metrics:
+        try:
+            directions[name] = load_metric(name).higher_is_better
+        except UserError:
+            directions[name] = True
+    return directions

@@ -1,0 +1,157 @@
+"""What finished runs offer a study: samples, reference images, scores, the banner; for create."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dbbench.errors import UserError
+from dbbench.metric import CLASS_PROMPT
+from dbbench.scores import read_scores
+from dbbench.study.draw import Sample
+from dbbench.study.study import Pair
+from dbbench.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class RealImage:
+    """A reference image of a run."""
+
+    run: str
+    subject: str
+    class_noun: str
+    file: str
+    sha256: str
+    credit: str
+    place: str
+
+
+def name_runs(runs: Sequence[Path]) -> dict[str, Path]:
+    """Name each run by its folder, with a number behind it where two folders have one name."""
+    named: dict[str, Path] = {}
+    for run in dict.fromkeys(path.resolve() for path in runs):
+        name, number = run.name, 2
+        while name in named:
+            name, number = f"{run.name}-{number}", number + 1
+        named[name] = run
+    return named
+
+
+def read_all(runs: Mapping[str, Path]) -> list[Sample]:
+    """Return the samples of all runs; methods of one name are told apart by their runs."""
+    samples = [sample for name, run in runs.items() for sample in read_samples(name, run)]
+    homes: defaultdict[str, set[str]] = defaultdict(set)
+    for sample in samples:
+        homes[sample.method].add(sample.run)
+    return [
+        replace(sample, method=f"{sample.method} ({sample.run})")
+        if len(homes[sample.method]) > 1
+        else sample
+        for sample in samples
+    ]
+
+
+def read_samples(name: str, run: Path) -> list[Sample]:
+    """Return every finished sample of a run's folder. Raises UserError where there is none."""
+    samples = []
+    for path in sorted((run / "runs").glob("*/*/*/samples/samples.json")):
+        with _reading(path) as document:
+            samples += [
+                Sample(
+                    run=name,
+                    method=str(document["method"]),
+                    subject=str(document["subject"]),
+                    class_noun=str(document["class_noun"]),
+                    seed=int(document["seed"]),
+                    prompt=str(entry["prompt"]),
+                    text=str(entry["text"]),
+                    file=str(entry["file"]),
+                    place=str(path.parent / entry["file"]),
+                )
+                for entry in document["images"]
+                # An image of the class noun alone shows no subject.
+                if entry["prompt"] != CLASS_PROMPT
+            ]
+    if not samples:
+        raise UserError(f"{run} holds no samples; make some with: dbbench run --out {run}")
+    return samples
+
+
+def read_references(runs: Mapping[str, Path]) -> dict[str, tuple[RealImage, ...]]:
+    """Return the reference images by subject. Raises UserError where two runs differ in them."""
+    found: dict[str, tuple[RealImage, ...]] = {}
+    for name, run in runs.items():
+        for path in sorted((run / "references").glob("*/references.json")):
+            with _reading(path) as document:
+                subject = str(document["subject"])
+                images = tuple(
+                    RealImage(
+                        run=name,
+                        subject=subject,
+                        class_noun=str(document["class_noun"]),
+                        file=str(entry["file"]),
+                        sha256=str(entry["sha256"]),
+                        credit=str(entry["credit"]),
+                        place=str(path.parent / entry["file"]),
+                    )
+                    for entry in document["images"]
+                )
+            before = found.setdefault(subject, images)
+            if [image.sha256 for image in before] != [image.sha256 for image in images]:
+                raise UserError(
+                    f'{before[0].run} and {name} have different reference images of "{subject}";'
+                    " methods can only be compared on the same ones"
+                )
+    return found
+
+
+def pair_scores(pairs: Sequence[Pair], name: str, run: Path) -> pd.DataFrame | None:
+    """Return the rows image, metric, value of the images shown in a run; None without scores."""
+    if not (run / "scores.parquet").is_file():
+        return None
+    scores = read_scores(run / "scores.parquet")
+    wanted = pd.DataFrame(
+        [
+            {
+                "method": candidate.method.removesuffix(f" ({name})"),
+                "subject": pair.subject,
+                "seed": candidate.seed,
+                "image": candidate.file,
+                "id": candidate.image,
+            }
+            for pair in pairs
+            for candidate in (pair.left, pair.right)
+            if candidate.run == name
+        ],
+        columns=["method", "subject", "seed", "image", "id"],
+    ).drop_duplicates()
+    joined = wanted.astype({"seed": "Int64"}).merge(
+        scores, on=["method", "subject", "seed", "image"], how="inner"
+    )
+    table = joined[["id", "metric", "value"]].rename(columns={"id": "image"})
+    return table.astype({"image": str, "metric": str})
+
+
+def read_banner(roots: Mapping[str, Path]) -> str | None:
+    """Return what must stand on everything that comes of these runs."""
+    banners = [(Workspace(run).read().get("suite") or {}).get("banner") for run in roots.values()]
+    return next((str(banner) for banner in banners if banner), None)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """Give what a stage wrote; a file that is damaged, or not what it should be, is a UserError."""
+    try:
+        yield json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); call the same dbbench run"
+            " again to mend it"
+        ) from None

@@ -1,0 +1,89 @@
+"""The study's secrets, and everything signed with them: ids, links, sessions, forms."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dbbench.errors import UserError
+
+FILE = "secrets.json"
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """The key that signs, and the token that opens administration. Never shown to a rater."""
+
+    key: str
+    admin_token: str
+
+    @classmethod
+    def new(cls) -> Secrets:
+        """Draw both from the system's source of randomness."""
+        return cls(secrets.token_hex(32), secrets.token_urlsafe(24))
+
+    @classmethod
+    def load(cls, folder: Path) -> Secrets:
+        """Read a folder's secrets. Raises UserError where they are gone or readable to others."""
+        path = folder / FILE
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            found = cls(str(document["key"]), str(document["admin_token"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); links are signed with it: bring it back"
+            ) from None
+        if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise UserError(f"{path} can be read by others; close it with: chmod 600 {path}")
+        if len(found.key) < 32 or len(found.admin_token) < 16:
+            raise UserError(f"{path} holds a key or a token that is too short to be a secret")
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write them, for the owner alone to read."""
+        descriptor = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump({"key": self.key, "admin_token": self.admin_token}, stream, indent=1)
+
+    def opaque(self, *parts: str | int, length: int = 20) -> str:
+        """Return hexadecimal digits that stand for the parts and tell nothing of them."""
+        text = json.dumps(parts, ensure_ascii=False)
+        return hmac.new(self.key.encode(), text.encode(), hashlib.sha256).hexdigest()[:length]
+
+    def sign(self, purpose: str, value: Any) -> str:
+        """Return the value as a text for links, cookies and forms that nobody else can make."""
+        return str(self._serializer(purpose).dumps(value))
+
+    def unsign(self, purpose: str, text: str) -> Any | None:
+        """Return the value of a text signed for the same purpose; None for any other."""
+        from itsdangerous import BadData
+
+        try:
+            return self._serializer(purpose).loads(text)
+        except BadData:
+            return None
+
+    def is_admin(self, token: str) -> bool:
+        """Compare in constant time."""
+        return hmac.compare_digest(token.encode(), self.admin_token.encode())
+
+    def completion_code(self, rater: str) -> str:
+        """Return what a rater shows to be paid, such as "7F3A-09C2"."""
+        code = self.opaque("completion", rater, length=8).upper()
+        return f"{code[:4]}-{code[4:]}"
+
+    def _serializer(self, purpose: str) -> Any:
+        from itsdangerous import URLSafeSerializer
+
+        return URLSafeSerializer(
+            self.key,
+            salt=f"dbbench.study.{purpose}",
+            signer_kwargs={"digest_method": hashlib.sha256},
+        )

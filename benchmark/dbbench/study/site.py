@@ -1,0 +1,80 @@
+"""What all pages share: the study, its answers, its secrets, and how a page is made."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from dbbench.study.guard import session_of
+from dbbench.study.secret import Secrets
+from dbbench.study.store import Store
+from dbbench.study.study import Study
+
+log = logging.getLogger("dbbench.study")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One served study."""
+
+    folder: Path
+    study: Study
+    store: Store
+    secrets: Secrets
+    https: bool
+
+    def session(self, request: Request) -> tuple[str, str] | None:
+        """Return (origin, rater) of whoever asks; None for somebody without a link."""
+        return session_of(self.secrets, request.headers.get("cookie"))
+
+    def page(self, name: str, *, status: int = 200, **context: Any) -> HTMLResponse:
+        """Render a template."""
+        text = environment().get_template(f"{name}.html.j2").render(study=self.study, **context)
+        return HTMLResponse(text, status_code=status)
+
+    def message(
+        self, title: str, *lines: str, status: int = 200, go: tuple[str, str] | None = None
+    ) -> HTMLResponse:
+        """Say something on a page of its own; `go` is an address and what its link says."""
+        return self.page("message", status=status, title=title, lines=lines, go=go)
+
+    def refuse(
+        self, reason: str, rater: str, title: str, *lines: str, status: int = 409
+    ) -> HTMLResponse:
+        """Say on a clear page that nothing was changed, and log why."""
+        log.warning("refused: rater %.40r: %s", rater, reason)
+        return self.message(title, *lines, status=status, go=("/", "Go on"))
+
+
+def site_of(request: Request) -> Site:
+    """Return the site that a request is for."""
+    site = request.app.state.site
+    assert isinstance(site, Site)
+    return site
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """Return a form's fields; the last one where a name comes twice. Its size was checked."""
+    body = await request.body()
+    fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20)
+    return {name: values[-1] for name, values in fields.items()}
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
+    """The templates; everything that is put into one is escaped."""
+    return Environment(
+        loader=PackageLoader("dbbench.study", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
