@@ -2,8 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from dbbench.statistics import MIN_SUBJECTS, holm, paired_difference, subject_interval
+from dbbench.statistics import (
+    MIN_SUBJECTS,
+    detectable_difference,
+    holm,
+    paired_difference,
+    subject_interval,
+)
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -119,3 +126,31 @@ def test_holm_steps_down_and_leaves_missing_values_missing() -> None:
     ]
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_weights_count_as_so_many_images() -> None:
+    values = np.random.default_rng(8).normal(0.5, 0.1, size=10)
+    assert subject_interval(values, weights=np.full(10, 4.0)) == subject_interval(values)
+    heavy = subject_interval(values, weights=np.where(values == values.max(), 90.0, 1.0))
+    assert heavy.high is not None
+    assert heavy.high == pytest.approx(values.max(), abs=0.01)
+    with pytest.raises(ValueError, match="weight"):
+        subject_interval(values, weights=np.zeros(10))
+
+
+@pytest.mark.parametrize(("count", "comparisons"), [(6, 1), (30, 1), (30, 10)])
+def test_detectable_difference_is_found_four_times_in_five(count: int, comparisons: int) -> None:
+    rng = np.random.default_rng(9)
+    noise = rng.normal(size=count)
+    sample = (noise - noise.mean()) / noise.std(ddof=1)
+    needed = detectable_difference(sample, comparisons=comparisons)
+    assert needed is not None
+    draws = rng.normal(needed, 1.0, size=(4000, count))
+    found = stats.ttest_1samp(draws, 0.0, axis=1).pvalue < 0.05 / comparisons
+    # 4,000 draws: a true 0.80 strays by more than 0.025 once in 10,000 times.
+    assert found.mean() == pytest.approx(0.8, abs=0.025)
+
+
+def test_detectable_difference_needs_as_many_subjects_as_an_interval() -> None:
+    assert detectable_difference([0.1, 0.2, 0.3, 0.4]) is None
+    assert detectable_difference([0.2] * 8) == 0.0

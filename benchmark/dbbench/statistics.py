@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
+POWER = 0.8
+"""The chance to find a difference that is there, which `detectable_difference` asks for."""
 MIN_SUBJECTS = 5
 """Below it no bootstrap interval is worth its name: simulated coverage at 3 subjects is 76%."""
 
@@ -40,8 +42,13 @@ class Difference:
     subjects: int
 
 
-def subject_interval(values: ArrayLike, *, seed: int = 0) -> Interval:
+def subject_interval(
+    values: ArrayLike, *, weights: ArrayLike | None = None, seed: int = 0
+) -> Interval:
     """Return the 95% bootstrap interval of the mean of per-subject values.
+
+    With `weights` it is that of the weighted mean, as of all images where subjects differ in their
+    number; weights are resampled together with their subjects.
 
     Expanded percentile bootstrap (Hesterberg, arXiv 1411.5279, section 4.2): the plain percentile
     interval is too short by about t/z * sqrt(n/(n-1)), which is 8% at 30 subjects and a third at 6.
@@ -51,9 +58,14 @@ def subject_interval(values: ArrayLike, *, seed: int = 0) -> Interval:
         return Interval(None, None, _too_few(len(sample)))
     if np.ptp(sample) == 0:
         return Interval(float(sample[0]), float(sample[0]))
+    shares = np.ones(len(sample)) if weights is None else _finite(weights)
+    if shares.shape != sample.shape or not (shares > 0).all():
+        raise ValueError("one positive weight for each subject is needed")
     result = stats.bootstrap(
-        (sample,),
-        np.mean,
+        (sample * shares, shares),
+        _ratio,
+        paired=True,
+        vectorized=True,
         n_resamples=RESAMPLES,
         confidence_level=_expanded(len(sample)),
         method="percentile",
@@ -92,6 +104,32 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Differenc
     return Difference(float(differences.mean()), interval, p, len(differences))
 
 
+def detectable_difference(
+    values: ArrayLike, *, comparisons: int = 1, power: float = POWER
+) -> float | None:
+    """Return the smallest true difference that a two-sided test at 5% finds with this power.
+
+    `values` are per subject: differences between two methods, or one method's own scores where it
+    is held against a fixed number. Their spread is taken as that of the population; the power is
+    that of the t test (noncentral t), which the permutation test comes close to from ten subjects
+    on. The level is shared equally between `comparisons` (Holm's first step). None for fewer
+    subjects than an interval needs.
+    """
+    sample = _finite(values)
+    count = len(sample)
+    if count < MIN_SUBJECTS:
+        return None
+    deviation = float(sample.std(ddof=1))
+    critical = float(stats.t.isf((1 - CONFIDENCE) / comparisons / 2, count - 1))
+
+    def lacking(shift: float) -> float:
+        # The other tail, a significant difference the wrong way round, holds less than 1e-4.
+        return float(stats.nct.sf(critical, count - 1, shift)) - power
+
+    shift = optimize.brentq(lacking, 0.0, critical + 4.0)
+    return float(shift) * deviation / math.sqrt(count)
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Return Holm's step-down adjusted p-values (Scand. J. Statist. 6, 1979), None staying None.
 
@@ -105,6 +143,13 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         highest = max(highest, min(1.0, (len(known) - rank) * p))
         adjusted[index] = highest
     return adjusted
+
+
+def _ratio(
+    sums: NDArray[np.float64], weights: NDArray[np.float64], axis: int = -1
+) -> NDArray[np.float64]:
+    ratio: NDArray[np.float64] = sums.sum(axis=axis) / weights.sum(axis=axis)
+    return ratio
 
 
 def _mean_difference(

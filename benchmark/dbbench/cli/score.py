@@ -1,0 +1,196 @@
+"""`dbbench score` for anyone's images, and `dbbench oracle` for the photographs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from dbbench.cli.options import RESULTS, names
+from dbbench.errors import UserError
+
+app = typer.Typer()
+
+_Encoders = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--encoder",
+        metavar="ROLE=NAME",
+        help="Who plays a role under every protocol: dino=mini-dino. Repeatable.",
+    ),
+]
+_Protocols = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol",
+        help="Names, or all. Default: paper, and those that need no other encoder than it.",
+    ),
+]
+_Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")]
+
+
+@app.command(
+    epilog="Examples:\n\ndbbench score my-images --references photos\n\n"
+    "dbbench score ours.csv theirs.csv --protocol paper,kosmos-g\n\n"
+    "dbbench score results/mini --protocol all\n\n"
+    "A folder is <subject>/<prompt id>/<n>.png. A manifest (CSV, JSONL, Parquet) has the columns "
+    "image, subject, and prompt (an id or the text); also text, method, seed, class_noun."
+)
+def score(
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DIR|MANIFEST...",
+            help="Folders, manifests, data sets saved by the datasets library, or finished runs.",
+            show_default=False,
+        ),
+    ],
+    protocol: _Protocols = None,
+    references: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder with one folder for each subject, or mini. "
+            "Default: those of the run, else photos."
+        ),
+    ] = None,
+    encoder: _Encoders = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="More metrics: div,dinov2-i,pres (dbbench list metrics).")
+    ] = None,
+    identifier: Annotated[
+        str, typer.Option(help="The rare token in your prompts, such as sks.")
+    ] = "",
+    method: Annotated[
+        str | None, typer.Option(help="What to call the method. Default: the folder's name.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the tables. Default: results/score-NAME.")
+    ] = None,
+    device: _Device = "auto",
+) -> None:
+    """Score images by the published protocols, side by side, with intervals."""
+    from dbbench.device import resolve_device
+    from dbbench.references import describe
+    from dbbench.reports.reconciliation import (
+        Account,
+        print_reconciliation,
+        write_reconciliation,
+    )
+    from dbbench.scorecard import banner_of, choose_cast, gather, mini_encoders, score_images
+
+    place = resolve_device(device)
+    asked, added = names(protocol, "--protocol"), names(metrics, "--metrics") or ()
+    overrides = _overrides(encoder)
+    choose_cast(asked, metrics=added, overrides=overrides)  # A wrong name is told before the work.
+    with TemporaryDirectory(prefix="dbbench-score-") as folder:
+        submission, used = gather(
+            images, references, method=method, identifier=identifier, scratch=Path(folder)
+        )
+        banner = submission.banner or used.banner
+        only = submission.encoders or (mini_encoders() if banner else None)
+        cast = choose_cast(asked, metrics=added, overrides=overrides, only=only)
+        with _shown() as (status, advance):
+            result, refused = score_images(
+                cast, submission, used, device=place, status=status, advance=advance
+            )
+        name = images[0].resolve().stem if len(images) == 1 else f"{len(images)}-methods"
+        account = Account(name, describe(used), banner or banner_of(cast), refused)
+    target = out or RESULTS / f"score-{name}"
+    write_reconciliation(result, account, target)
+    console = Console()
+    print_reconciliation(result, account, console)
+    console.print(
+        f"written: {target}/score.md, scores.parquet, summary.csv and more",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command(
+    epilog="Examples:\n\ndbbench oracle --data photos\n\ndbbench oracle --data mini\n\n"
+    "dbbench oracle --data photos --protocol oft --encoder clip=open_clip:ViT-B-32:openai"
+)
+def oracle(
+    data: Annotated[
+        str | None,
+        typer.Option(help="Folder of the photographs, or mini. Default: photos, else mini."),
+    ] = None,
+    protocol: _Protocols = None,
+    encoder: _Encoders = None,
+    device: _Device = "auto",
+) -> None:
+    """Score the real images as if they had been generated: the cheapest check of a set-up."""
+    from dbbench.device import resolve_device
+    from dbbench.oracle import score_oracle
+    from dbbench.references import DEFAULT, MINI, describe, find_references
+    from dbbench.reports.oracle import print_oracle
+    from dbbench.scorecard import banner_of, choose_cast, mini_encoders
+    from dbbench.subject import load_subjects
+
+    console = Console()
+    place = resolve_device(device)
+    if data is None and not DEFAULT.is_dir():
+        console.print(
+            f"there is no folder {DEFAULT} here: the embedded world's references (--data chooses)",
+            highlight=False,
+        )
+        data = MINI
+    with TemporaryDirectory(prefix="dbbench-oracle-") as folder:
+        everyone = [subject.name for subject in load_subjects()]
+        found = find_references(data, everyone, Path(folder))
+        cast = choose_cast(
+            names(protocol, "--protocol"),
+            overrides=_overrides(encoder),
+            only=mini_encoders() if found.banner else None,
+            flags=(),
+        )
+        with _shown() as (status, advance):
+            table, notes = score_oracle(
+                cast, found.files, device=place, status=status, advance=advance
+            )
+        if table.empty:
+            raise UserError(f"nothing could be scored: {notes[0] if notes else 'no images'}")
+        print_oracle(table, cast, describe(found), found.banner or banner_of(cast), notes, console)
+
+
+def _overrides(encoder: list[str] | None) -> dict[str, str]:
+    chosen = {}
+    for text in encoder or ():
+        for part in text.split(","):
+            role, separator, name = part.partition("=")
+            if not separator or not role.strip() or not name.strip():
+                raise UserError(f'cannot read "--encoder {text}"; write it as dino=mini-dino')
+            chosen[role.strip()] = name.strip()
+    return chosen
+
+
+@contextmanager
+def _shown() -> Iterator[tuple[Any, Any]]:
+    """Give what hears of the work: a bar with the time left on a terminal, lines elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield (lambda text: console.print(text, markup=False, highlight=False)), _ignore
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeLeft())
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("reading", total=None)
+
+        def status(text: str) -> None:
+            bars.reset(task, description=text[:40], total=None)
+
+        def advance(done: int, total: int, figures: Mapping[str, Any], /) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield status, advance
+
+
+def _ignore(done: int, total: int, figures: Mapping[str, Any], /) -> None:
+    pass

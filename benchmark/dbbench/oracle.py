@@ -1,0 +1,104 @@
+"""Oracle: the real images scored as if they had been generated, under each protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dbbench.encoding import Cast, Encodings, encode
+from dbbench.metric import Metric
+from dbbench.progress import Advance
+from dbbench.protocol import Protocol
+from dbbench.reconciliation import playable, real_values
+from dbbench.summary import average
+
+COLUMNS = [
+    *("protocol", "metric", "value", "low", "high", "with_self_pairs", "published"),
+    *("subjects", "images", "encoder"),
+]
+
+
+def score_oracle(
+    cast: Cast,
+    references: Mapping[str, tuple[Path, ...]],
+    *,
+    device: str,
+    status: Any,
+    advance: Advance,
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return one row per protocol and metric, and a line for each thing that is not scored.
+
+    `value` leaves an image's comparison with itself out or not as the protocol does, with its 95%
+    interval; `with_self_pairs` never does. `published` stands only beside the protocol's own
+    encoder.
+    """
+    from dbbench.features import FeatureStore
+
+    encodings = encode(
+        cast, (), references, FeatureStore(), device=device, status=status, advance=advance
+    )
+    whole = {
+        subject: [file for file in files if file not in encodings.refused]
+        for subject, files in references.items()
+    }
+    notes = [f"{path} {reason}" for path, reason in encodings.refused.items()]
+    rows = []
+    for protocol in cast.protocols:
+        for metric in cast.measures(protocol):
+            if metric.compares != "references":
+                continue
+            encoder, reason = playable(cast, protocol, metric, encodings)
+            if encoder is None:
+                notes.append(f"{protocol.name}: {metric.label} is not scored: {reason}")
+                continue
+            own = _table(protocol, metric, encoder, whole, encodings)
+            if own.empty:
+                notes.append(f"{protocol.name}: no subject has two images to compare")
+                continue
+            value, interval = average(own, protocol)
+            with_self = _table(protocol, metric, encoder, whole, encodings, self_pairs=True)
+            rows.append(
+                {
+                    "protocol": protocol.name,
+                    "metric": metric.name,
+                    "value": value,
+                    "low": interval.low,
+                    "high": interval.high,
+                    "with_self_pairs": average(with_self, protocol)[0],
+                    "published": _published(cast, protocol, metric.name, metric.role),
+                    "subjects": own["subject"].nunique(),
+                    "images": len(own),
+                    "encoder": encoder,
+                }
+            )
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    numbers = ["value", "low", "high", "with_self_pairs", "published"]
+    return frame.astype(dict.fromkeys(numbers, "float64")), tuple(notes)
+
+
+def _table(
+    protocol: Protocol,
+    metric: Metric,
+    encoder: str,
+    references: Mapping[str, Sequence[Path]],
+    encodings: Encodings,
+    *,
+    self_pairs: bool | None = None,
+) -> pd.DataFrame:
+    """Return the values of all real images, with the number of pairs behind each."""
+    parts = []
+    for subject, files in references.items():
+        values, pairs = real_values(
+            protocol, metric, encoder, files, encodings, self_pairs=self_pairs
+        )
+        parts.append(pd.DataFrame({"subject": subject, "value": values, "pairs": pairs}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _published(cast: Cast, protocol: Protocol, metric: str, role: str) -> float | None:
+    if protocol.real is None or (protocol.name, role) not in cast.own:
+        return None
+    return protocol.real.scores.get(metric)

@@ -1,0 +1,252 @@
+"""Reconciliation: one set of images under several protocols; features in, tables out.
+
+Nothing here reads an image or prints. Values are as each protocol states them, scale included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dbbench.encoding import Cast, Encodings, Group, group_pictures
+from dbbench.metric import Features, Metric, evaluate, real_ceiling, score_real
+from dbbench.protocol import Protocol
+from dbbench.scores import REAL
+from dbbench.submission import Picture
+from dbbench.summary import compare_methods, count_coverage, summarise
+
+KEYS = ["protocol", "method", "subject", "class_noun", "kind", "seed", "prompt", "category"]
+COLUMNS = [*KEYS, "image", "metric", "value", "pairs"]
+FLAGS = ["flag", "method", "subject", "seed", "prompt", "image", "value", "ceiling", "nearest"]
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """The tables of one call of `dbbench score`.
+
+    `scores`: one row per protocol, image and metric, with the number of pairs behind the value.
+    `summary`: one row per protocol, method and metric; the oracle's method is `real-images`.
+    `differences`: paired by subject, one row per protocol, metric and two methods, the better one
+    first. `flags`: images and prompts above their subject's ceiling. `coverage`: one row per method
+    and subject. `notes`: one line for each thing that is not scored, and why.
+    """
+
+    cast: Cast
+    scores: pd.DataFrame
+    summary: pd.DataFrame
+    differences: pd.DataFrame
+    flags: pd.DataFrame
+    coverage: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def reconcile(
+    cast: Cast,
+    pictures: Sequence[Picture],
+    references: Mapping[str, Sequence[Path]],
+    encodings: Encodings,
+) -> Reconciliation:
+    """Score the images under every protocol of the cast. Files that are no images are left out."""
+    pictures = [picture for picture in pictures if picture.image not in encodings.refused]
+    whole = {
+        subject: [file for file in files if file not in encodings.refused]
+        for subject, files in references.items()
+    }
+    groups = group_pictures(pictures)
+    notes: dict[str, None] = {}
+    rows: list[dict[str, Any]] = []
+    flags: list[dict[str, Any]] = []
+    for protocol in cast.protocols:
+        for metric in cast.metrics[protocol.name]:
+            encoder, reason = playable(cast, protocol, metric, encodings)
+            if encoder is None:
+                notes[f"{protocol.name}: {metric.label} is not scored: {reason}"] = None
+                continue
+            for group, own in groups.items():
+                real = whole.get(group[1], [])
+                if metric.compares in {"references", "class-images"} and not real:
+                    notes[f'no reference images of "{group[1]}": no {metric.label}'] = None
+                    continue
+                values, pairs = _values(protocol, metric, encoder, group, own, real, encodings)
+                if metric.flag:
+                    flags.extend(_flagged(metric, encoder, own, real, values, encodings))
+                    continue
+                rows.extend(
+                    _row(protocol, metric, picture, value, pairs)
+                    for picture, value in zip(own, values, strict=True)
+                    if not math.isnan(value)
+                )
+            if not metric.flag:
+                rows.extend(_real_rows(protocol, metric, encoder, whole, pictures, encodings))
+    scores = pd.DataFrame(rows, columns=COLUMNS)
+    scores["seed"] = scores["seed"].astype("Int64")
+    return Reconciliation(
+        cast=cast,
+        scores=scores,
+        summary=summarise(scores, cast),
+        differences=compare_methods(scores, cast),
+        flags=pd.DataFrame(flags, columns=FLAGS).astype({"seed": "Int64"}),
+        coverage=count_coverage(pictures),
+        notes=tuple(notes),
+    )
+
+
+def playable(
+    cast: Cast, protocol: Protocol, metric: Metric, encodings: Encodings
+) -> tuple[str | None, str]:
+    """Return the encoder that feeds a metric, or None and why there is none."""
+    encoder = cast.encoder(protocol, metric)
+    if encoder is None:
+        return None, f"nobody plays the role {metric.role}; add --encoder {metric.role}=NAME"
+    if encoder in encodings.missing and not (
+        encoder in encodings.vectors and metric.compares != "text"
+    ):
+        return None, encodings.missing[encoder]
+    return encoder, ""
+
+
+def _values(
+    protocol: Protocol,
+    metric: Metric,
+    encoder: str,
+    group: Group,
+    pictures: Sequence[Picture],
+    real: Sequence[Path],
+    encodings: Encodings,
+) -> tuple[list[float], int]:
+    """Return a value for each picture, NaN where there is none, and the pairs behind each."""
+    compared = list(real if protocol.references == "all" or metric.flag else real[:1])
+    with_real = metric.compares in {"references", "class-images"}
+    if encoder in encodings.distances:
+        distances = encodings.distances[encoder][group]
+        features = Features(np.zeros((len(pictures), 0), np.float32), distances=distances)
+    else:
+        texts = encodings.texts.get(encoder, {})
+        features = Features(
+            generated=encodings.stack(encoder, [picture.image for picture in pictures]),
+            references=encodings.stack(encoder, compared) if with_real else None,
+            texts=np.stack([texts[picture.text(protocol.text)] for picture in pictures])
+            if metric.compares == "text"
+            else None,
+        )
+    plain = evaluate(metric, [picture.prompt for picture in pictures], features)
+    return [protocol.value(metric.name, float(v)) for v in plain], len(compared) if with_real else 1
+
+
+def _row(
+    protocol: Protocol, metric: Metric, picture: Picture, value: float, pairs: int
+) -> dict[str, Any]:
+    return {
+        "protocol": protocol.name,
+        "method": picture.method,
+        "subject": picture.subject,
+        "class_noun": picture.class_noun,
+        "kind": picture.kind,
+        "seed": picture.seed,
+        "prompt": picture.prompt,
+        "category": picture.category,
+        "image": picture.name,
+        "metric": metric.name,
+        "value": value,
+        "pairs": pairs,
+    }
+
+
+def _real_rows(
+    protocol: Protocol,
+    metric: Metric,
+    encoder: str,
+    references: Mapping[str, Sequence[Path]],
+    pictures: Sequence[Picture],
+    encodings: Encodings,
+) -> Iterator[dict[str, Any]]:
+    """Yield the oracle's rows, of the subjects in question."""
+    subjects = {picture.subject: picture for picture in pictures}
+    for subject, picture in subjects.items():
+        files = references.get(subject, ())
+        values, pairs = real_values(protocol, metric, encoder, files, encodings)
+        for file, value in zip(files[len(files) - len(values) :], values, strict=True):
+            yield _row(protocol, metric, picture, value, pairs) | {
+                "method": REAL,
+                "seed": None,
+                "prompt": None,
+                "category": None,
+                "image": file.name,
+            }
+
+
+def real_values(
+    protocol: Protocol,
+    metric: Metric,
+    encoder: str,
+    files: Sequence[Path],
+    encodings: Encodings,
+    *,
+    self_pairs: bool | None = None,
+) -> tuple[list[float], int]:
+    """Return the real images' own values under a protocol, and the pairs behind each.
+
+    Where there is one less than there are files, it is the first that has none.
+    """
+    if metric.compares != "references" or not files or encoder in encodings.distances:
+        return [], 0
+    with_self = protocol.self_pairs if self_pairs is None else self_pairs
+    against = 1 if protocol.references == "first" else None
+    plain = score_real(
+        metric, encodings.stack(encoder, files), against=against, self_pairs=with_self
+    )
+    pairs = against or len(files) - (not with_self)
+    return [protocol.value(metric.name, float(value)) for value in plain], pairs
+
+
+def _flagged(
+    metric: Metric,
+    encoder: str,
+    pictures: Sequence[Picture],
+    real: Sequence[Path],
+    values: Sequence[float],
+    encodings: Encodings,
+) -> Iterator[dict[str, Any]]:
+    """Yield the images, or for siblings the prompts, above the subject's real-real ceiling."""
+    ceiling = real_ceiling(encodings.stack(encoder, real)) if real else None
+    if ceiling is None:
+        return
+    by_prompt: dict[str, list[float]] = {}
+    for picture, value in zip(pictures, values, strict=True):
+        by_prompt.setdefault(picture.prompt, []).append(value)
+    for number, picture in enumerate(pictures):
+        value = values[number]
+        of_prompt = metric.compares == "siblings"
+        if of_prompt:
+            value = float(np.mean(by_prompt.pop(picture.prompt, [math.nan])))
+        if not value > ceiling:
+            continue
+        yield {
+            "flag": metric.flag,
+            "method": picture.method,
+            "subject": picture.subject,
+            "seed": picture.seed,
+            "prompt": picture.prompt,
+            "image": None if of_prompt else picture.name,
+            "value": value,
+            "ceiling": ceiling,
+            "nearest": None if of_prompt else _nearest(metric, encoder, picture, real, encodings),
+        }
+
+
+def _nearest(
+    metric: Metric, encoder: str, picture: Picture, real: Sequence[Path], encodings: Encodings
+) -> str:
+    """Return the name of the reference that an image is most like, in the metric's own opinion."""
+    generated = encodings.stack(encoder, [picture.image])
+    scores = [
+        metric.score(Features(generated, references=encodings.stack(encoder, [file])))[0]
+        for file in real
+    ]
+    return real[int(np.argmax(scores))].name

@@ -1,0 +1,112 @@
+"""References of images that dbbench did not make: whose photographs they are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbbench.errors import UserError
+from dbbench.picture import SUFFIXES
+from dbbench.subject import load_subjects, photo_problem
+from dbbench.submissions.folder import in_order
+from dbbench.workspace import RECORD, Workspace
+
+DEFAULT = Path("photos")
+"""Where `dbbench data fetch` puts the photographs unless told otherwise."""
+MINI = "mini"
+"""The word for the embedded world's own references, in place of a folder."""
+
+
+@dataclass(frozen=True)
+class References:
+    """The real images of each subject, in order: the first is the one that some protocols take."""
+
+    where: str
+    files: Mapping[str, tuple[Path, ...]]
+    banner: str | None = None
+
+    @property
+    def own_subjects(self) -> tuple[str, ...]:
+        """The subjects beside the data set's 30."""
+        known = {subject.name for subject in load_subjects()}
+        return tuple(name for name in self.files if name not in known)
+
+
+def find_references(chosen: str | None, subjects: Iterable[str], scratch: Path) -> References:
+    """Return the references in a folder, in `photos` here, or those of the embedded world.
+
+    A folder holds one folder for each subject, or is the data set's repository, or a run. Raises
+    UserError where there are none. `scratch` takes what is drawn.
+    """
+    if chosen == MINI:
+        return _draw(subjects, scratch / "references")
+    folder = DEFAULT if chosen is None else Path(chosen)
+    if not folder.is_dir():
+        if chosen is None:
+            raise UserError(
+                "the scores need the subjects' own photographs: get them with: dbbench data fetch"
+                " --out photos; or name a folder with one folder for each subject: --references DIR"
+            )
+        raise UserError(f"there is no folder {folder} (--references)")
+    banner = Workspace(folder).suite().banner if (folder / RECORD).is_file() else None
+    for place in (folder / "references", folder / "dataset", folder):
+        files = _by_subject(place)
+        if files:
+            return References(str(place), files, banner)
+    raise UserError(
+        f"{folder} holds no references: it needs one folder of images for each subject, as dog/"
+    )
+
+
+def describe(references: References) -> str:
+    """Return what the references are, and whether they are the data set's own photographs."""
+    photos = {s.name: s.photos for s in load_subjects()}
+    count = sum(map(len, references.files.values()))
+    subjects = len(references.files)
+    line = (
+        f"{count} images of {subjects} subject{'' if subjects == 1 else 's'} in {references.where}"
+    )
+    own = [name for name in references.files if name in photos]
+    if references.banner or not own:
+        return line
+    original = all(
+        len(references.files[name]) == len(photos[name])
+        and all(
+            photo_problem(file, photo) is None
+            for file, photo in zip(references.files[name], photos[name], strict=True)
+        )
+        for name in own
+    )
+    return f"{line}, {'' if original else 'NOT '}the data set's own photographs"
+
+
+def _by_subject(folder: Path) -> dict[str, tuple[Path, ...]]:
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for subject in sorted(path for path in folder.iterdir() if path.is_dir()):
+        images = [path for path in subject.iterdir() if path.suffix.lower() in SUFFIXES]
+        if images and not subject.name.startswith("."):
+            found[subject.name] = tuple(in_order(images))
+    return found
+
+
+def _draw(subjects: Iterable[str], folder: Path) -> References:
+    from dbbench.mini.source import MiniSource
+    from dbbench.suite import load_suite
+
+    suite = load_suite(MINI)
+    source, wanted = MiniSource(suite.backbone.resolution), set(subjects)
+    files: dict[str, tuple[Path, ...]] = {}
+    for subject in load_subjects():
+        if subject.name not in wanted:
+            continue
+        (folder / subject.name).mkdir(parents=True, exist_ok=True)
+        drawn = []
+        for number, reference in enumerate(source.load(subject)):
+            path = folder / subject.name / f"{number:02d}.png"
+            reference.image.save(path)
+            drawn.append(path)
+        files[subject.name] = tuple(drawn)
+    return References("the embedded world", files, suite.banner)

@@ -1,0 +1,136 @@
+"""Scorecard: what a person names (images, references, protocols) -> scored; `dbbench score` prints.
+
+The embedded world is kept apart: its images have its own references and encoders, and a banner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbbench.encoding import Cast, cast_roles, encode
+from dbbench.errors import UserError
+from dbbench.features import FeatureStore
+from dbbench.protocol import Protocol, load_protocol, protocol_names
+from dbbench.references import MINI, References, find_references
+from dbbench.submission import Submission
+from dbbench.submissions import read_submission
+from dbbench.suite import load_suite
+
+if TYPE_CHECKING:
+    from dbbench.progress import Advance
+    from dbbench.reconciliation import Reconciliation
+
+EVERY = "all"
+"""The word for all protocols."""
+
+
+def gather(
+    paths: Sequence[Path],
+    references: str | None,
+    *,
+    method: str | None,
+    identifier: str,
+    scratch: Path,
+) -> tuple[Submission, References]:
+    """Return the images in all paths, and the references of their subjects alone.
+
+    Raises UserError where nothing can be scored, two paths hold a method of the same name, or the
+    references are not to be found.
+    """
+    chosen = None
+    if references not in {None, MINI}:
+        chosen = find_references(references, (), scratch)
+    submission = Submission()
+    for path in paths:
+        part = read_submission(
+            path,
+            scratch=scratch,
+            method=method,
+            identifier=identifier,
+            own_subjects=chosen.own_subjects if chosen else (),
+        )
+        if doubles := set(submission.methods) & set(part.methods):
+            raise UserError(
+                f'two of them hold a method "{min(doubles)}"; name the folders differently, or give'
+                " manifests a column method"
+            )
+        submission = submission.join(part)
+    subjects = dict.fromkeys(picture.subject for picture in submission.pictures)
+    if references is None and submission.references:
+        chosen = References("the run", submission.references, submission.banner)
+    chosen = chosen or find_references(references, subjects, scratch)
+    own = {name: chosen.files[name] for name in subjects if name in chosen.files}
+    return submission, References(chosen.where, own, chosen.banner)
+
+
+def choose_cast(
+    protocols: Sequence[str] | None,
+    *,
+    metrics: Sequence[str] = (),
+    overrides: Mapping[str, str] | None = None,
+    only: Mapping[str, str] | None = None,
+    flags: Sequence[str] = ("copy", "collapse"),
+) -> Cast:
+    """Return the protocols that were asked for, or `paper` and those that its encoders suffice for.
+
+    The rest is as in `cast_roles`.
+    """
+
+    def cast(readings: Sequence[Protocol]) -> Cast:
+        return cast_roles(readings, metrics=metrics, flags=flags, overrides=overrides, only=only)
+
+    if protocols is not None:
+        names = protocol_names() if list(protocols) == [EVERY] else dict.fromkeys(protocols)
+        return cast([load_protocol(name) for name in names])
+    paper = load_protocol("paper")
+    needed = set(cast([paper]).needed)
+    others = [load_protocol(name) for name in protocol_names() if name != paper.name]
+    return cast([paper, *(other for other in others if set(cast([other]).needed) <= needed)])
+
+
+def score_images(
+    cast: Cast,
+    submission: Submission,
+    references: References,
+    *,
+    device: str,
+    status: Any,
+    advance: Advance,
+) -> tuple[Reconciliation, tuple[str, ...]]:
+    """Encode and reconcile; return the tables, and a line for each thing that was not scored.
+
+    Raises UserError where nothing could be.
+    """
+    from dbbench.reconciliation import reconcile
+
+    encodings = encode(
+        cast,
+        submission.pictures,
+        references.files,
+        FeatureStore(),
+        device=device,
+        status=status,
+        advance=advance,
+    )
+    status("averaging")
+    result = reconcile(cast, submission.pictures, references.files, encodings)
+    names = {picture.image: picture.name for picture in submission.pictures}
+    broken = [f"{names.get(p, p)} {reason}" for p, reason in encodings.refused.items()]
+    lines = (*submission.refused, *broken)
+    if result.summary.empty:
+        reasons = [*result.notes, *lines, "no images"]
+        raise UserError(f"nothing could be scored: {reasons[0]}")
+    return result, lines
+
+
+def mini_encoders() -> dict[str, str]:
+    """Return the embedded world's encoders by role."""
+    return dict(load_suite(MINI).encoders)
+
+
+def banner_of(cast: Cast) -> str | None:
+    """Return the embedded world's banner where one of its encoders plays a role."""
+    embedded = any(reference.startswith(f"{MINI}-") for reference in cast.needed)
+    return load_suite(MINI).banner if embedded else None

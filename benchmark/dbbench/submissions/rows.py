@@ -1,0 +1,89 @@
+"""What every reader hands over, and how a record of a table becomes a row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dbbench.errors import UserError, nearest
+from dbbench.submission import Row
+
+IMAGE = ("image", "file_name")
+COLUMNS = (*IMAGE, "subject", "prompt", "text", "method", "seed", "class_noun")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a reader found, and one line for each thing that it could not read."""
+
+    rows: Sequence[Row]
+    refused: Sequence[str] = ()
+
+
+def check_columns(found: Iterable[str], *, what: str) -> None:
+    """Raise UserError where a table lacks the image, the subject, or both prompt and text."""
+    columns = list(found)
+    for wanted in (IMAGE, ("subject",), ("prompt", "text")):
+        if any(name in columns for name in wanted):
+            continue
+        others = [column for column in columns if column not in COLUMNS]
+        guess = nearest(wanted[0], others)
+        advice = f'; is it "{guess}"? rename it' if guess else ""
+        raise UserError(
+            f"{what} has no column {' or '.join(wanted)}{advice} "
+            f"(it has: {', '.join(columns) or 'none'})"
+        )
+
+
+def from_records(
+    records: Iterable[Mapping[str, Any]], *, what: str, folder: Path, scratch: Path
+) -> Rows:
+    """Turn records into rows. Paths are relative to `folder`; images inside go to `scratch`."""
+    rows: list[Row] = []
+    refused: list[str] = []
+    for number, record in enumerate(records, 1):
+        where = f"{what} row {number}"
+        try:
+            rows.append(_row(record, where, folder, scratch))
+        except UserError as error:
+            refused.append(f"{where}: {error}")
+    return Rows(rows, refused)
+
+
+def _row(record: Mapping[str, Any], where: str, folder: Path, scratch: Path) -> Row:
+    values = {name: _text(record.get(name)) for name in COLUMNS if name not in IMAGE}
+    if not values["subject"]:
+        raise UserError("no subject")
+    if not values["prompt"] and not values["text"]:
+        raise UserError("neither prompt nor text")
+    image, name = _image(next((record[n] for n in IMAGE if record.get(n)), None), folder, scratch)
+    seed = values.pop("seed")
+    if seed and not seed.removesuffix(".0").isdecimal():
+        raise UserError(f'seed "{seed}" is no whole number')
+    number = int(seed.removesuffix(".0")) if seed else None
+    return Row(where=where, image=image, name=name, seed=number, **values)
+
+
+def _image(value: Any, folder: Path, scratch: Path) -> tuple[Path, str]:
+    """Return the file of an image, which is a path, or bytes as data sets hold them."""
+    if isinstance(value, Mapping):
+        content, path = value.get("bytes"), value.get("path")
+        if isinstance(content, bytes):
+            digest = hashlib.sha256(content).hexdigest()
+            file = scratch / digest
+            if not file.exists():
+                file.write_bytes(content)
+            return file, str(path or digest[:12])
+        value = path
+    if not isinstance(value, str) or not value:
+        raise UserError("no image")
+    return folder / value, value
+
+
+def _text(value: Any) -> str:
+    if value is None or value != value:  # NaN stands for nothing in tables
+        return ""
+    return " ".join(str(value).split())

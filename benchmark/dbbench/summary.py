@@ -1,0 +1,153 @@
+"""Summary: the scores of several protocols -> means, paired differences and coverage (pandas)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dbbench.encoding import Cast
+from dbbench.prompt import load_prompts
+from dbbench.protocol import Protocol
+from dbbench.scores import REAL
+from dbbench.statistics import (
+    Interval,
+    detectable_difference,
+    holm,
+    paired_difference,
+    subject_interval,
+)
+from dbbench.submission import Picture
+
+SUMMARY = [
+    *("protocol", "method", "metric", "value", "low", "high"),
+    *("detectable", "subjects", "images", "encoder"),
+]
+
+
+def summarise(scores: pd.DataFrame, cast: Cast) -> pd.DataFrame:
+    """Return one row per protocol, method and metric, averaged as the protocol says.
+
+    `detectable` is the smallest distance from a fixed number, such as a published mean, that these
+    subjects would show with 80% power.
+    """
+    rows = []
+    readings = {protocol.name: protocol for protocol in cast.protocols}
+    for (name, method, metric), own in scores.groupby(
+        ["protocol", "method", "metric"], sort=False, observed=True
+    ):
+        protocol = readings[str(name)]
+        role = next(m.role for m in cast.metrics[protocol.name] if m.name == metric)
+        value, interval = average(own, protocol)
+        rows.append(
+            {
+                "protocol": name,
+                "method": method,
+                "metric": metric,
+                "value": value,
+                "low": interval.low,
+                "high": interval.high,
+                "detectable": detectable_difference(_by_subject(own, protocol)["mean"]),
+                "subjects": own["subject"].nunique(),
+                "images": len(own),
+                "encoder": cast.encoders[protocol.name, role],
+            }
+        )
+    table = pd.DataFrame(rows, columns=SUMMARY)
+    return table.astype(dict.fromkeys(("value", "low", "high", "detectable"), "float64"))
+
+
+def average(scores: pd.DataFrame, protocol: Protocol) -> tuple[float, Interval]:
+    """Return the mean of one metric's values as the protocol averages, with its 95% interval."""
+    subjects = _by_subject(scores, protocol)
+    weights = subjects["weight"].to_numpy()
+    values = subjects["mean"].to_numpy()
+    return float(np.average(values, weights=weights)), subject_interval(values, weights=weights)
+
+
+def compare_methods(scores: pd.DataFrame, cast: Cast) -> pd.DataFrame:
+    """Compare the methods two by two on the subjects that both have."""
+    rows: list[dict[str, Any]] = []
+    for protocol in cast.protocols:
+        for metric in cast.measures(protocol):
+            own = scores[(scores["protocol"] == protocol.name) & (scores["metric"] == metric.name)]
+            means = {
+                str(method): _by_subject(part, protocol)["mean"]
+                for method, part in own.groupby("method", sort=False)
+                if method != REAL
+            }
+            pairs = list(combinations(means, 2))
+            found: list[dict[str, Any]] = []
+            for a, b in pairs:
+                pair = pd.concat([means[a], means[b]], axis=1, join="inner").to_numpy()
+                if len(pair) and (pair[:, 0].mean() < pair[:, 1].mean()) == metric.higher_is_better:
+                    a, b, pair = b, a, pair[:, ::-1]
+                result = paired_difference(pair[:, 0], pair[:, 1])
+                needed = detectable_difference(pair[:, 0] - pair[:, 1], comparisons=len(pairs))
+                found.append(
+                    {
+                        "protocol": protocol.name,
+                        "metric": metric.name,
+                        "a": a,
+                        "b": b,
+                        "difference": result.mean,
+                        "low": result.interval.low,
+                        "high": result.interval.high,
+                        "p": result.p,
+                        "subjects": result.subjects,
+                        "detectable": needed,
+                    }
+                )
+            adjusted = holm([row["p"] for row in found])
+            rows.extend(row | {"p_holm": p} for row, p in zip(found, adjusted, strict=True))
+    columns = ["protocol", "metric", "a", "b", "difference", "low", "high", "p", "p_holm"]
+    numbers = ["difference", "low", "high", "p", "p_holm", "detectable"]
+    table = pd.DataFrame(rows, columns=[*columns, "subjects", "detectable"])
+    return table.astype(dict.fromkeys(numbers, "float64"))
+
+
+def count_coverage(pictures: Sequence[Picture]) -> pd.DataFrame:
+    """Return what there is of the data set's prompts, method by method and subject by subject."""
+    rows = []
+    found: dict[tuple[str, str], list[Picture]] = {}
+    for picture in pictures:
+        found.setdefault((picture.method, picture.subject), []).append(picture)
+    for (method, subject), own in found.items():
+        counts = pd.Series([picture.prompt for picture in own]).value_counts()
+        prompts = [prompt.id for prompt in load_prompts(own[0].kind == "live")]
+        missing = [prompt for prompt in prompts if prompt not in counts]
+        rows.append(
+            {
+                "method": method,
+                "subject": subject,
+                "images": len(own),
+                "prompts": len(prompts) - len(missing),
+                "prompts_planned": len(prompts),
+                "other_prompts": int((~counts.index.isin(prompts)).sum()),
+                "fewest_per_prompt": int(counts.min()),
+                "most_per_prompt": int(counts.max()),
+                "missing_prompts": ", ".join(missing),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _by_subject(scores: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+    """Return each subject's mean and its weight in the mean over all."""
+    by_pair = protocol.aggregation == "pair"
+    weights = scores["pairs"].astype(float) if by_pair else scores["value"] * 0.0 + 1.0
+    table = pd.DataFrame(
+        {
+            "subject": scores["subject"],
+            "sum": scores["value"] * weights,
+            "weight": weights,
+        }
+    ).groupby("subject", sort=False)[["sum", "weight"]]
+    totals = table.sum()
+    totals["mean"] = totals["sum"] / totals["weight"]
+    if protocol.aggregation == "subject":
+        totals["weight"] = 1.0
+    return totals
