@@ -351,3 +351,4 @@ def test_names_with_markup_are_escaped_in_every_form(analysis: Analysis) -> None
     assert "dream&lt;b>&amp;booth\\|x" in markdown(analysis)
     assert r"textual\_inversion" in latex(analysis)
     assert r"dream<b>\&booth|x" in latex(analysis)
+    assert "textbackslash" not in latex(analysis)

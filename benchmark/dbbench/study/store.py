@@ -312,9 +312,9 @@ class Store:
                     .values(slot=free.pop(row.pair_id))
                 )
                 have += 1
-        rng = random.Random(stable_seed("study order", study.id, rater, len(rows)))
+        rng = random.Random(stable_seed("study order", study.seed, rater, len(rows)))
         seen = {row.pair_id for row in rows}
-        fresh = sorted(pair_id for pair_id in free if pair_id not in seen)
+        fresh = [pair_id for pair_id in free if pair_id not in seen]
         rng.shuffle(fresh)
         fresh.sort(key=lambda pair_id: len(taken[pair_id]))
         chosen = fresh[: max(study.questions_per_rater - have, 0)]

@@ -112,11 +112,11 @@ def latex(analysis: Analysis) -> str:
     """Return all tables for LaTeX with the package booktabs."""
     parts = []
     for table in study_tables(analysis):
-        frame = pd.DataFrame(list(table.rows), columns=list(table.header))
-        for column in frame:
-            frame[column] = frame[column].map(_tex)
-        frame.columns = pd.Index([_tex(name) for name in table.header])
-        caption = " ".join(filter(None, [f"{table.title}.", *analysis.banners]))
+        frame = pd.DataFrame(
+            [[_tex(cell) for cell in row] for row in table.rows],
+            columns=[_tex(name) for name in table.header],
+        )
+        caption = "; ".join([table.title, *analysis.banners])
         parts.append(
             frame.to_latex(
                 index=False,
