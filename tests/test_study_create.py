@@ -118,6 +118,8 @@ def test_attention_checks_have_a_known_answer(run: Path, tmp_path: Path) -> None
         assert right.image in references
         assert wrong.image not in references
         assert check.text == f"a {check.class_noun}"
+        credited = {r.image for references in study.references.values() for r in references}
+        assert {right.image, wrong.image} <= credited
 
 
 def test_one_class_noun_has_attention_checks_too(tmp_path: Path) -> None:

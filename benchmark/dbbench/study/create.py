@@ -185,7 +185,7 @@ def _checks(
 ) -> list[Pair]:
     """Make the attention checks: a real image of the subject beside one of another class noun.
 
-    Where the runs know a single class noun, the wrong image is the right one with its tiles mixed.
+    Where the study has a single class noun, the wrong image is the right one with its tiles mixed.
     """
     if not settings.checks_per_rater:
         return []
@@ -196,7 +196,7 @@ def _checks(
         right_one = real[subject][rng.integers(len(real[subject]))]
         others = [
             image
-            for name in sorted(real)
+            for name in subjects  # Those whose credit the study shows.
             for image in real[name]
             if image.class_noun != right_one.class_noun
         ]
