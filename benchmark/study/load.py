@@ -120,12 +120,11 @@ class Rater:
     port: int
 
     async def run(self) -> None:
-        """Answer until the completion code is shown; after a broken connection, reload."""
+        """Answer until the completion code is shown; after a broken connection, open the link."""
         rng = random.Random(self.number)
         await asyncio.sleep(self.number * JOIN_SECONDS)
         browser = Browser(self.port, self.record)
-        await browser.fetch("link", self.link)
-        path, broken_since = "/", 0.0
+        path, broken_since = self.link, 0.0
         while True:
             try:
                 page = await browser.fetch(_kind(path), path)
@@ -152,7 +151,7 @@ class Rater:
                     raise
                 browser.drop()
                 await asyncio.sleep(0.5)
-                path = "/"
+                path = self.link
 
     async def _answer(self, browser: Browser, path: str, page: Page, rng: random.Random) -> str:
         await asyncio.sleep(rng.expovariate(1 / self.think) if self.think else 0)
@@ -168,8 +167,7 @@ class Rater:
             await browser.fetch("answer again", path, form)
         if rng.random() < RETURNS:
             browser.close()
-            await browser.fetch("link", self.link)
-            return "/"
+            return self.link
         return response.headers["location"]
 
 
@@ -303,7 +301,8 @@ def _free_port() -> int:
 
 
 def _kind(path: str) -> str:
-    return path.split("/")[1] or "home"
+    kind = path.split("/")[1] or "home"
+    return "link" if kind == "r" else kind
 
 
 def _token(page: Page) -> str:
