@@ -30,15 +30,17 @@ MEASURES = {"by majority": majority_shares, "of all answers": raw_shares}
 def main(
     studies: Annotated[int, typer.Option(min=1)] = 100,
     error: Annotated[float, typer.Option(help="How often a rater errs, on average.")] = 0.1,
+    only: Annotated[str | None, typer.Option(help=" or ".join(MEASURES))] = None,
     out: Annotated[Path | None, typer.Option(help="Write the counts to this JSON file.")] = None,
 ) -> None:
     """Count the studies whose 95% intervals hold the true shares, each alone and all three."""
     counts: dict[str, Any] = {"studies": studies, "error": error, "note": SIMULATED}
+    measures = MEASURES if only is None else {only: MEASURES[only]}
     table = Table("shares", "measure", *ANSWERS, "each alone", "all three, joint interval")
     with Progress(console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task("simulating", total=studies * len(PAPER) * len(MEASURES))
+        bar = bars.add_task("simulating", total=studies * len(PAPER) * len(measures))
         for title, shares in PAPER.items():
-            for measure, analyse in MEASURES.items():
+            for measure, analyse in measures.items():
                 crowd = Crowd((1.0, 0.0, 0.0), error).with_expected(
                     shares, 3, majority=measure == "by majority"
                 )
