@@ -1,26 +1,22 @@
-"""DreamBooth: fine-tune the whole UNet to bind a rare word to a subject (arXiv 2208.12242)."""
+"""DreamBooth: fine-tune the whole denoiser to bind a rare word to a subject (arXiv 2208.12242)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-import torch
 from PIL.Image import Image
 from pydantic import Field
 from torch import Tensor
 
-from dbbench.backbone import Backbone, Part
-from dbbench.baselines.training import Draw, TrainSettings, draws, encode_references, train
+from dbbench.backbone import Backbone
+from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
+from dbbench.baselines.training import given_checkpoint, given_word, read_tensors
 from dbbench.errors import UserError
 from dbbench.method import Checkpoint, Concept, Progress
 from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
 from dbbench.tokens import choose_identifier
-
-_FILES: dict[Part, str] = {
-    "unet": "unet/diffusion_pytorch_model.safetensors",
-    "text_encoder": "text_encoder/model.safetensors",
-}
 
 
 class DreamBooth:
@@ -28,16 +24,11 @@ class DreamBooth:
 
     name = "dreambooth"
 
-    class Settings(TrainSettings):
+    class Settings(PreservingSettings):
         """The paper's choices for Stable Diffusion; what it leaves open is in the descriptions."""
 
         identifier: str | None = Field(
             default=None, description="the rare word [V], of one token; none: the seed draws one"
-        )
-        prior_weight: float = Field(
-            default=1.0,
-            ge=0,
-            description="lambda of the prior-preservation loss (section 3.3); 0 is off",
         )
         train_text_encoder: bool = Field(
             default=False,
@@ -49,63 +40,40 @@ class DreamBooth:
 
     @property
     def needs_prior(self) -> bool:
-        """Class images are needed where their loss has a weight."""
-        return self.settings.prior_weight > 0
+        """Class images are needed where their loss has a weight, and anything is trained."""
+        return self.settings.prior_weight > 0 and self.settings.checkpoint is None
 
     def fit(
         self, concept: Concept, backbone: Backbone, *, seed: int, progress: Progress
     ) -> Checkpoint:
-        """Fine-tune a copy of the UNet (and text encoder); the backbone is pristine afterwards."""
+        """Fine-tune a copy of the denoiser (and text encoders), or take one trained elsewhere."""
         settings = self.settings
-        if self.needs_prior and not concept.prior_images:
-            raise UserError(
-                f'"{concept.class_noun}" has no prior images; set prior.count, or prior_weight to 0'
+        folder = given_checkpoint(settings, concept)
+        if folder is not None:
+            files = _read(folder, backbone)
+            return self._checkpoint(
+                files, concept, backbone, seed, given_word(settings.identifier, self.name)
             )
         identifier = choose_identifier(backbone.tokenizer, settings.identifier, seed=seed)
-        prompts = [f"a {identifier} {concept.class_noun}", f"a {concept.class_noun}"]
-        pools = [concept.images, concept.prior_images]
-        if not self.needs_prior:
-            prompts, pools = prompts[:1], pools[:1]
-
-        posterior = encode_references(backbone, pools, flip=settings.horizontal_flip)
-        ids, states = backbone.tokenize(prompts), backbone.encode_prompts(prompts)
-        weights = torch.tensor([1.0, settings.prior_weight], device=backbone.device)[: len(pools)]
-
-        def loss_of(draw: Draw) -> Tensor:
-            text = backbone.encode_tokens(ids) if settings.train_text_encoder else states
-            errors = backbone.denoising_loss(
-                posterior.draw(draw.index, draw.posterior_noise),
-                text.repeat_interleave(settings.batch_size, dim=0),
-                noise=draw.noise,
-                timesteps=draw.timesteps,
-            )
-            return errors.view(len(pools), -1).mean(dim=1) @ weights
-
-        trained: list[Part] = ["unet", "text_encoder"] if settings.train_text_encoder else ["unet"]
+        trained = backbone.parts if settings.train_text_encoder else (backbone.denoiser,)
         try:
-            losses = train(
-                [weight for part in trained for weight in backbone.trainable(part)],
-                loss_of,
-                draws(backbone, settings, pools=[len(pool) for pool in pools], seed=seed),
+            training = train_preserving(
+                [weight for part in trained for weight in backbone.trainable(part).values()],
+                concept,
+                backbone,
                 settings,
+                prompts=[f"a {identifier} {concept.class_noun}", f"a {concept.class_noun}"],
+                text_changes=settings.train_text_encoder,
+                seed=seed,
                 progress=progress,
             )
-            files = {_FILES[part]: backbone.weights(part) for part in trained}
+            files = {backbone.file(part): backbone.weights(part) for part in trained}
         finally:
             backbone.restore()
-        return Checkpoint(
-            files=files,
-            metadata={
-                "method": self.name,
-                "settings": settings.model_dump(),
-                "seed": seed,
-                "backbone": backbone.fingerprint,
-                "identifier": identifier,
-                "class_noun": concept.class_noun,
-            },
-            losses=losses,
-            configs={f"{part}/config.json": backbone.config(part) for part in trained},
+        checkpoint = self._checkpoint(
+            files, concept, backbone, seed, identifier, losses=training.losses[0]
         )
+        return training.keep(checkpoint)
 
     def generate(
         self,
@@ -121,9 +89,56 @@ class DreamBooth:
         identifier = checkpoint.metadata["identifier"]
         texts = [prompt.render(identifier, class_noun) for prompt in prompts]
         try:
-            for part, file in _FILES.items():
-                if file in checkpoint.files:
-                    backbone.load(part, checkpoint.files[file])
+            for part in backbone.parts:
+                if backbone.file(part) in checkpoint.files:
+                    backbone.load(part, checkpoint.files[backbone.file(part)])
             yield from backbone.sample(texts, seeds=seeds, settings=sample)
         finally:
             backbone.restore()
+
+    def _checkpoint(
+        self,
+        files: Mapping[str, Mapping[str, Tensor]],
+        concept: Concept,
+        backbone: Backbone,
+        seed: int,
+        identifier: str,
+        *,
+        losses: Sequence[float] = (),
+    ) -> Checkpoint:
+        return Checkpoint(
+            files=files,
+            metadata={
+                "method": self.name,
+                "settings": self.settings.model_dump(),
+                "seed": seed,
+                "backbone": backbone.fingerprint,
+                "identifier": identifier,
+                "class_noun": concept.class_noun,
+            },
+            losses=list(losses),
+            configs={
+                f"{part}/config.json": backbone.config(part)
+                for part in backbone.parts
+                if backbone.file(part) in files
+            },
+        )
+
+
+def _read(folder: Path, backbone: Backbone) -> dict[str, dict[str, Tensor]]:
+    """The weights of a pipeline's folder that a training may have changed, once they fit."""
+    files = {}
+    for part in backbone.parts:
+        named, others = folder / backbone.file(part), (folder / part).glob("*.safetensors")
+        if path := named if named.is_file() else next(iter(sorted(others)), None):
+            try:
+                backbone.load(part, read_tensors(path))
+                files[backbone.file(part)] = backbone.weights(part)
+            finally:
+                backbone.restore()
+    if backbone.file(backbone.denoiser) not in files:
+        raise UserError(
+            f"{folder} has no {backbone.denoiser}/*.safetensors; give the folder of a pipeline that"
+            " was trained elsewhere"
+        )
+    return files

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
+import torch
 from PIL.Image import Image
 from pydantic import Field
 from torch import Tensor, nn
 
 from dbbench.backbone import Backbone
-from dbbench.baselines.training import Draw, TrainSettings, draws, encode_references, train
+from dbbench.backbones import tokenizer_of
+from dbbench.baselines.training import (
+    Draw,
+    TrainSettings,
+    draws,
+    encode_references,
+    given_checkpoint,
+    read_tensors,
+    side_by_side,
+    train,
+)
 from dbbench.errors import UserError
+from dbbench.latents import Posterior
 from dbbench.method import Checkpoint, Concept, Progress
 from dbbench.prompt import NEUTRAL_TEMPLATES, PromptTemplate
 from dbbench.sampling import SampleSettings
+from dbbench.text import Tokens
+from dbbench.tokens import embeddings_of, find_vectors, name_vectors, new_word
 
 _FILE = "learned_embeds.safetensors"
 
 
 class TextualInversion:
-    """Trains the embedding of a new token; UNet, autoencoder and text encoder stay as they are."""
+    """Trains the embedding of a new token; denoiser, autoencoder, text encoders stay as they are.
+
+    Several subjects can be trained side by side (`fit_many`): they share the frozen networks'
+    passes, and each has its own vectors, draws, gradient norm and optimizer state.
+    """
 
     name = "textual_inversion"
     needs_prior = False
@@ -49,46 +66,70 @@ class TextualInversion:
         self, concept: Concept, backbone: Backbone, *, seed: int, progress: Progress
     ) -> Checkpoint:
         """Learn the vectors of a new word, beginning from those of the class noun."""
-        settings = self.settings
-        token = f"<{re.sub(r'[^a-z0-9]+', '-', concept.name.lower())}>"
-        start = _class_vector(backbone, concept.class_noun)
-        vectors = nn.Parameter(start.repeat(settings.n_vectors, 1))
-        posterior = encode_references(backbone, [concept.images], flip=settings.horizontal_flip)
-        with backbone.added_tokens(token, vectors):
-            ids = _contexts(backbone, token, settings)
+        (checkpoint,) = self.fit_many([concept], backbone, seeds=[seed], progress=progress)
+        return checkpoint
 
-            def loss_of(draw: Draw) -> Tensor:
-                latents = posterior.draw(draw.index, draw.posterior_noise)
-                text = backbone.encode_tokens(ids[draw.context])
+    def fit_many(
+        self,
+        concepts: Sequence[Concept],
+        backbone: Backbone,
+        *,
+        seeds: Sequence[int],
+        progress: Progress,
+    ) -> list[Checkpoint]:
+        """Learn the words of several concepts side by side; each comes out as it would alone."""
+        settings, size = self.settings, self.settings.batch_size
+        if settings.checkpoint is not None:
+            return [
+                self._checkpoint(concept, backbone, seed, _given(concept, backbone, settings))
+                for concept, seed in zip(concepts, seeds, strict=True)
+            ]
+        words = {
+            new_word(concept.name): _start(concept, backbone, settings) for concept in concepts
+        }
+        posteriors = [
+            encode_references(backbone, [concept.images], flip=settings.horizontal_flip)
+            for concept in concepts
+        ]
+        posterior = Posterior(
+            torch.cat([part.mean for part in posteriors]),
+            torch.cat([part.std for part in posteriors]),
+        )
+        with backbone.added_tokens(words):
+            contexts = [_contexts(backbone, word, settings) for word in words]
+            tokens = Tokens(
+                tuple(torch.cat(ids) for ids in zip(*(c.ids for c in contexts), strict=True))
+            )
+            count = len(contexts[0])
+
+            def errors_of(draw: Draw) -> Tensor:
                 return backbone.denoising_loss(
-                    latents, text, noise=draw.noise, timesteps=draw.timesteps
-                ).mean()
+                    posterior.draw(draw.index, draw.posterior_noise),
+                    backbone.encode_tokens(tokens[draw.context]),
+                    noise=draw.noise,
+                    timesteps=draw.timesteps,
+                )
 
-            losses = train(
-                [vectors],
-                loss_of,
-                draws(
-                    backbone,
-                    settings,
-                    pools=[len(concept.images)],
-                    seed=seed,
-                    contexts=len(ids),
-                ),
+            own = [
+                draws(backbone, settings, pools=[len(c.images)], seed=seed, contexts=count)
+                for c, seed in zip(concepts, seeds, strict=True)
+            ]
+            rows = [len(part.mean) for part in posteriors]
+            shares = torch.eye(len(concepts), device=backbone.device) / size
+            training = train(
+                backbone,
+                list(words.values()),
+                errors_of,
+                shares.repeat_interleave(size, dim=1),
+                side_by_side(own, images=rows, contexts=count),
                 settings,
                 progress=progress,
             )
-        return Checkpoint(
-            files={_FILE: {token: vectors.detach().cpu().clone()}},
-            metadata={
-                "method": self.name,
-                "settings": settings.model_dump(),
-                "seed": seed,
-                "backbone": backbone.fingerprint,
-                "token": token,
-                "class_noun": concept.class_noun,
-            },
-            losses=losses,
-        )
+        learned = zip(concepts, seeds, words.items(), training.losses, strict=True)
+        return [
+            training.keep(self._checkpoint(concept, backbone, seed, word, losses))
+            for concept, seed, word, losses in learned
+        ]
 
     def generate(
         self,
@@ -101,27 +142,69 @@ class TextualInversion:
         sample: SampleSettings,
     ) -> Iterator[Image]:
         """Draw the prompts with the new word in place of the class noun."""
-        ((token, vectors),) = checkpoint.files[_FILE].items()
-        texts = [prompt.render(token, "") for prompt in prompts]
-        with backbone.added_tokens(token, vectors.to(backbone.device)):
+        word = checkpoint.metadata["token"]
+        texts = [prompt.render(word, "") for prompt in prompts]
+        vectors = find_vectors(word, checkpoint.files[_FILE], backbone)
+        with backbone.added_tokens({word: vectors}):
             return backbone.sample(texts, seeds=seeds, settings=sample)
 
+    def _checkpoint(
+        self,
+        concept: Concept,
+        backbone: Backbone,
+        seed: int,
+        learned: tuple[str, Sequence[Tensor]],
+        losses: Sequence[float] = (),
+    ) -> Checkpoint:
+        word, vectors = learned
+        return Checkpoint(
+            files={_FILE: name_vectors(word, vectors)},
+            metadata={
+                "method": self.name,
+                "settings": self.settings.model_dump(),
+                "seed": seed,
+                "backbone": backbone.fingerprint,
+                "token": word,
+                "class_noun": concept.class_noun,
+            },
+            losses=list(losses),
+        )
 
-def _contexts(backbone: Backbone, token: str, settings: TextualInversion.Settings) -> Tensor:
-    """Token ids (T, L) of the templates in which the new word is not cut off by the text's end."""
-    ids = backbone.tokenize([text.format(token) for text in settings.templates])
-    first = backbone.tokenizer.convert_tokens_to_ids(token)
-    whole = (ids >= first).sum(dim=1) == settings.n_vectors
+
+def _start(
+    concept: Concept, backbone: Backbone, settings: TextualInversion.Settings
+) -> list[nn.Parameter]:
+    """For each text encoder, the mean of the embeddings of the class noun's tokens: (n, D)."""
+    return [
+        nn.Parameter(vector.repeat(settings.n_vectors, 1))
+        for vector in embeddings_of(backbone, concept.class_noun)
+    ]
+
+
+def _contexts(backbone: Backbone, word: str, settings: TextualInversion.Settings) -> Tokens:
+    """The templates, as tokens, in which the new word is not cut off by the text's end."""
+    tokens = backbone.tokenize([text.format(word) for text in settings.templates])
+    whole = torch.ones(len(tokens), dtype=torch.bool, device=backbone.device)
+    for part, ids in zip(backbone.text_encoders, tokens.ids, strict=True):
+        tokenizer = getattr(backbone.pipeline, tokenizer_of(part))
+        first = tokenizer.convert_tokens_to_ids(word)
+        of_word = (ids >= first) & (ids < first + settings.n_vectors)
+        whole &= of_word.sum(dim=1) == settings.n_vectors
     if not whole.any():
         raise UserError(
-            f"no template leaves room for {settings.n_vectors} vectors in {ids.shape[1]} tokens;"
-            " set fewer vectors or templates of words that the tokenizer knows"
+            f"no template leaves room for {settings.n_vectors} vectors in"
+            f" {tokens.ids[0].shape[1]} tokens; set fewer vectors or templates of words that the"
+            " tokenizer knows"
         )
-    return ids[whole]
+    return tokens[whole]
 
 
-def _class_vector(backbone: Backbone, class_noun: str) -> Tensor:
-    """The mean (D,) of the embeddings of the class noun's tokens."""
-    ids = backbone.tokenizer(class_noun, add_special_tokens=False).input_ids
-    rows: Tensor = backbone.pipeline.text_encoder.get_input_embeddings().weight[ids]
-    return rows.mean(dim=0)
+def _given(
+    concept: Concept, backbone: Backbone, settings: TextualInversion.Settings
+) -> tuple[str, list[Tensor]]:
+    """The word and its vectors out of a file that was made elsewhere."""
+    path = given_checkpoint(settings, concept)
+    assert path is not None
+    file = read_tensors(path / _FILE if path.is_dir() else path)
+    word = next(iter(file)) if len(file) == 1 else new_word(concept.name)
+    return word, find_vectors(word, file, backbone)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from PIL.Image import Image, Transpose
@@ -15,10 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from dbbench.backbone import Backbone
+from dbbench.errors import UserError
 from dbbench.latents import Posterior
-from dbbench.method import Progress
+from dbbench.memory import fitted
+from dbbench.method import Checkpoint, Concept, Diverged, Progress
 
 READ_SECONDS = 0.5  # how often losses are read back; each time waits for the device
+
+log = logging.getLogger(__name__)
 
 
 class TrainSettings(BaseModel):
@@ -43,6 +49,14 @@ class TrainSettings(BaseModel):
         default=1.0, gt=0, description="gradients are scaled down to this norm"
     )
     horizontal_flip: bool = Field(default=False, description="mirror an image in half of its draws")
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        default="adamw", description="adamw8bit saves memory on CUDA; needs bitsandbytes"
+    )
+    checkpoint: str | None = Field(
+        default=None,
+        description="weights trained elsewhere, sampled as they are; {subject} in the path is"
+        " the subject's name",
+    )
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,37 @@ class Draw:
     """(B, C, h, w), what is added to the latents."""
     posterior_noise: Tensor
     """(B, C, h, w), what draws latents from their posterior."""
+    rows: slice
+    """Where in the step's whole batch these latents are."""
+
+    def __getitem__(self, rows: slice) -> Draw:
+        """A part of the step, to be computed by itself."""
+        return Draw(
+            self.index[rows],
+            self.timesteps[rows],
+            self.context[rows],
+            self.noise[rows],
+            self.posterior_noise[rows],
+            rows,
+        )
+
+
+def side_by_side(
+    steps: Sequence[Iterator[Draw]], *, images: Sequence[int], contexts: int
+) -> Iterator[Draw]:
+    """Yield the draws of several concepts as one; `images` are the rows of each one's posterior."""
+    first = [0, *accumulate(images)]
+    for several in zip(*steps, strict=True):
+        index = [draw.index + start for draw, start in zip(several, first, strict=False)]
+        context = [draw.context + number * contexts for number, draw in enumerate(several)]
+        yield Draw(
+            torch.cat(index),
+            torch.cat([draw.timesteps for draw in several]),
+            torch.cat(context),
+            torch.cat([draw.noise for draw in several]),
+            torch.cat([draw.posterior_noise for draw in several]),
+            slice(0, sum(len(part) for part in index)),
+        )
 
 
 def encode_references(
@@ -95,7 +140,7 @@ def draws(
     )
     if settings.horizontal_flip:
         index += sum(pools) * torch.randint(2, index.shape, generator=generator)
-    timesteps = torch.randint(backbone.schedule.timesteps, index.shape, generator=generator)
+    timesteps = backbone.schedule.draw(index.shape, generator)
     context = torch.randint(contexts, index.shape, generator=generator)
     plan = torch.stack([index, timesteps, context], dim=1).to(backbone.device)
     shape = (2, index.shape[1], *backbone.latent_shape)
@@ -104,45 +149,182 @@ def draws(
         if backbone.device.type == "cuda":
             noise = noise.pin_memory()  # else the copy waits for the device
         added, posterior = noise.to(backbone.device, non_blocking=True)
-        yield Draw(rows, times, prompts, added, posterior)
+        yield Draw(rows, times, prompts, added, posterior, slice(0, len(rows)))
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a training went: the losses of the good steps, and why it stopped early, if it did."""
+
+    losses: tuple[list[float], ...]
+    """For each group of weights."""
+    cause: str | None = None
+
+    def keep(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return the checkpoint. Raises Diverged with it where training stopped early."""
+        if self.cause is not None:
+            raise Diverged(self.cause, checkpoint)
+        return checkpoint
 
 
 def train(
-    parameters: Sequence[nn.Parameter],
-    loss_of: Callable[[Draw], Tensor],
+    backbone: Backbone,
+    groups: Sequence[Sequence[nn.Parameter]],
+    errors_of: Callable[[Draw], Tensor],
+    weights: Tensor,
     steps: Iterator[Draw],
     settings: TrainSettings,
     *,
     progress: Progress,
-) -> list[float]:
-    """Minimise `loss_of` with AdamW and return the loss of each step.
+) -> Training:
+    """Minimise, for each group of parameters, its weighted sum of errors with AdamW.
 
-    Raises FloatingPointError, naming the step, where the loss is no longer a number.
+    `errors_of` a draw of B latents is (B,), and row g of `weights` (G, B) makes group g's loss of
+    it. Groups share the passes through the networks and nothing else.
+
+    Where memory does not suffice, a step is computed in halves, and halves of them. A loss or a
+    gradient that is no longer a number stops training: the weights stay those of the step before.
     """
-    optimizer = torch.optim.AdamW(
-        parameters, betas=(0.9, 0.999), weight_decay=settings.weight_decay, fused=True
-    )
-    losses = torch.zeros(settings.steps, device=parameters[0].device)
+    parameters = [weight for group in groups for weight in group]
+    moment_bytes = 4 if settings.optimizer == "adamw" else 1
+    batch = weights.shape[1]
+    with fitted(backbone, parameters, batch=batch, moment_bytes=moment_bytes) as at_once:
+        return _loop(groups, errors_of, weights, steps, settings, progress, at_once)
+
+
+def _loop(
+    groups: Sequence[Sequence[nn.Parameter]],
+    errors_of: Callable[[Draw], Tensor],
+    weights: Tensor,
+    steps: Iterator[Draw],
+    settings: TrainSettings,
+    progress: Progress,
+    at_once: int,
+) -> Training:
+    """Take the steps, `at_once` latents at a time; nothing in here waits for the device."""
+    parameters = [weight for group in groups for weight in group]
+    optimizer = _optimizer(parameters, settings)
+    device = parameters[0].device
+    losses = torch.zeros(settings.steps, len(groups), device=device)
+    norms = torch.zeros(settings.steps, device=device)
+    stopped = torch.zeros((), device=device)
+    optimizer.found_inf = stopped  # AdamW's own way to pass over a step without waiting for it
     read, last_read = 0, time.monotonic()
     for done, draw in enumerate(steps, start=1):
         optimizer.param_groups[0]["lr"] = learning_rate(settings, done - 1)
-        loss = loss_of(draw)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-        optimizer.step()
+        at_once = _backward(draw, errors_of, weights, losses[done - 1], at_once, optimizer)
+        for group in groups:
+            norms[done - 1] += nn.utils.clip_grad_norm_(group, settings.max_grad_norm)
+        finite = torch.isfinite(losses[done - 1].sum() + norms[done - 1])
+        stopped.copy_(torch.maximum(stopped, (~finite).float()))
+        if settings.optimizer == "adamw" or not stopped:
+            optimizer.step()
         optimizer.zero_grad()
-        losses[done - 1] = loss.detach()
         if done == settings.steps or time.monotonic() - last_read > READ_SECONDS:
-            recent = losses[read:done].tolist()
-            for step, value in enumerate(recent, start=read + 1):
-                if not math.isfinite(value):
-                    raise FloatingPointError(
-                        f"the loss is {value} at step {step}; lower the learning rate"
-                        f" ({settings.learning_rate:g})"
-                    )
+            if stopped:
+                return _stopped(losses[:done], norms[:done], settings)
+            recent = losses[read:done].mean(dim=0).tolist()
             progress(done, settings.steps, {"loss": sum(recent) / len(recent)})
             read, last_read = done, time.monotonic()
-    return losses.tolist()
+    return Training(tuple(losses.T.tolist()))
+
+
+def _backward(
+    draw: Draw,
+    errors_of: Callable[[Draw], Tensor],
+    weights: Tensor,
+    losses: Tensor,
+    at_once: int,
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    """Add the gradients of a step, `at_once` latents at a time, and fill in its losses (G,).
+
+    Returns how many latents at a time there was memory for.
+    """
+    size = weights.shape[1]
+    while True:
+        try:
+            for start in range(0, size, at_once):
+                rows = slice(start, min(start + at_once, size))
+                parts = weights[:, rows] @ errors_of(draw[rows])
+                parts.sum().backward()
+                losses += parts.detach()
+            return at_once
+        except torch.OutOfMemoryError as error:
+            if at_once == 1:
+                raise UserError(
+                    "out of memory with one image at a time; choose a smaller resolution, a method"
+                    " that trains less (dreambooth_lora), or a larger device"
+                ) from error
+        # Outside of the handler: the error holds on to all that had been computed.
+        optimizer.zero_grad()
+        losses.zero_()
+        at_once = math.ceil(at_once / 2)
+        torch.cuda.empty_cache()
+        log.warning("out of memory: from here on %d of %d images at a time", at_once, size)
+
+
+def _optimizer(parameters: Sequence[nn.Parameter], settings: TrainSettings) -> Any:
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(
+            parameters, betas=(0.9, 0.999), weight_decay=settings.weight_decay, fused=True
+        )
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise UserError(
+            "optimizer adamw8bit needs the package bitsandbytes and a CUDA device; install it, or"
+            " take adamw"
+        ) from None
+    return AdamW8bit(parameters, betas=(0.9, 0.999), weight_decay=settings.weight_decay)
+
+
+def _stopped(losses: Tensor, norms: Tensor, settings: TrainSettings) -> Training:
+    """What is left of a training whose loss or gradient is no longer a number."""
+    totals = losses.sum(dim=1)
+    step = int(torch.isfinite(totals + norms).int().argmin())
+    what, value = (
+        ("loss", totals[step]) if not totals[step].isfinite() else ("gradient", norms[step])
+    )
+    cause = (
+        f"the {what} is {float(value)} at step {step + 1}; lower the learning rate"
+        f" ({settings.learning_rate:g})"
+    )
+    return Training(tuple(losses[:step].T.tolist()), cause)
+
+
+def given_checkpoint(settings: TrainSettings, concept: Concept) -> Path | None:
+    """Return the path of weights that were trained elsewhere, None where training is asked for.
+
+    Raises UserError where there is nothing.
+    """
+    if settings.checkpoint is None:
+        return None
+    path = Path(settings.checkpoint.replace("{subject}", concept.name)).expanduser()
+    if not path.exists():
+        raise UserError(f'no checkpoint "{path}" for {concept.name}; correct the path')
+    return path
+
+
+def given_word(identifier: str | None, method: str) -> str:
+    """The word that weights from elsewhere were trained with; it may be any."""
+    if identifier is None:
+        raise UserError(
+            "name the word that the checkpoint was trained with"
+            f" (--set methods.{method}.identifier=sks)"
+        )
+    return identifier
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a .safetensors file. Raises UserError where it is none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read the weights {path}: {error}") from error
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:

@@ -56,6 +56,7 @@ def run(
     methods: list[str] | None = None,
     seeds: list[int] | None = None,
     console: Console | None = None,
+    together: int = 1,
 ) -> Outcome:
     """Do what `dbbench run` does."""
     chosen = override(suite, settings)
@@ -66,6 +67,7 @@ def run(
         plan_runs(chosen, subjects.split(","), methods, seeds),
         device="cpu",
         console=console or Console(quiet=True),
+        together=together,
     )
 
 

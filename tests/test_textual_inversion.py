@@ -47,8 +47,8 @@ def loss_with(backbone: Backbone, vectors: torch.Tensor) -> float:
     latents = backbone.encode_images(CONCEPT.images).repeat(32, 1, 1, 1)
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = torch.randint(1000, (len(latents),), generator=generator)
-    with torch.no_grad(), backbone.added_tokens(TOKEN, vectors):
-        text = backbone.encode_prompts([f"a photo of a {TOKEN}"]).expand(len(latents), -1, -1)
+    with torch.no_grad(), backbone.added_tokens({TOKEN: [vectors]}):
+        text = backbone.encode_prompts([f"a photo of a {TOKEN}"]).repeat(len(latents))
         return float(
             backbone.denoising_loss(latents, text, noise=noise, timesteps=timesteps).mean()
         )

@@ -12,6 +12,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 from transformers import CLIPTokenizer
 
+from dbbench.errors import UserError
 from dbbench.tokens import ExtendedEmbedding, choose_identifier, rare_tokens
 
 
@@ -44,6 +45,13 @@ def test_the_rare_words_of_clip_are_single_tokens_that_end_a_word(clip: CLIPToke
         assert sentence == ["a</w>", f"{word}</w>", "dog</w>"]
 
 
+@pytest.mark.parametrize("word", ["the", "cat", "table", "dog"])
+def test_words_of_clip_that_mean_something_are_refused(clip: CLIPTokenizer, word: str) -> None:
+    with pytest.raises(UserError, match="means something to this backbone already"):
+        choose_identifier(clip, word, seed=0)
+    assert choose_identifier(clip, "sks", seed=0) == "sks"
+
+
 def test_the_seed_decides(clip: CLIPTokenizer) -> None:
     drawn = [choose_identifier(clip, None, seed=seed) for seed in (0, 1, 2, 3, 0)]
     assert drawn[0] == drawn[-1]
@@ -52,7 +60,7 @@ def test_the_seed_decides(clip: CLIPTokenizer) -> None:
 
 def test_only_ids_from_the_first_new_one_on_read_the_new_vectors() -> None:
     embedding, vectors = nn.Embedding(5, 2), nn.Parameter(torch.randn(2, 2))
-    extended = ExtendedEmbedding(embedding.requires_grad_(False), vectors, first=5)
+    extended = ExtendedEmbedding(embedding.requires_grad_(False), [vectors], first=5)
     ids = torch.tensor([[0, 5, 4], [6, 5, 1]])
     expected = torch.cat([embedding.weight, vectors])[ids]
     states = extended(ids)

@@ -4,40 +4,54 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from diffusers.loaders import TextualInversionLoaderMixin
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from dbbench import lora
+from dbbench.backbones import architecture, text_encoders, tokenizer_of
 from dbbench.errors import UserError
 from dbbench.latents import LatentCodec, Posterior
 from dbbench.loading import load_pipeline
-from dbbench.noise import NoiseSchedule, build_solver
+from dbbench.noise import build_schedule, build_solver
 from dbbench.sampling import SampleSettings
+from dbbench.text import Text, Tokens, join
 from dbbench.tokens import ExtendedEmbedding
 
 DType = Literal["auto", "float32", "bfloat16"]
-Part = Literal["unet", "text_encoder"]
-PARTS: tuple[Part, ...] = ("unet", "text_encoder")
 
 TEXTS_PER_PASS = 64
 
+log = logging.getLogger(__name__)
+
 
 class Backbone:
-    """A StableDiffusionPipeline, frozen, with what methods need of it; one serves run after run.
+    """A diffusers pipeline, frozen, with what methods need of it; one serves run after run.
 
-    Weights stay float32. `restore` undoes whatever a run did to the UNet and the text encoder.
+    A method does not ask which pipeline it is: parts, texts, noise and loss look the same.
+    Weights stay float32. `restore` undoes whatever a run did to the denoiser and the text encoders.
     """
 
     def __init__(
-        self, pipeline: Any, *, resolution: int, device: str, dtype: DType = "auto"
+        self,
+        pipeline: Any,
+        *,
+        resolution: int,
+        device: str,
+        dtype: DType = "auto",
+        compile: bool = False,
     ) -> None:
-        factor = pipeline.vae_scale_factor
+        kind = type(pipeline).__name__
+        self._architecture = architecture(kind, source="the pipeline")
+        factor = pipeline.vae_scale_factor * self._architecture.multiple
         if resolution % factor:
             raise UserError(f"resolution {resolution} is not a multiple of {factor}; choose one")
         self.pipeline = pipeline.to(device)
@@ -45,24 +59,47 @@ class Backbone:
         self.device = torch.device(device)
         # bfloat16 halves a GPU's time; on most CPUs it costs ten times more.
         self._half = dtype == "bfloat16" or (dtype == "auto" and self.device.type == "cuda")
-        for module in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
-            module.float().requires_grad_(False).eval()
-        for module in (pipeline.unet, pipeline.vae):
-            module.to(memory_format=torch.channels_last)
+        for part in (*self.parts, "vae"):
+            self.module(part).float().requires_grad_(False).eval()
+        for part in (self.denoiser, "vae"):
+            self.module(part).to(memory_format=torch.channels_last)
         self._codec = LatentCodec(pipeline, resolution=resolution)
-        self._pristine = {part: self.weights(part) for part in PARTS}
-        self.schedule = NoiseSchedule(pipeline.scheduler.config, self.device)
+        self._pristine = {part: self.weights(part) for part in self.parts}
+        self.schedule = build_schedule(pipeline.scheduler.config, self.device)
+        if compile:
+            self.module(self.denoiser).compile()
+
+    @property
+    def denoiser(self) -> str:
+        """The part that predicts noise or velocity: "unet", or "transformer"."""
+        return self._architecture.denoiser
+
+    @cached_property
+    def text_encoders(self) -> tuple[str, ...]:
+        """The parts that encode text, in the pipeline's order."""
+        return text_encoders(self.pipeline)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What may be trained: the denoiser and the text encoders."""
+        return (self.denoiser, *self.text_encoders)
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """The denoiser's layers that a LoRA is beside."""
+        return self._architecture.lora_targets
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer, with the tokens of `added_tokens` while that is open."""
+        """The first tokenizer, with the tokens of `added_tokens` while that is open."""
         return self.pipeline.tokenizer
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of one image's latents."""
         side = self.resolution // self.pipeline.vae_scale_factor
-        return (int(self.pipeline.unet.config.in_channels), side, side)
+        denoiser: Any = self.module(self.denoiser)
+        return (int(denoiser.config.in_channels), side, side)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -74,54 +111,76 @@ class Backbone:
                 # transformers 5 dropped this prefix from the names of the same weights.
                 digest.update(f"{part}/{name.removeprefix('text_model.')}{tensor.shape}".encode())
                 digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        parts = (self.pipeline.scheduler, self.pipeline.unet, self.pipeline.vae)
+        denoiser: Any = self.module(self.denoiser)
+        parts = (self.pipeline.scheduler, denoiser, self.pipeline.vae)
         configs = [
             sorted((key, repr(value)) for key, value in part.config.items() if key[0] != "_")
             for part in parts
         ]
-        vocabulary = sorted(self.tokenizer.get_vocab().items())
-        length = self.tokenizer.model_max_length
-        digest.update(repr((vocabulary, length, configs, self.resolution, self._half)).encode())
+        for number, part in enumerate(self.text_encoders):
+            tokenizer = getattr(self.pipeline, tokenizer_of(part))
+            vocabulary = sorted(tokenizer.get_vocab().items())
+            choices = (configs, self.resolution, self._half) if number == 0 else ()
+            digest.update(repr((vocabulary, tokenizer.model_max_length, *choices)).encode())
         return digest.hexdigest()
+
+    def module(self, part: str) -> nn.Module:
+        """The network of a part, or "vae"."""
+        module: nn.Module = getattr(self.pipeline, part)
+        return module
 
     def restore(self) -> None:
         """Put the pristine weights back, bit for bit, and freeze them."""
-        for part in PARTS:
+        lora.remove(self.pipeline)
+        for part in self.parts:
             self.load(part, self._pristine[part])
 
-    def load(self, part: Part, state: Mapping[str, Tensor]) -> None:
+    def load(self, part: str, state: Mapping[str, Tensor]) -> None:
         """Copy `state` over the weights of `part`, and freeze them.
 
         Raises UserError where names or shapes are not this backbone's.
         """
-        module = self._module(part)
+        module = self.module(part)
         try:
-            module.load_state_dict(state)
+            module.load_state_dict(_as_named_here(state, module))
         except RuntimeError as error:
             raise UserError(
                 f"the checkpoint's {part} does not fit this backbone"
                 f" ({str(error).splitlines()[-1].strip()}); use the one that it was trained on"
             ) from error
         module.requires_grad_(False)
+        module.zero_grad()  # or what a failed run left would enter the next one's first step
 
-    def trainable(self, part: Part) -> list[nn.Parameter]:
-        """The weights of `part`, with gradients until `restore` or `load`."""
-        return list(self._module(part).requires_grad_(True).parameters())
+    def trainable(self, part: str, *, ending: tuple[str, ...] = ("",)) -> dict[str, nn.Parameter]:
+        """The weights of `part` whose names end so, with gradients until `restore` or `load`."""
+        module = self.module(part)
+        chosen = {
+            name: weight for name, weight in module.named_parameters() if name.endswith(ending)
+        }
+        for weight in chosen.values():
+            weight.requires_grad_(True)
+        return chosen
 
-    def weights(self, part: Part) -> dict[str, Tensor]:
+    def weights(self, part: str) -> dict[str, Tensor]:
         """A copy of the weights of `part` on the CPU, named as its own class saves them."""
         return {
             name: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
-            for name, tensor in self._module(part).state_dict().items()
+            for name, tensor in self.module(part).state_dict().items()
         }
 
-    def config(self, part: Part) -> dict[str, Any]:
+    def config(self, part: str) -> dict[str, Any]:
         """The config of `part` as its own class saves it, less the path that it came from."""
-        module = getattr(self.pipeline, part)
-        holder = module if part == "unet" else module.config  # diffusers' way, transformers' way
+        module = self.module(part)
+        # diffusers' way, transformers' way
+        holder: Any = module if part == self.denoiser else module.config
         config: dict[str, Any] = json.loads(holder.to_json_string())
         config.pop("_name_or_path", None)
         return config
+
+    def file(self, part: str) -> str:
+        """Where a pipeline's folder keeps the weights of `part`."""
+        name = "diffusion_pytorch_model" if part == self.denoiser else "model"
+        return f"{part}/{name}.safetensors"
 
     def encode_posterior(self, images: Sequence[Image]) -> Posterior:
         """Encode N images, each brought to the backbone's resolution."""
@@ -141,69 +200,90 @@ class Backbone:
         with self.autocast():
             return self._codec.decode(latents)
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids (N, L), padded or cut to the tokenizer's own length L."""
-        ids: Tensor = self.tokenizer(
-            self.pipeline.maybe_convert_prompt(list(texts), self.tokenizer),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        return ids.to(self.device)
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Token ids for each text encoder, padded or cut to its own length."""
+        ids = []
+        lengths = self._architecture.token_lengths
+        for part, length in zip(self.text_encoders, lengths, strict=False):
+            tokenizer = getattr(self.pipeline, tokenizer_of(part))
+            written = TextualInversionLoaderMixin().maybe_convert_prompt(list(texts), tokenizer)
+            encoded = tokenizer(
+                written,
+                padding="max_length",
+                max_length=length or tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            )
+            ids.append(encoded.input_ids.to(self.device))
+        return Tokens(tuple(ids))
 
-    def encode_tokens(self, ids: Tensor) -> Tensor:
-        """Text states (N, L, D) of token ids (N, L), with gradients where something is trained."""
+    def encode_tokens(self, tokens: Tokens) -> Text:
+        """Text states of N texts, with gradients where something is trained."""
         with self.autocast():
-            states: Tensor = self.pipeline.text_encoder(ids)[0]
-        return states.float()
+            return self._architecture.encode(self.pipeline, tokens)
 
-    def encode_prompts(self, texts: Sequence[str]) -> Tensor:
-        """Text states (N, L, D) of prompts, without gradients."""
-        ids = self.tokenize(texts)
+    def encode_prompts(self, texts: Sequence[str]) -> Text:
+        """Text states of prompts, without gradients."""
+        tokens = self.tokenize(texts)
         with torch.no_grad():
-            return torch.cat(
-                [self.encode_tokens(part) for part in torch.split(ids, TEXTS_PER_PASS)]
+            return join(
+                [
+                    self.encode_tokens(tokens[start : start + TEXTS_PER_PASS])
+                    for start in range(0, len(tokens), TEXTS_PER_PASS)
+                ]
             )
 
     @contextmanager
-    def added_tokens(self, token: str, vectors: Tensor) -> Iterator[None]:
-        """While open, `token` in a text stands for `vectors` (n, D), which may be trained.
+    def added_tokens(self, words: Mapping[str, Sequence[Tensor]]) -> Iterator[None]:
+        """While open, each word in a text stands for its vectors, which may be trained.
 
-        The embedding matrix is not touched: the vectors lie beside it. Several vectors are named
-        as diffusers' `load_textual_inversion` names them: <t>, <t>_1, <t>_2, ...
+        A word has (n, D) vectors for each text encoder in turn. The embedding matrices are not
+        touched: the vectors lie beside them. Several vectors are named as diffusers'
+        `load_textual_inversion` names them: <t>, <t>_1, <t>_2, ...
         """
-        tokenizer, text_encoder = self.tokenizer, self.pipeline.text_encoder
-        embedding = text_encoder.get_input_embeddings()
-        if token in tokenizer.get_vocab():
-            raise UserError(f'"{token}" is a token of this backbone already; rename the subject')
-        extended = deepcopy(tokenizer)
-        extended.add_tokens([token, *(f"{token}_{i}" for i in range(1, len(vectors)))])
-        first = extended.convert_tokens_to_ids(token)
-        self.pipeline.tokenizer = extended
-        text_encoder.set_input_embeddings(ExtendedEmbedding(embedding, vectors, first=first))
+        before = []
         try:
+            for number, part in enumerate(self.text_encoders):
+                text_encoder: Any = self.module(part)
+                tokenizer = getattr(self.pipeline, tokenizer_of(part))
+                embedding = text_encoder.get_input_embeddings()
+                extended, first = deepcopy(tokenizer), len(tokenizer)
+                for word, vectors in words.items():
+                    if word in extended.get_vocab():
+                        raise UserError(
+                            f'"{word}" is a token of this backbone already; rename the subject'
+                        )
+                    count = len(vectors[number])
+                    extended.add_tokens([word, *(f"{word}_{i}" for i in range(1, count))])
+                rows = [vectors[number] for vectors in words.values()]
+                before.append((part, tokenizer, embedding))
+                setattr(self.pipeline, tokenizer_of(part), extended)
+                text_encoder.set_input_embeddings(ExtendedEmbedding(embedding, rows, first=first))
             yield
         finally:
-            self.pipeline.tokenizer = tokenizer
-            text_encoder.set_input_embeddings(embedding)
+            for part, tokenizer, embedding in before:
+                setattr(self.pipeline, tokenizer_of(part), tokenizer)
+                owner: Any = self.module(part)
+                owner.set_input_embeddings(embedding)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The latents (N, C, h, w) at `timesteps` (N,) of the noise schedule."""
         return self.schedule.add_noise(latents, noise, timesteps)
 
     def training_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the UNet is to predict there: noise, velocity or latents, as the schedule says."""
+        """What the denoiser is to predict there: noise, velocity, latents or a flow."""
         return self.schedule.target(latents, noise, timesteps)
 
     def denoising_loss(
-        self, latents: Tensor, text: Tensor, *, noise: Tensor, timesteps: Tensor
+        self, latents: Tensor, text: Text, *, noise: Tensor, timesteps: Tensor
     ) -> Tensor:
-        """Mean squared error of the UNet's prediction for each of N latents: (N,), float32."""
+        """Mean squared error of the prediction for each of N latents: (N,), float32."""
         noisy = self.add_noise(latents, noise, timesteps)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         with self.autocast():
-            prediction: Tensor = self.pipeline.unet(noisy, timesteps, text, return_dict=False)[0]
+            prediction = self._architecture.predict(
+                self.pipeline, noisy, self.schedule.times(timesteps), text
+            )
         error = prediction.float() - self.training_target(latents, noise, timesteps)
         return torch.mean(error.square(), dim=(1, 2, 3))
 
@@ -212,46 +292,71 @@ class Backbone:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
 
     def sample(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], settings: SampleSettings
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        settings: SampleSettings,
+        conditions: Mapping[str, Any] | None = None,
     ) -> Iterator[Image]:
         """Draw one image for each prompt, in order, from the noise of its own seed.
 
         The texts are encoded before this returns; the images come batch by batch from diffusers'
-        own pipeline call. A batch's size and company change an image by rounding only.
+        own pipeline call, which is given the `conditions` as they are. A batch's size and company
+        change an image by rounding only.
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
         row = {text: i for i, text in enumerate(dict.fromkeys(["", *prompts]))}
-        states = self.encode_prompts(list(row))
-        return self._denoise(states, [row[prompt] for prompt in prompts], seeds, settings)
+        pipeline = copy(self.pipeline)
+        pipeline.scheduler = build_solver(settings.scheduler, self.pipeline.scheduler.config)
+        pipeline.set_progress_bar_config(disable=True)
+        texts = self.encode_prompts(list(row))
+        rows = [row[prompt] for prompt in prompts]
+        return self._denoise(pipeline, texts, rows, seeds, settings, conditions or {})
 
     def _denoise(
-        self, states: Tensor, rows: Sequence[int], seeds: Sequence[int], settings: SampleSettings
+        self,
+        pipeline: Any,
+        texts: Text,
+        rows: Sequence[int],
+        seeds: Sequence[int],
+        settings: SampleSettings,
+        conditions: Mapping[str, Any],
     ) -> Iterator[Image]:
-        """Denoise under the text states (T, L, D) at `rows`; row 0 is the empty prompt."""
-        components = dict(self.pipeline.components)
-        components["scheduler"] = build_solver(settings.scheduler, self.pipeline.scheduler.config)
-        pipeline = type(self.pipeline)(**components, requires_safety_checker=False)
-        pipeline.set_progress_bar_config(disable=True)
-        for start in range(0, len(seeds), settings.batch_size):
-            batch = slice(start, start + settings.batch_size)
-            text = states[list(rows[batch])]
-            with torch.inference_mode(), self.autocast():
-                latents = pipeline(
-                    prompt_embeds=text,
-                    negative_prompt_embeds=states[:1].expand_as(text),
-                    height=self.resolution,
-                    width=self.resolution,
-                    num_inference_steps=settings.steps,
-                    guidance_scale=settings.guidance,
-                    generator=[torch.Generator().manual_seed(seed) for seed in seeds[batch]],
-                    output_type="latent",
-                ).images
-            yield from self.decode(latents)
-
-    def _module(self, part: Part) -> nn.Module:
-        module: nn.Module = getattr(self.pipeline, part)
-        return module
+        """Denoise under the texts at `rows`; row 0 is the empty prompt."""
+        nothing = self._architecture.unconditional(pipeline, texts[0])
+        start, size = 0, settings.batch_size
+        while start < len(seeds):
+            batch = slice(start, start + size)
+            text = texts[rows[batch]]
+            try:
+                with torch.inference_mode(), self.autocast():
+                    latents = pipeline(
+                        **self._architecture.arguments(text, nothing.repeat(len(text))),
+                        height=self.resolution,
+                        width=self.resolution,
+                        num_inference_steps=settings.steps,
+                        guidance_scale=settings.guidance,
+                        generator=[torch.Generator().manual_seed(seed) for seed in seeds[batch]],
+                        output_type="latent",
+                        **conditions,
+                    ).images
+                images = self.decode(latents)
+            except torch.OutOfMemoryError as error:
+                if size == 1:
+                    raise UserError(
+                        "out of memory with one image at a time; choose a smaller resolution or a"
+                        " larger device"
+                    ) from error
+                images = None
+            if images is None:  # outside of the handler: the error holds on to what was computed
+                size = (size + 1) // 2
+                torch.cuda.empty_cache()
+                log.warning("out of memory: from here on %d images at a time", size)
+                continue
+            start += len(images)
+            yield from images
 
 
 def load_backbone(
@@ -261,12 +366,29 @@ def load_backbone(
     device: str,
     dtype: DType = "auto",
     revision: str | None = None,
+    config: str | None = None,
+    compile: bool = False,
 ) -> Backbone:
     """Load a diffusers folder, a hub id, a single .safetensors file, or the embedded "mini".
 
-    Raises UserError where the source cannot be had or is pickled, or there is no such device.
+    A single file takes its configuration from the folder or hub id `config`. Raises UserError
+    where the source cannot be had or is pickled, or there is no such device.
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f'there is no CUDA device for "{device}"; use --device cpu')
-    pipeline = load_pipeline(source, revision=revision)
-    return Backbone(pipeline, resolution=resolution, device=device, dtype=dtype)
+    pipeline = load_pipeline(source, revision=revision, config=config)
+    return Backbone(pipeline, resolution=resolution, device=device, dtype=dtype, compile=compile)
+
+
+def _as_named_here(state: Mapping[str, Tensor], module: nn.Module) -> Mapping[str, Tensor]:
+    """Name the weights of a text encoder as this version of transformers does."""
+    known = module.state_dict().keys()
+    if known == state.keys():
+        return state
+    named = {}
+    for name, tensor in state.items():
+        short = name.removeprefix("text_model.")
+        new = next((n for n in (name, short, f"text_model.{short}") if n in known), name)
+        if not name.endswith("embeddings.position_ids"):  # older versions kept this constant
+            named[new] = tensor
+    return named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import traceback
@@ -22,7 +23,7 @@ from dbbench.features import FeatureStore
 from dbbench.identity import Identities, versions
 from dbbench.models import Models
 from dbbench.plan import Plan, Task
-from dbbench.plugin import find, load_metric
+from dbbench.plugin import add_method_file, find, load_metric
 from dbbench.progress import Advance, Progress, show
 from dbbench.scoring import finished_runs, score, scored
 from dbbench.subject import ImageSource, load_subjects
@@ -56,6 +57,8 @@ def make_plan(
     suite: Suite, out: Path, source: ImageSource, runs: Sequence[Run], device: str
 ) -> Plan:
     """Return the plan with all that earlier calls in `out` found out; loads no network."""
+    for reference in suite.method_files.values():
+        add_method_file(reference)
     _check_names(suite, runs)
     workspace = Workspace(out)
     workspace.refuse_other(suite)
@@ -73,8 +76,11 @@ def execute(
     *,
     device: str,
     console: Console,
+    together: int = 1,
 ) -> Outcome:
     """Do what is missing of these runs, then score all runs of the folder that are finished.
+
+    `together` subjects are trained side by side where the method can do so.
 
     Raises UserError for what stops everything (settings, references, weights, the disk); a run that
     fails by itself is reported in the outcome. KeyboardInterrupt and Terminated pass through;
@@ -94,8 +100,11 @@ def execute(
         workspace.refuse_if_full(estimate_bytes(plan, tasks), suite)
         workspace.write(plan, selection, device)
         outcome = Outcome()
+        session = Session(plan, models, workspace, outcome, together=together)
         if tasks:
-            _Session(plan, models, workspace, outcome).work(tasks, console)
+            session.start(len(tasks))
+            with show(console, tasks) as progress:
+                session.work(tasks, progress)
         finished = finished_runs(plan, selection.runs(suite))
         if finished and not scored(plan, finished):
             meter = Meter()
@@ -108,7 +117,7 @@ def execute(
 
 
 @dataclass
-class _Session:
+class Session:
     """The work of one call."""
 
     plan: Plan
@@ -116,40 +125,59 @@ class _Session:
     workspace: Workspace
     outcome: Outcome
     store: FeatureStore = field(default_factory=FeatureStore)
+    together: int = 1
     failed: dict[str, Failure] = field(default_factory=dict)
+    made: dict[str, str] = field(default_factory=dict)
+    """Trainings that were done side by side with another: key -> its name."""
 
-    def work(self, tasks: Sequence[Task], console: Console) -> None:
-        events = EventLog(self.plan.out / EVENTS)
-        events.write(stage="start", tasks=len(tasks), versions=versions(), **_machine(self.models))
+    @property
+    def events(self) -> EventLog:
+        """What each task cost."""
+        return EventLog(self.plan.out / EVENTS)
+
+    def start(self, tasks: int) -> None:
+        """Note with what the tasks are done."""
+        self.events.write(stage="start", tasks=tasks, versions=versions(), **_machine(self.models))
+
+    def work(self, tasks: Sequence[Task], progress: Progress) -> None:
+        """Do the tasks in turn; one that fails stops those that need it."""
         runs = list(dict.fromkeys(task.run for task in tasks if task.run is not None))
-        with show(console, tasks) as progress:
+        with _notes(progress):
             for position, task in enumerate(tasks):
                 if task.stage == "train":
                     rest = estimate_bytes(self.plan, tasks[position:])
                     self.workspace.refuse_if_full(rest, self.plan.suite)
                 number = runs.index(task.run) + 1 if task.run is not None else 0
                 progress.begin(task, number, len(runs))
-                meter = Meter()
-                try:
-                    count, unit = self._do(task, progress)
-                except Exception as error:
-                    problem = storage_problem(error, self.plan.out)
-                    if problem is not None:
-                        raise problem from error
-                    if task.stage == "references" and isinstance(error, UserError):
-                        raise
-                    failure = self._fail(task, error)
-                    events.write(**_about(task), status="failed", reason=failure.reason)
-                    progress.note(f"{task.stage} {task.name} failed: {failure.reason}")
-                    progress.end("failed")
-                    continue
-                measured = meter.read(count, unit)
-                events.write(**_about(task), status="done", **measured)
-                progress.end(_summary(measured, unit))
-                self._log(task).unlink(missing_ok=True)
-                self.outcome.done += 1
+                self._work_on(task, tasks[position + 1 :], progress)
 
-    def _do(self, task: Task, progress: Progress) -> tuple[int, str]:
+    def _work_on(self, task: Task, later: Sequence[Task], progress: Progress) -> None:
+        if (other := self.made.get(task.key)) is not None:
+            self.events.write(**_about(task), status="done", together_with=other)
+            progress.end(f"side by side with {other}")
+            self.outcome.done += 1
+            return
+        meter = Meter()
+        try:
+            count, unit = self._do(task, later, progress)
+        except Exception as error:
+            problem = storage_problem(error, self.plan.out)
+            if problem is not None:
+                raise problem from error
+            if task.stage == "references" and isinstance(error, UserError):
+                raise
+            failure = self._fail(task, error)
+            self.events.write(**_about(task), status="failed", reason=failure.reason)
+            progress.note(f"{task.stage} {task.name} failed: {failure.reason}")
+            progress.end("failed")
+            return
+        measured = meter.read(count, unit)
+        self.events.write(**_about(task), status="done", **measured)
+        progress.end(_summary(measured, unit))
+        self._log(task).unlink(missing_ok=True)
+        self.outcome.done += 1
+
+    def _do(self, task: Task, later: Sequence[Task], progress: Progress) -> tuple[int, str]:
         """Do one task; return how many steps or images it took."""
         for key in task.needs:
             if key in self.failed:
@@ -175,6 +203,11 @@ class _Session:
         assert run is not None
         method, backbone = models.method(run.method), models.backbone
         if task.stage == "train":
+            if mates := self._mates(task, later):
+                try:
+                    return self._train_together([task, *mates], advance), "steps"
+                except Exception as error:
+                    progress.note(f"not side by side, but one by one: {error}")
             prior = plan.prior(subject.class_noun) if method.needs_prior else None
             references = plan.references(subject.name)
             count = stages.train(
@@ -190,6 +223,40 @@ class _Session:
         if not plan.suite.keep_checkpoints:
             checkpoint.remove()
         return count, "images"
+
+    def _mates(self, task: Task, later: Sequence[Task]) -> list[Task]:
+        """Trainings that can be done side by side with a task: of the same method, not blocked."""
+        assert task.run is not None
+        method = task.run.method
+        learner = self.models.method(method)
+        if self.together == 1 or learner.needs_prior or not hasattr(learner, "fit_many"):
+            return []
+        subjects = {task.subject}
+        mates: list[Task] = []
+        for other in later:
+            if other.stage != "train" or other.run is None or other.run.method != method:
+                continue
+            blocked = any(key in self.failed for key in other.needs)
+            if blocked or other.key in self.made or other.subject in subjects:
+                continue
+            if len(mates) + 1 < self.together:
+                subjects.add(other.subject)
+                mates.append(other)
+        return mates
+
+    def _train_together(self, tasks: Sequence[Task], advance: Advance) -> int:
+        runs = [task.run for task in tasks if task.run is not None]
+        count = stages.train_together(
+            [task.artifacts[0][1] for task in tasks],
+            runs,
+            [self.plan.subjects[run.subject] for run in runs],
+            self.models.method(runs[0].method),
+            self.models.backbone,
+            references=[self.plan.references(run.subject) for run in runs],
+            advance=advance,
+        )
+        self.made |= {task.key: tasks[0].name for task in tasks[1:]}
+        return count
 
     def _encode(self, task: Task, advance: Advance) -> int:
         assert task.subject is not None
@@ -258,6 +325,27 @@ def _summary(measured: Mapping[str, Any], unit: str) -> str:
         return f"{measured['seconds']:.1f} s"
     rate = f"{measured[f'{unit}_per_second']:.3g} {unit}/s"
     return f"{measured[unit]} {unit} in {measured['seconds']:.1f} s ({rate})"
+
+
+@contextmanager
+def _notes(progress: Progress) -> Iterator[None]:
+    """While open, what dbbench's modules log stands above the bars."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            progress.note(record.getMessage())
+
+    log, handler = logging.getLogger("dbbench"), Handler(logging.INFO)
+    level, propagates = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagates
 
 
 def _machine(models: Models) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,21 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError, safe_open
 
+from dbbench.backbones import Architecture, architecture
 from dbbench.errors import UserError
 
 _PICKLED = {".ckpt", ".pt", ".pth", ".bin"}
 
 
-def load_pipeline(source: str, *, revision: str | None = None) -> Any:
-    """Return the Stable Diffusion pipeline that `source` names, without its safety checker.
+def load_pipeline(source: str, *, revision: str | None = None, config: str | None = None) -> Any:
+    """Return the pipeline that `source` names, without its safety checker.
 
     `source` is "mini", a diffusers folder, a .safetensors file or a hub id (`HF_HUB_OFFLINE=1`
-    keeps to the local cache). Raises UserError where it cannot be had.
+    keeps to the local cache); `config` is where a file's configuration comes from, a folder or hub
+    id. Raises UserError where it cannot be had or is of a class that cannot be a backbone.
     """
     if source == "mini":
         from dbbench import mini
@@ -34,7 +38,7 @@ def load_pipeline(source: str, *, revision: str | None = None) -> Any:
     if path.suffix in _PICKLED:
         raise UserError(f"{path} is pickled and could run any code; {_CONVERT}")
     if path.is_file():
-        return _from_file(path)
+        return _from_file(path, config)
     if (
         path.suffix == ".safetensors"
         or source.startswith(("/", ".", "~"))
@@ -55,9 +59,9 @@ def _from_folder(folder: Path) -> Any:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {folder / 'model_index.json'}: {error}") from error
-    if (kind := index.get("_class_name")) != "StableDiffusionPipeline":
-        raise UserError(f"{folder} is a {kind}; a StableDiffusionPipeline is needed")
-    for part in ("unet", "text_encoder", "vae"):
+    kind = architecture(str(index.get("_class_name", "")), source=str(folder))
+    encoders = [name for name, entry in index.items() if _is_text_encoder(name, entry)]
+    for part in (kind.denoiser, *encoders, "vae"):
         files = [file for file in (folder / part).glob("*") if file.is_file()]
         if not any(file.suffix == ".safetensors" for file in files):
             if pickled := [file for file in files if file.suffix in _PICKLED]:
@@ -68,29 +72,36 @@ def _from_folder(folder: Path) -> Any:
         if isinstance(entry, list) and str(entry[0]).startswith("dbbench."):
             importlib.import_module(entry[0])
     try:
-        with _quiet():
-            return diffusers.StableDiffusionPipeline.from_pretrained(folder, **_OPTIONS)
+        with quiet():
+            return _class(kind).from_pretrained(folder, **_options(kind, index))
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot load the backbone {folder}: {_first_line(error)}") from error
 
 
-def _from_file(path: Path) -> Any:
+def _from_file(path: Path, config: str | None) -> Any:
     try:
-        with _quiet():
-            return diffusers.StableDiffusionPipeline.from_single_file(str(path), **_OPTIONS)
-    except (OSError, ValueError, RuntimeError) as error:
+        with safe_open(path, framework="pt") as file:
+            kind = architecture(_class_in(set(file.keys())), source=str(path))
+        with quiet():
+            return _class(kind).from_single_file(str(path), config=config, **_options(kind, {}))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        advice = (
+            "; its configuration comes from the hub, so without network give the folder of a"
+            " pipeline of its kind (--set backbone.config=FOLDER)"
+        )
         raise UserError(
-            f"cannot load the checkpoint {path}: {_first_line(error)}; its configuration comes from"
-            " the hub, so without network convert it to a diffusers folder elsewhere"
+            f"cannot load the checkpoint {path}: {_first_line(error)}{'' if config else advice}"
         ) from error
 
 
 def _from_hub(repository: str, revision: str | None) -> Any:
     try:
-        with _quiet():
-            return diffusers.StableDiffusionPipeline.from_pretrained(
-                repository, revision=revision, **_OPTIONS
-            )
+        with quiet():
+            file = hf_hub_download(repository, "model_index.json", revision=revision)
+            index = json.loads(Path(file).read_text("utf-8"))
+            kind = architecture(str(index.get("_class_name", "")), source=repository)
+            options = _options(kind, index)
+            return _class(kind).from_pretrained(repository, revision=revision, **options)
     except OSError as error:
         raise UserError(
             f'no backbone "{repository}": there is no such folder here, and the hub cannot be'
@@ -101,8 +112,27 @@ def _from_hub(repository: str, revision: str | None) -> Any:
         raise UserError(f"cannot load the backbone {repository}: {_first_line(error)}") from error
 
 
+def _class(kind: Architecture) -> Any:
+    return getattr(diffusers, kind.pipeline)
+
+
+def _class_in(names: set[str]) -> str:
+    """Return the class of pipeline whose original layout has weights of these names."""
+    if any(name.endswith("joint_blocks.0.context_block.attn.qkv.weight") for name in names):
+        return "StableDiffusion3Pipeline"
+    if any(name.startswith("conditioner.embedders.1.") for name in names):
+        return "StableDiffusionXLPipeline"
+    if any(name.startswith("model.diffusion_model.input_blocks.") for name in names):
+        return "StableDiffusionPipeline"
+    raise ValueError("no Stable Diffusion checkpoint in the original layout")
+
+
+def _is_text_encoder(name: str, entry: Any) -> bool:
+    return name.startswith("text_encoder") and isinstance(entry, list) and entry[0] is not None
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the libraries' own bars and notices off the terminal while weights load."""
     libraries = (diffusers.utils.logging, transformers.utils.logging)
     levels = [library.get_verbosity() for library in libraries]
@@ -117,16 +147,25 @@ def _quiet() -> Iterator[None]:
             library.enable_progress_bar()
 
 
+def _options(kind: Architecture, index: Mapping[str, Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "use_safetensors": True,
+        "dtype": torch.float32,  # files may hold halves; a Backbone computes from float32
+    }
+    if kind.pipeline == "StableDiffusionPipeline":
+        options |= {"safety_checker": None, "requires_safety_checker": False}
+    if kind.pipeline == "StableDiffusionXLPipeline":
+        options["add_watermarker"] = False
+    if kind.pipeline == "StableDiffusion3Pipeline":  # its T5 may be left out, by name
+        optional = ("text_encoder_3", "tokenizer_3")
+        options |= {name: None for name in optional if list(index.get(name) or ()) == [None, None]}
+    return options
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-_OPTIONS = {
-    "safety_checker": None,
-    "requires_safety_checker": False,
-    "use_safetensors": True,
-    "dtype": torch.float32,  # files may hold halves; a Backbone computes from float32
-}
 _CONVERT = (
     "where you trust it, convert it once: StableDiffusionPipeline.from_pretrained(OLD)"
     ' (or .from_single_file).save_pretrained("NEW"), and give the folder NEW'

@@ -86,6 +86,14 @@ class Checkpoint:
             ) from error
 
 
+class Diverged(FloatingPointError):
+    """Training stopped early; `checkpoint` holds the last good state."""
+
+    def __init__(self, cause: str, checkpoint: Checkpoint) -> None:
+        super().__init__(cause)
+        self.checkpoint = checkpoint
+
+
 class Method(Protocol):
     """Learns a concept from a few images on a frozen backbone.
 

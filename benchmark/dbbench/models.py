@@ -65,6 +65,8 @@ class Models:
                 device=self.device,
                 dtype=settings.dtype,
                 revision=settings.revision,
+                config=settings.config,
+                compile=settings.compile,
             )
             self.identities.backbone = self._backbone.fingerprint
         return self._backbone

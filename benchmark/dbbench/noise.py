@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import diffusers
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
+from dbbench.errors import UserError
 from dbbench.sampling import Scheduler
+
+_FLOW = "FlowMatchEulerDiscreteScheduler"
+
+
+class Schedule(Protocol):
+    """The training side of a diffusers scheduler config; latents are NCHW, timesteps (N,)."""
+
+    timesteps: int
+    """How many there are to draw from."""
+    prediction_type: str
+
+    def draw(self, shape: Sequence[int], generator: Generator) -> Tensor:
+        """Timesteps at random, int64, as this kind of backbone is trained."""
+        ...
+
+    def times(self, timesteps: Tensor) -> Tensor:
+        """What the denoiser is told of them."""
+        ...
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The latents at these timesteps."""
+        ...
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the denoiser is to predict there."""
+        ...
+
+
+def build_schedule(config: Mapping[str, Any], device: torch.device) -> Schedule:
+    """Return the schedule of a diffusers scheduler config."""
+    kind = FlowSchedule if _is_flow(config) else NoiseSchedule
+    return kind(config, device)
 
 
 class NoiseSchedule:
-    """The training side of a diffusers scheduler config: x_t, and what the UNet is to predict."""
+    """Diffusion: x_t between data and noise, and what the UNet is to predict."""
 
     def __init__(self, config: Mapping[str, Any], device: torch.device) -> None:
         schedule = diffusers.DDPMScheduler.from_config(config)
@@ -22,6 +55,14 @@ class NoiseSchedule:
         kept = schedule.alphas_cumprod.double()
         self._signal = kept.sqrt().float().to(device)
         self._sigma = (1 - kept).sqrt().float().to(device)
+
+    def draw(self, shape: Sequence[int], generator: Generator) -> Tensor:
+        """Uniform (arXiv 2006.11239, algorithm 1)."""
+        return torch.randint(self.timesteps, tuple(shape), generator=generator)
+
+    def times(self, timesteps: Tensor) -> Tensor:
+        """Themselves."""
+        return timesteps
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e (arXiv 2006.11239, eq. 4); NCHW, timesteps (N,)."""
@@ -41,11 +82,68 @@ class NoiseSchedule:
         return self._signal[timesteps, None, None, None], self._sigma[timesteps, None, None, None]
 
 
+class FlowSchedule:
+    """Flow matching on straight paths from data to noise (arXiv 2403.03206, eq. 13)."""
+
+    prediction_type = "flow"
+
+    def __init__(self, config: Mapping[str, Any], device: torch.device) -> None:
+        schedule = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+        self.timesteps = int(schedule.config.num_train_timesteps)
+        self._sigmas: Tensor = schedule.sigmas[: self.timesteps].to(device)
+        self._times: Tensor = schedule.timesteps[: self.timesteps].to(device)
+
+    def draw(self, shape: Sequence[int], generator: Generator) -> Tensor:
+        """Logit-normal with mean 0 and deviation 1, the paper's best (section 3.1, table 1)."""
+        part = torch.sigmoid(torch.randn(tuple(shape), generator=generator))
+        return (part * self.timesteps).long().clamp(max=self.timesteps - 1)
+
+    def times(self, timesteps: Tensor) -> Tensor:
+        """The place on the path, times the number of steps, after the resolution's shift."""
+        return self._times[timesteps]
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """z_t = (1 - t) x_0 + t e."""
+        sigma = self._sigmas[timesteps, None, None, None]
+        return (1 - sigma) * latents + sigma * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The path's velocity, e - x_0."""
+        return noise - latents
+
+
 def build_solver(name: Scheduler, config: Mapping[str, Any]) -> Any:
-    """Return the diffusers scheduler called `name` on the noise schedule of `config`."""
+    """Return the diffusers scheduler called `name` on the noise schedule of `config`.
+
+    Raises UserError for one that cannot solve a backbone trained by flow matching.
+    """
+    if _is_flow(config):
+        return _flow_solver(name, config)
     solver, extra = _SOLVERS[name]
     # Latents are unbounded, so never clipped; the offset is the one diffusers' pipeline insists on.
     return solver.from_config({**config, "clip_sample": False, "steps_offset": 1, **extra})
+
+
+def _flow_solver(name: Scheduler, config: Mapping[str, Any]) -> Any:
+    if name == "euler":
+        return diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+    if name not in _FLOW_SOLVERS:
+        raise UserError(
+            f'scheduler "{name}" does not solve a backbone trained by flow matching; use'
+            f" euler or {' or '.join(_FLOW_SOLVERS)} (--set sample.scheduler=euler)"
+        )
+    solver, extra = _FLOW_SOLVERS[name]
+    return solver(
+        num_train_timesteps=config["num_train_timesteps"],
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=config.get("shift", 1.0),
+        **extra,
+    )
+
+
+def _is_flow(config: Mapping[str, Any]) -> bool:
+    return config.get("_class_name") == _FLOW
 
 
 _SOLVERS: dict[Scheduler, tuple[Any, dict[str, Any]]] = {
@@ -55,5 +153,9 @@ _SOLVERS: dict[Scheduler, tuple[Any, dict[str, Any]]] = {
     "dpmsolver++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
     "euler": (diffusers.EulerDiscreteScheduler, {}),
     "euler-ancestral": (diffusers.EulerAncestralDiscreteScheduler, {}),
+    "unipc": (diffusers.UniPCMultistepScheduler, {}),
+}
+_FLOW_SOLVERS: dict[Scheduler, tuple[Any, dict[str, Any]]] = {
+    "dpmsolver++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
     "unipc": (diffusers.UniPCMultistepScheduler, {}),
 }

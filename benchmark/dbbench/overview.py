@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dbbench.artifact import MANIFEST, Artifact
+from dbbench.cost import estimate
 from dbbench.identity import Identities
 from dbbench.plan import STAGES, Plan, Task
+from dbbench.plugin import add_method_file
 from dbbench.scoring import finished_runs, scored
 from dbbench.subject import ReferenceImage, Subject, load_subjects
 from dbbench.suite import Run
@@ -50,6 +52,8 @@ def recorded_plan(out: Path) -> tuple[Plan, tuple[Run, ...]]:
     """
     workspace = Workspace(out)
     suite = workspace.suite()
+    for reference in suite.method_files.values():
+        add_method_file(reference)
     record, selection = workspace.read(), workspace.selection()
     identities = Identities(suite, str(record.get("device", "cpu")))
     workspace.recall(identities, selection.methods, trust=True)
@@ -87,6 +91,7 @@ def print_dry_run(plan: Plan, runs: Sequence[Run], console: Console) -> None:
         if any(task.stage == "train" for task in tasks):
             line += ", checkpoints of methods not trained here yet not counted"
         console.print(line, soft_wrap=True)
+        console.print(estimate(plan, tasks).describe(plan.identities.device), soft_wrap=True)
 
 
 def _runs_table(plan: Plan, runs: Sequence[Run], tasks: Sequence[Task] | None = None) -> Table:

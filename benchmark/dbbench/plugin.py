@@ -1,14 +1,20 @@
-"""Where a name becomes an object; built-ins and third parties both come in as entry points."""
+"""Where a name becomes an object: entry points, built-in and third party's, or a Python file."""
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ValidationError
 
+from dbbench.artifact import hash_file
 from dbbench.errors import UserError, unknown
 from dbbench.suite import explain_validation
 
@@ -20,13 +26,94 @@ if TYPE_CHECKING:
 Kind = Literal["methods", "encoders", "metrics"]
 
 
+@dataclass(frozen=True)
+class FilePoint:
+    """A method in a Python file, "path/to/file.py:Class", in the place of an entry point."""
+
+    name: str
+    path: Path
+    attribute: str
+
+    @property
+    def module(self) -> str:
+        """What the file is imported as; its content is in it, so that a changed one is another."""
+        return f"dbbench_file_{re.sub(r'[^A-Za-z0-9]', '_', self.path.stem)}_{self.digest}"
+
+    @property
+    def digest(self) -> str:
+        """The beginning of the file's SHA-256."""
+        return hash_file(self.path)[:16]
+
+    @property
+    def value(self) -> str:
+        """Where it comes from; the folder does not matter, the content does."""
+        return f"{self.path.name}:{self.attribute} ({self.digest})"
+
+    def load(self) -> Any:
+        """Import the file and return the class."""
+        if self.module not in sys.modules:
+            spec = spec_from_file_location(self.module, self.path)
+            if spec is None or spec.loader is None:
+                raise ImportError(f"{self.path} is no Python file")
+            sys.modules[self.module] = module = module_from_spec(spec)
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[self.module]
+                raise
+        return getattr(sys.modules[self.module], self.attribute)
+
+
+def is_file_reference(text: str) -> bool:
+    """Whether "path/to/file.py:Class" is meant, and not an installed name."""
+    return ".py:" in text or text.endswith(".py")
+
+
+def add_method_file(reference: str) -> str:
+    """Make the method of "path/to/file.py:Class" known to this process; return its name.
+
+    Raises UserError where there is no such file or class, or the class is no method.
+    """
+    place, _, attribute = reference.rpartition(":")
+    path = Path(place).expanduser().resolve()
+    if not place.endswith(".py") or not attribute.isidentifier():
+        raise UserError(f'cannot read "{reference}"; write it as path/to/file.py:Class')
+    if not path.is_file():
+        raise UserError(f"no method file {place}; correct the path")
+    point = FilePoint("", path, attribute)
+    try:
+        found = point.load()
+    except AttributeError:
+        raise UserError(f"{place} has no class {attribute}; name one that it defines") from None
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{place} cannot be imported ({reason}); correct it") from error
+    name = getattr(found, "name", None)
+    missing = [m for m in ("Settings", "needs_prior", "fit", "generate") if not hasattr(found, m)]
+    if not isinstance(name, str) or missing:
+        raise UserError(
+            f"{reference} is no method: it has no {', '.join(missing) or 'name'}; see the README,"
+            ' "Your own method"'
+        )
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f'{reference} calls itself "{name}"; a name has letters, digits, "-", "_"')
+    if name in _points("methods"):
+        raise UserError(
+            f'{reference} calls itself "{name}", as an installed method does; rename it'
+        )
+    _method_files[name] = FilePoint(name, path, attribute)
+    return name
+
+
 def names(kind: Kind) -> tuple[str, ...]:
     """Return the names that can be used for a kind of plugin, without importing any of them."""
     return tuple(sorted(_points(kind)))
 
 
-def find(kind: Kind, name: str) -> EntryPoint:
+def find(kind: Kind, name: str) -> EntryPoint | FilePoint:
     """Return the entry point behind a name. Raises UserError for an unknown one."""
+    if kind == "methods" and name in _method_files:
+        return _method_files[name]
     try:
         return _points(kind)[name]
     except KeyError:
@@ -40,7 +127,7 @@ def provenance(kind: Kind, name: str) -> str:
     stage's version number when its results change.
     """
     point = find(kind, name)
-    if point.dist is None or point.dist.name == "dbbench":
+    if isinstance(point, FilePoint) or point.dist is None or point.dist.name == "dbbench":
         return point.value
     return f"{point.value} ({point.dist.name} {point.dist.version})"
 
@@ -86,3 +173,6 @@ def _load(kind: Kind, name: str) -> Any:
 @cache
 def _points(kind: Kind) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"dbbench.{kind}")}
+
+
+_method_files: dict[str, FilePoint] = {}

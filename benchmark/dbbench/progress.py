@@ -40,8 +40,11 @@ class Progress(Protocol):
     def advance(self, done: int, total: int, detail: str) -> None:
         """The task is at `done` of `total` units; `detail` is a figure to show, such as a loss."""
 
-    def end(self, summary: str) -> None:
-        """The task has ended; `summary` says in a few words how."""
+    def end(self, summary: str, seconds: float | None = None) -> None:
+        """The task has ended; `summary` says in a few words how.
+
+        `seconds` is what it added to the whole, where that is not the time since its beginning.
+        """
 
     def note(self, text: str) -> None:
         """Say something that stays on the screen."""
@@ -68,9 +71,10 @@ class Clock:
         """That task is so far."""
         self._share = done / total if total else 0.0
 
-    def end(self, task: Task) -> None:
+    def end(self, task: Task, seconds: float | None = None) -> None:
         """It has ended."""
-        self._seconds[task.kind].append(time.monotonic() - self._begun)
+        took = time.monotonic() - self._begun if seconds is None else seconds
+        self._seconds[task.kind].append(took)
         self.finished += 1
 
     @property
@@ -115,10 +119,10 @@ class PlainProgress:
         """Update the time left."""
         self._clock.advance(done, total)
 
-    def end(self, summary: str) -> None:
+    def end(self, summary: str, seconds: float | None = None) -> None:
         """Print the task's line."""
         assert self._task is not None
-        self._clock.end(self._task)
+        self._clock.end(self._task, seconds)
         count = f"[{self._clock.finished}/{len(self._clock.tasks)}]"
         left = self._clock.left
         tail = f", {duration(left)} left" if left else ""
@@ -166,10 +170,10 @@ class LiveProgress:
         self._done, self._total, self._detail = done, total, detail
         self._clock.advance(done, total)
 
-    def end(self, summary: str) -> None:
+    def end(self, summary: str, seconds: float | None = None) -> None:
         """Move the outer bar."""
         assert self._task is not None
-        self._clock.end(self._task)
+        self._clock.end(self._task, seconds)
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +25,10 @@ from dbbench.suite import PriorSettings, Run
 if TYPE_CHECKING:
     from dbbench.backbone import Backbone
     from dbbench.encoder import Encoder
-    from dbbench.method import Method
+    from dbbench.method import Concept, Method
     from dbbench.sampling import SampleSettings
 
+PENDING_IMAGES = 64  # Images that may wait for the disk.
 PNG_COMPRESSION = 1  # Level 6 takes five times as long for files a tenth smaller.
 
 
@@ -91,15 +95,14 @@ def train(
     prior: Artifact | None,
     advance: Advance = silent,
 ) -> int:
-    """Fit the method to the subject's references; return the number of steps."""
-    from dbbench.method import Concept
+    """Fit the method to the subject's references; return the number of steps.
 
-    concept = Concept(
-        name=subject.name,
-        class_noun=subject.class_noun,
-        images=tuple(_load_images(references.path)),
-        prior_images=() if prior is None else tuple(_load_images(prior.path)),
-    )
+    Where training stops at a loss that is no number, the state before it is kept beside the
+    artifact, in the folder last_good.
+    """
+    from dbbench.method import Diverged
+
+    concept = _concept(subject, references, prior)
     steps = 0
 
     def count(done: int, total: int, figures: Mapping[str, Any], /) -> None:
@@ -110,9 +113,47 @@ def train(
     seed = train_seed(run.seed, run.subject)
     seed_everything(seed)
     backbone.restore()
-    checkpoint = method.fit(concept, backbone, seed=seed, progress=count)
+    kept = artifact.path.with_name("last_good")
+    shutil.rmtree(kept, ignore_errors=True)
+    try:
+        checkpoint = method.fit(concept, backbone, seed=seed, progress=count)
+    except Diverged as error:
+        error.checkpoint.save(kept)
+        raise UserError(f"{error}; the state before that step is kept in {kept}") from error
     with artifact.create() as folder:
         checkpoint.save(folder)
+    return steps
+
+
+def train_together(
+    artifacts: Sequence[Artifact],
+    runs: Sequence[Run],
+    subjects: Sequence[Subject],
+    method: Method,
+    backbone: Backbone,
+    *,
+    references: Sequence[Artifact],
+    advance: Advance = silent,
+) -> int:
+    """Fit a method that has `fit_many` to several subjects side by side; return the steps of one.
+
+    Nothing is written where one of them fails.
+    """
+    fit_many = method.fit_many  # type: ignore[attr-defined]
+    steps = 0
+
+    def count(done: int, total: int, figures: Mapping[str, Any], /) -> None:
+        nonlocal steps
+        steps = done
+        advance(done, total, figures)
+
+    backbone.restore()
+    concepts = [_concept(s, images, None) for s, images in zip(subjects, references, strict=True)]
+    seeds = [train_seed(run.seed, run.subject) for run in runs]
+    checkpoints = fit_many(concepts, backbone, seeds=seeds, progress=count)
+    for artifact, checkpoint in zip(artifacts, checkpoints, strict=True):
+        with artifact.create() as folder:
+            checkpoint.save(folder)
     return steps
 
 
@@ -224,6 +265,17 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def _concept(subject: Subject, references: Artifact, prior: Artifact | None) -> Concept:
+    from dbbench.method import Concept
+
+    return Concept(
+        name=subject.name,
+        class_noun=subject.class_noun,
+        images=tuple(_load_images(references.path)),
+        prior_images=() if prior is None else tuple(_load_images(prior.path)),
+    )
+
+
 def _sample_into(
     folder: Path,
     files: Sequence[str],
@@ -246,16 +298,17 @@ def _sample_into(
         return 0
     advance(start, len(files), {})
     images = generate(start)
-    for number, file in enumerate(files[start:], start + 1):
-        image = next(images, None)
-        if image is None:
-            raise UserError(
-                f"the method gave {number - 1} images where {len(files)} were asked for"
-            )
-        path = folder / file
-        path.parent.mkdir(exist_ok=True)
-        _save_png(image, path)
-        advance(number, len(files), {})
+    with _Writer() as writer:
+        for number, file in enumerate(files[start:], start + 1):
+            image = next(images, None)
+            if image is None:
+                raise UserError(
+                    f"the method gave {number - 1} images where {len(files)} were asked for"
+                )
+            path = folder / file
+            path.parent.mkdir(exist_ok=True)
+            writer.save(image, path)
+            advance(number, len(files), {})
     if next(images, None) is not None:
         raise UserError(f"the method gave more than the {len(files)} images that were asked for")
     return len(files) - start
@@ -274,6 +327,30 @@ def _readable(path: Path) -> bool:
     except (OSError, SyntaxError, ValueError):
         return False
     return True
+
+
+class _Writer:
+    """Writes PNG files in order while the next images are made; an error surfaces in `save`."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._pending: deque[Future[None]] = deque()
+
+    def save(self, image: Image.Image, path: Path) -> None:
+        """Take an image; wait where the disk has fallen behind by many."""
+        while self._pending and (self._pending[0].done() or len(self._pending) >= PENDING_IMAGES):
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(_save_png, image, path))
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        # Whatever happened, what was handed over is written, so that a resumed try finds it.
+        self._pool.shutdown(wait=True)
+        if error is None:
+            for future in self._pending:
+                future.result()
 
 
 def _save_png(image: Image.Image, path: Path) -> None:

@@ -30,6 +30,10 @@ class BackboneSettings(Settings):
     resolution: int = Field(default=512, ge=8)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     revision: str | None = None
+    config: str | None = None
+    """For a single file: the folder or hub id of a pipeline of the same kind."""
+    compile: bool = False
+    """Compile the denoiser (torch.compile): pays from some hundred steps or images on."""
 
 
 class PriorSettings(Settings):
@@ -67,6 +71,8 @@ class Suite(Settings):
     source: Source = "photos"
     backbone: BackboneSettings
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
+    method_files: dict[str, str] = {}
+    """Methods that are not installed: name -> "path/to/file.py:Class"."""
     train: dict[str, Any] = {}
     prior: PriorSettings = PriorSettings()
     sample: SampleSettings = SampleSettings()

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from dbbench.backbones import tokenizer_of
 from dbbench.errors import UserError
+from dbbench.prompt import load_prompts
+from dbbench.subject import load_subjects
+
+if TYPE_CHECKING:
+    from dbbench.backbone import Backbone
 
 RARE_TOKENS = 16
+# Where a backbone has several text encoders, a file of vectors has an entry for each, in order.
+ENCODERS = ("clip_l", "clip_g", "t5")
 
 
 def choose_identifier(tokenizer: Any, given: str | None, *, seed: int) -> str:
     """Return the identifier [V]: the `given` word, or a rare one that `seed` draws.
 
-    Raises UserError where the given word is not a single token, or the tokenizer has no rare one.
+    Raises UserError where the given word is not a single token or means something, or where the
+    tokenizer has no rare one.
     """
     if given is not None:
-        count = len(_ids(tokenizer, given))
-        if count != 1:
+        ids = _ids(tokenizer, given)
+        remedy = 'such as "sks", or leave it out to have a rare one drawn'
+        if len(ids) != 1:
             raise UserError(
-                f'the identifier "{given}" is {count} tokens to this tokenizer; give a word of one'
-                ' token, such as "sks", or leave it out to have a rare one drawn'
+                f'the identifier "{given}" is {len(ids)} tokens to this tokenizer; give a word of'
+                f" one token, {remedy}"
+            )
+        if _means_something(tokenizer, given, ids[0]):
+            raise UserError(
+                f'the identifier "{given}" means something to this backbone already; give a rare'
+                f" word, {remedy}"
             )
         return given
     candidates = rare_tokens(tokenizer)
@@ -53,18 +70,74 @@ def rare_tokens(tokenizer: Any, count: int = RARE_TOKENS) -> list[str]:
 
 
 class ExtendedEmbedding(nn.Module):
-    """A token embedding with a few rows of its own beside the frozen matrix, from id `first` on."""
+    """A token embedding with a few rows of its own beside the frozen matrix, from id `first` on.
 
-    def __init__(self, embedding: nn.Module, vectors: Tensor, *, first: int) -> None:
+    The rows may be several tensors, each with gradients of its own.
+    """
+
+    def __init__(self, embedding: nn.Module, vectors: Sequence[Tensor], *, first: int) -> None:
         super().__init__()
-        self.embedding, self.vectors, self.first = embedding, vectors, first
+        self.embedding, self.vectors, self.first = embedding, tuple(vectors), first
 
     def forward(self, ids: Tensor) -> Tensor:
         """Ids (N, L) to embeddings (N, L, D)."""
         new = ids >= self.first
         known = self.embedding(ids.masked_fill(new, 0))
-        added = self.vectors[(ids - self.first).clamp(min=0)]
+        added = torch.cat(self.vectors)[(ids - self.first).clamp(min=0)]
         return torch.where(new[..., None], added, known)
+
+
+def new_word(name: str) -> str:
+    """Return the token that stands for a subject's own vectors."""
+    return f"<{re.sub(r'[^a-z0-9]+', '-', name.lower())}>"
+
+
+def embeddings_of(backbone: Backbone, text: str) -> list[Tensor]:
+    """For each text encoder, the mean (D,) of the embeddings of the tokens of `text`."""
+    vectors = []
+    for part in backbone.text_encoders:
+        tokenizer = getattr(backbone.pipeline, tokenizer_of(part))
+        text_encoder: Any = backbone.module(part)
+        rows = text_encoder.get_input_embeddings().weight[_ids(tokenizer, text)]
+        vectors.append(rows.mean(dim=0))
+    return vectors
+
+
+def name_vectors(word: str, vectors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Name a word's vectors, one tensor for each text encoder, as diffusers' files do."""
+    names = [word] if len(vectors) == 1 else ENCODERS
+    return {
+        name: tensor.detach().to("cpu", copy=True)
+        for name, tensor in zip(names, vectors, strict=False)
+    }
+
+
+def find_vectors(word: str, file: Mapping[str, Tensor], backbone: Backbone) -> list[Tensor]:
+    """Return a word's vectors (n, D) for each text encoder out of such a file.
+
+    Raises UserError where the file is not for this backbone's text encoders.
+    """
+    single = len(backbone.text_encoders) == 1
+    names = [word] if single else list(ENCODERS[: len(backbone.text_encoders)])
+    tensors = [file[name] for name in names if name in file]
+    expected = [vector.shape[-1] for vector in embeddings_of(backbone, "a")]
+    if [tensor.shape[-1] for tensor in tensors] != expected:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in file.items())
+        raise UserError(
+            f"the vectors {shapes} do not fit this backbone's text encoders ({expected} wide);"
+            " use some that were trained on it"
+        )
+    return [tensor.reshape(-1, tensor.shape[-1]).to(backbone.device) for tensor in tensors]
+
+
+def _means_something(tokenizer: Any, word: str, index: int) -> bool:
+    """Whether a token is among the more frequent half, or a word of the data set's own texts."""
+    texts = [
+        *(subject.class_noun for subject in load_subjects()),
+        *(prompt.text for live in (False, True) for prompt in load_prompts(live)),
+    ]
+    spoken = {part for text in texts for part in re.findall(r"[a-z]+", text.lower())}
+    return index < len(tokenizer) / 2 or word.lower() in spoken
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -24,6 +24,7 @@ app = typer.Typer()
 @app.command(
     epilog="Examples:\n\ndbbench run --suite mini --subjects dog,teapot\n\n"
     "dbbench run --subjects live --methods dreambooth --seeds 0,1\n\n"
+    "dbbench run --suite mini --subjects dog --methods path/to/file.py:MyMethod\n\n"
     "dbbench run --suite paper --data photos --set train.steps=400 --dry-run"
 )
 def run(
@@ -35,7 +36,10 @@ def run(
     ] = None,
     subjects: Annotated[str, typer.Option(help="all, objects, live, or names: dog,teapot")] = "all",
     methods: Annotated[
-        str | None, typer.Option(help="Names: dreambooth,textual_inversion. Default: the suite's.")
+        str | None,
+        typer.Option(
+            help="Names: dreambooth,textual_inversion; or my.py:MyMethod. Default: the suite's."
+        ),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Numbers: 0,1. Default: the suite's.")] = None,
     out: Annotated[
@@ -52,6 +56,10 @@ def run(
             "--set", metavar="KEY=VALUE", help="Change the suite: train.steps=400. Repeatable."
         ),
     ] = None,
+    together: Annotated[
+        int,
+        typer.Option(min=1, help="Subjects that textual_inversion trains side by side."),
+    ] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, and stop.")
     ] = False,
@@ -72,14 +80,18 @@ def run(
     chosen = _choose_suite(suite, settings or [], place, data)
     source = _choose_source(chosen, data)
     chosen_subjects = [subject.name for subject in select_subjects(subjects)]
-    runs = plan_runs(chosen, chosen_subjects, names(methods, "--methods"), numbers(seeds))
+    chosen, chosen_methods = _choose_methods(chosen, names(methods, "--methods"))
+    runs = plan_runs(chosen, chosen_subjects, chosen_methods, numbers(seeds))
     folder = out or RESULTS / chosen.name
     console.print(_headline(chosen, suite, runs, folder, place), soft_wrap=True, highlight=False)
     if dry_run:
         print_dry_run(make_plan(chosen, folder, source, runs, place), runs, console)
         return
     try:
-        outcome = execute(chosen, folder, source, runs, device=place, console=console)
+        outcome = execute(
+            chosen, folder, source, runs,
+            device=place, console=console, together=together,
+        )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         by_signal = bool(str(interrupt))
         console.print("stopped; what is complete is kept, and the same command goes on from here")
@@ -104,6 +116,25 @@ def _choose_suite(name: str | None, settings: list[str], device: str, data: Path
 
     suite = override(load_suite(name or _default_suite(device)[0]), settings)
     return suite if data is None else with_photos(suite)
+
+
+def _choose_methods(suite: Suite, given: list[str] | None) -> tuple[Suite, list[str] | None]:
+    """Enter methods that are given as a file into the suite; return it, and all by name."""
+    from dbbench.plugin import add_method_file, is_file_reference
+
+    if given is None:
+        return suite, None
+    files = {add_method_file(text): text for text in given if is_file_reference(text)}
+    by_text = {text: name for name, text in files.items()}
+    places = {name: _absolute(text) for name, text in files.items()}
+    chosen = suite.model_copy(update={"method_files": suite.method_files | places})
+    return chosen, [by_text.get(text, text) for text in given]
+
+
+def _absolute(reference: str) -> str:
+    """Return "file.py:Class" as later calls from other folders find it."""
+    path, _, name = reference.rpartition(":")
+    return f"{Path(path).expanduser().resolve()}:{name}"
 
 
 def _default_suite(device: str) -> tuple[str, str]:

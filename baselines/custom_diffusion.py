@@ -1,0 +1,152 @@
+"""Custom Diffusion: train what cross-attention makes of text, and a new word (arXiv 2212.04488)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from PIL.Image import Image
+from pydantic import Field
+from torch import Tensor, nn
+
+from dbbench.backbone import Backbone
+from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
+from dbbench.errors import UserError
+from dbbench.method import Checkpoint, Concept, Progress
+from dbbench.prompt import PromptTemplate
+from dbbench.sampling import SampleSettings
+from dbbench.tokens import (
+    choose_identifier,
+    embeddings_of,
+    find_vectors,
+    name_vectors,
+    new_word,
+)
+
+# The names that diffusers' load_attn_procs and load_textual_inversion expect.
+_PROJECTIONS = "pytorch_custom_diffusion_weights.safetensors"
+_WORD = "learned_embeds.safetensors"
+_KEY_AND_VALUE = (".attn2.to_k.weight", ".attn2.to_v.weight")
+
+
+class CustomDiffusion:
+    """Trains key and value projections of the cross-attention and a modifier before the noun.
+
+    The authors mirror and scale their images at random and stop the gradient at the text's first
+    token; both are left out here, as is their retrieval of real class images.
+    """
+
+    name = "custom_diffusion"
+
+    class Settings(PreservingSettings):
+        """The paper's choices (section 4) at a batch that fits one GPU."""
+
+        steps: int = Field(default=250, ge=1, description="optimizer steps")
+        learning_rate: float = Field(
+            default=2e-5, gt=0, description="1e-5 for each image in a batch"
+        )
+        batch_size: int = Field(default=2, ge=1, description="reference images in a step")
+        initial_word: str | None = Field(
+            default=None,
+            description="rare word, of one token, that the modifier begins as; none: drawn",
+        )
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or self.Settings()
+
+    @property
+    def needs_prior(self) -> bool:
+        """Class images are needed where their loss has a weight."""
+        return self.settings.prior_weight > 0
+
+    def fit(
+        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Progress
+    ) -> Checkpoint:
+        """Train the projections and the modifier together; the backbone is pristine afterwards."""
+        settings = self.settings
+        if settings.checkpoint is not None:
+            raise UserError("custom_diffusion samples no checkpoints from elsewhere; train it")
+        initial = choose_identifier(backbone.tokenizer, settings.initial_word, seed=seed)
+        word, class_noun = new_word(concept.name), concept.class_noun
+        vectors = [nn.Parameter(vector[None]) for vector in embeddings_of(backbone, initial)]
+        try:
+            projections = backbone.trainable(backbone.denoiser, ending=_KEY_AND_VALUE)
+            if not projections:
+                raise UserError(
+                    f"custom_diffusion trains the cross-attention of a UNet, and this backbone is a"
+                    f" {backbone.denoiser}; use dreambooth_lora"
+                )
+            with backbone.added_tokens({word: vectors}):
+                training = train_preserving(
+                    [*projections.values(), *vectors],
+                    concept,
+                    backbone,
+                    settings,
+                    prompts=[f"photo of a {noun}" for noun in (f"{word} {class_noun}", class_noun)],
+                    text_changes=True,
+                    seed=seed,
+                    progress=progress,
+                )
+            learned = _pack(backbone, projections)
+        finally:
+            backbone.restore()
+        checkpoint = Checkpoint(
+            files={_PROJECTIONS: learned, _WORD: name_vectors(word, vectors)},
+            metadata={
+                "method": self.name,
+                "settings": settings.model_dump(),
+                "seed": seed,
+                "backbone": backbone.fingerprint,
+                "token": word,
+                "initial_word": initial,
+                "class_noun": class_noun,
+            },
+            losses=training.losses[0],
+        )
+        return training.keep(checkpoint)
+
+    def generate(
+        self,
+        checkpoint: Checkpoint,
+        prompts: Sequence[PromptTemplate],
+        class_noun: str,
+        backbone: Backbone,
+        *,
+        seeds: Sequence[int],
+        sample: SampleSettings,
+    ) -> Iterator[Image]:
+        """Draw the prompts with the modifier before the class noun."""
+        word = checkpoint.metadata["token"]
+        vectors = find_vectors(word, checkpoint.files[_WORD], backbone)
+        texts = [prompt.render(word, class_noun) for prompt in prompts]
+        try:
+            state = backbone.weights(backbone.denoiser)
+            backbone.load(backbone.denoiser, state | _unpack(checkpoint.files[_PROJECTIONS]))
+            with backbone.added_tokens({word: vectors}):
+                images = backbone.sample(texts, seeds=seeds, settings=sample)
+            yield from images
+        finally:
+            backbone.restore()
+
+
+def _pack(backbone: Backbone, projections: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name the projections as diffusers' processors hold them.
+
+    diffusers wants an entry for self-attention too, an empty one.
+    """
+    packed: dict[str, Tensor] = {}
+    for name, weight in projections.items():
+        attention, _, layer = name.removesuffix(".weight").rpartition(".")
+        tensor = weight.detach().to("cpu", copy=True).contiguous()
+        packed[f"{attention}.processor.{layer}_custom_diffusion.weight"] = tensor
+        packed[f"{attention.removesuffix('attn2')}attn1.processor"] = torch.zeros(0)
+    return packed
+
+
+def _unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name the projections as the denoiser does."""
+    return {
+        name.replace(".processor.", ".").replace("_custom_diffusion.", "."): weight
+        for name, weight in packed.items()
+        if name.endswith(".weight")
+    }

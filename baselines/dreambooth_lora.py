@@ -1,0 +1,116 @@
+"""DreamBooth with low-rank adapters in place of whole layers (arXiv 2208.12242, 2106.09685)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from PIL.Image import Image
+from pydantic import Field
+
+from dbbench import lora
+from dbbench.backbone import Backbone
+from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
+from dbbench.baselines.training import given_checkpoint, given_word, read_tensors
+from dbbench.method import Checkpoint, Concept, Progress
+from dbbench.prompt import PromptTemplate
+from dbbench.sampling import SampleSettings
+from dbbench.tokens import choose_identifier
+
+_FILE = "pytorch_lora_weights.safetensors"
+
+
+class DreamBoothLora:
+    """Trains adapters beside the attention layers; the backbone's own weights stay frozen."""
+
+    name = "dreambooth_lora"
+
+    class Settings(PreservingSettings):
+        """The choices usual for adapters; the paper has none."""
+
+        learning_rate: float = Field(
+            default=1e-4, gt=0, description="AdamW's learning rate after warm-up"
+        )
+        identifier: str | None = Field(
+            default=None, description="the rare word [V], of one token; none: the seed draws one"
+        )
+        rank: int = Field(default=16, ge=1, description="rank of each adapter; its scale is 1")
+        train_text_encoder: bool = Field(
+            default=False, description="put adapters beside the text encoders' attention too"
+        )
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or self.Settings()
+
+    @property
+    def needs_prior(self) -> bool:
+        """Class images are needed where their loss has a weight, and anything is trained."""
+        return self.settings.prior_weight > 0 and self.settings.checkpoint is None
+
+    def fit(
+        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Progress
+    ) -> Checkpoint:
+        """Train adapters, or take a file of them that was trained elsewhere."""
+        settings = self.settings
+        path = given_checkpoint(settings, concept)
+        if path is not None:
+            tensors = read_tensors(path / _FILE if path.is_dir() else path)
+            try:
+                lora.load(backbone, tensors)
+            finally:
+                backbone.restore()
+            word = given_word(settings.identifier, self.name)
+            metadata = self._metadata(concept, backbone, seed, word)
+            return Checkpoint(files={_FILE: tensors}, metadata=metadata)
+        identifier = choose_identifier(backbone.tokenizer, settings.identifier, seed=seed)
+        parts = lora.parts_of(backbone, with_text=settings.train_text_encoder)
+        try:
+            training = train_preserving(
+                lora.add(backbone, parts, rank=settings.rank, seed=seed),
+                concept,
+                backbone,
+                settings,
+                prompts=[f"a {identifier} {concept.class_noun}", f"a {concept.class_noun}"],
+                text_changes=settings.train_text_encoder,
+                seed=seed,
+                progress=progress,
+            )
+            tensors = lora.weights(backbone, parts)
+        finally:
+            backbone.restore()
+        checkpoint = Checkpoint(
+            files={_FILE: tensors},
+            metadata=self._metadata(concept, backbone, seed, identifier),
+            losses=training.losses[0],
+        )
+        return training.keep(checkpoint)
+
+    def generate(
+        self,
+        checkpoint: Checkpoint,
+        prompts: Sequence[PromptTemplate],
+        class_noun: str,
+        backbone: Backbone,
+        *,
+        seeds: Sequence[int],
+        sample: SampleSettings,
+    ) -> Iterator[Image]:
+        """Draw the prompts with the identifier before the class noun."""
+        identifier = checkpoint.metadata["identifier"]
+        texts = [prompt.render(identifier, class_noun) for prompt in prompts]
+        try:
+            lora.load(backbone, checkpoint.files[_FILE])
+            yield from backbone.sample(texts, seeds=seeds, settings=sample)
+        finally:
+            backbone.restore()
+
+    def _metadata(
+        self, concept: Concept, backbone: Backbone, seed: int, identifier: str
+    ) -> dict[str, object]:
+        return {
+            "method": self.name,
+            "settings": self.settings.model_dump(),
+            "seed": seed,
+            "backbone": backbone.fingerprint,
+            "identifier": identifier,
+            "class_noun": concept.class_noun,
+        }

@@ -1,0 +1,37 @@
+"""Stable Diffusion 1.x and 2.x: a UNet that attends to one text encoder's last states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from dbbench.text import Text, Tokens
+
+
+class StableDiffusion:
+    """StableDiffusionPipeline; 1.4, 1.5, 2.1 differ in their configurations alone."""
+
+    pipeline = "StableDiffusionPipeline"
+    denoiser = "unet"
+    multiple = 1
+    lora_targets = ("to_k", "to_q", "to_v", "to_out.0")
+    token_lengths = (None,)
+
+    def encode(self, pipeline: Any, tokens: Tokens) -> Text:
+        """The last layer's states, after its norm."""
+        return Text(pipeline.text_encoder(tokens.ids[0])[0].float())
+
+    def unconditional(self, pipeline: Any, empty: Text) -> Text:
+        """The empty prompt."""
+        return empty
+
+    def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
+        """One pass of the UNet."""
+        prediction: Tensor = pipeline.unet(noisy, times, text.states, return_dict=False)[0]
+        return prediction
+
+    def arguments(self, text: Text, negative: Text) -> Mapping[str, Tensor]:
+        """States alone."""
+        return {"prompt_embeds": text.states, "negative_prompt_embeds": negative.states}

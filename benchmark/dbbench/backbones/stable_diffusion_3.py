@@ -1,0 +1,70 @@
+"""Stable Diffusion 3 and 3.5: a transformer trained by flow matching, under three text encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dbbench.text import Text, Tokens
+
+T5_LENGTH = 256  # the pipeline's own
+
+
+class StableDiffusion3:
+    """StableDiffusion3Pipeline (arXiv 2403.03206); its T5 encoder may be left out."""
+
+    pipeline = "StableDiffusion3Pipeline"
+    denoiser = "transformer"
+    multiple = 2  # the transformer's patches
+    lora_targets = (
+        "attn.to_k", "attn.to_q", "attn.to_v", "attn.to_out.0",
+        "attn.add_k_proj", "attn.add_q_proj", "attn.add_v_proj", "attn.to_add_out",
+    )  # fmt: skip
+    token_lengths = (None, None, T5_LENGTH)
+
+    def encode(self, pipeline: Any, tokens: Tokens) -> Text:
+        """CLIP's states side by side, filled up to T5's width, and T5's states after them."""
+        encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
+        outputs = [
+            encoder(ids, output_hidden_states=True)
+            for encoder, ids in zip(encoders, tokens.ids, strict=False)
+        ]
+        clip = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        pooled = torch.cat([output.text_embeds for output in outputs], dim=-1)
+        width = pipeline.transformer.config.joint_attention_dim
+        if pipeline.text_encoder_3 is None:
+            t5 = clip.new_zeros(len(clip), T5_LENGTH, width)
+        else:
+            t5 = pipeline.text_encoder_3(tokens.ids[2])[0]
+        states = torch.cat([pad(clip, (0, width - clip.shape[-1])), t5], dim=1)
+        return Text(states.float(), pooled.float())
+
+    def unconditional(self, pipeline: Any, empty: Text) -> Text:
+        """The empty prompt."""
+        return empty
+
+    def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
+        """One pass of the transformer."""
+        prediction: Tensor = pipeline.transformer(
+            hidden_states=noisy,
+            timestep=times,
+            encoder_hidden_states=text.states,
+            pooled_projections=text.pooled,
+            return_dict=False,
+        )[0]
+        return prediction
+
+    def arguments(self, text: Text, negative: Text) -> Mapping[str, Tensor]:
+        """States and summaries."""
+        assert text.pooled is not None
+        assert negative.pooled is not None
+        return {
+            "prompt_embeds": text.states,
+            "negative_prompt_embeds": negative.states,
+            "pooled_prompt_embeds": text.pooled,
+            "negative_pooled_prompt_embeds": negative.pooled,
+        }

@@ -1,0 +1,61 @@
+"""SDXL: a UNet that attends to two text encoders and is told sizes and a summary of the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dbbench.text import Text, Tokens
+
+
+class StableDiffusionXL:
+    """StableDiffusionXLPipeline (arXiv 2307.01952)."""
+
+    pipeline = "StableDiffusionXLPipeline"
+    denoiser = "unet"
+    multiple = 1
+    lora_targets = ("to_k", "to_q", "to_v", "to_out.0")
+    token_lengths = (None, None)
+
+    def encode(self, pipeline: Any, tokens: Tokens) -> Text:
+        """The layer before the last of both encoders, side by side; the second's summary."""
+        encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
+        outputs = [
+            encoder(ids, output_hidden_states=True)
+            for encoder, ids in zip(encoders, tokens.ids, strict=True)
+        ]
+        states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        return Text(states.float(), outputs[1].text_embeds.float())
+
+    def unconditional(self, pipeline: Any, empty: Text) -> Text:
+        """Zeros where the pipeline was trained so, else the empty prompt."""
+        return empty.zeros() if pipeline.config.force_zeros_for_empty_prompt else empty
+
+    def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
+        """One pass of the UNet for images that were neither scaled up nor cropped."""
+        height, width = (side * pipeline.vae_scale_factor for side in noisy.shape[2:])
+        # Original size, corner of the crop, target size (section 2.2); filled in on the device.
+        sizes = noisy.new_zeros(len(noisy), 6)
+        sizes[:, 0::4], sizes[:, 1::4] = height, width
+        prediction: Tensor = pipeline.unet(
+            noisy,
+            times,
+            text.states,
+            added_cond_kwargs={"text_embeds": text.pooled, "time_ids": sizes},
+            return_dict=False,
+        )[0]
+        return prediction
+
+    def arguments(self, text: Text, negative: Text) -> Mapping[str, Tensor]:
+        """States and summaries."""
+        assert text.pooled is not None
+        assert negative.pooled is not None
+        return {
+            "prompt_embeds": text.states,
+            "negative_prompt_embeds": negative.states,
+            "pooled_prompt_embeds": text.pooled,
+            "negative_pooled_prompt_embeds": negative.pooled,
+        }

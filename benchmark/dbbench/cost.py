@@ -1,0 +1,119 @@
+"""Cost: how long tasks will take, from rates measured in their folder or from arithmetic.
+
+`dbbench run --dry-run` prints it, so nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dbbench.events import EVENTS, EventLog
+from dbbench.plan import Plan, Task
+from dbbench.progress import duration
+
+# One pass of the denoiser for one image: pixels along a side, floating-point operations (a
+# multiplication and an addition are two). Counted by benchmark/speed/throughput.py --count.
+PASS: Mapping[str, tuple[int, float]] = {
+    "stable-diffusion-v1": (512, 0.803e12),
+    "stable-diffusion-2": (768, 2.149e12),
+    "stable-diffusion-xl": (1024, 6.761e12),
+    "stable-diffusion-3": (1024, 8.904e12),
+    "mini": (64, 0.3e9),
+}
+# What a device makes of them in a second, assumed where nothing was measured: a large GPU in
+# bfloat16, two CPU cores in float32.
+ACHIEVED = {"cuda": 250e12, "cpu": 40e9}
+BACKWARD = 2  # passes that a gradient with respect to weights and activations costs
+STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds for each stage, and whether all of them were measured in this folder."""
+
+    seconds: Mapping[str, float]
+    measured: bool
+    unknown: bool
+    """Whether there is a task of which nothing can be said."""
+
+    def describe(self, device: str) -> str:
+        """Say it in one line."""
+        kind = device.partition(":")[0]
+        if not self.seconds:
+            return "no estimate of the time: nothing is known of this backbone yet"
+        parts = ", ".join(f"{name} {duration(value)}" for name, value in self.seconds.items())
+        hours = sum(self.seconds.values()) / 3600
+        total = f"{hours:.1f} GPU hours" if kind == "cuda" else duration(hours * 3600)
+        source = "from rates measured in this folder"
+        if not self.measured:
+            rate = ACHIEVED.get(kind, ACHIEVED["cpu"]) / 1e9
+            source = f"estimated at {rate:,.0f} GFLOP/s, not measured here"
+        rest = "; some tasks have no estimate" if self.unknown else ""
+        return f"time: about {total} ({parts}; {source}{rest})"
+
+
+def estimate(plan: Plan, tasks: Sequence[Task]) -> Cost:
+    """Return what these tasks will cost on the plan's device; encoding is left out."""
+    rates = _measured(plan)
+    seconds: defaultdict[str, float] = defaultdict(float)
+    measured, unknown = True, False
+    for task in tasks:
+        if task.stage not in ("prior", "train", "sample"):
+            continue
+        count, passes = _work(plan, task)
+        if task.kind in rates:
+            seconds[task.stage] += count * rates[task.kind]
+        elif (operations := _operations(plan)) is not None:
+            kind = plan.identities.device.partition(":")[0]
+            rate = ACHIEVED.get(kind, ACHIEVED["cpu"])
+            seconds[task.stage] += count * passes * operations / rate
+            measured = False
+        else:
+            unknown = True
+    return Cost(dict(seconds), measured, unknown)
+
+
+def _work(plan: Plan, task: Task) -> tuple[int, float]:
+    """Return how many steps or images a task is, and how many passes each of them takes."""
+    suite = plan.suite
+    if task.stage == "train":
+        assert task.run is not None
+        method = task.run.method
+        images = int(_setting(plan, method, "batch_size", 1))
+        if _setting(plan, method, "prior_weight", 0):
+            images *= 2
+        return int(_setting(plan, method, "steps", STEPS)), images * (1 + BACKWARD)
+    sampler = suite.prior.sampler if task.stage == "prior" else suite.sample
+    count = suite.prior.count if task.run is None else len(plan.jobs(task.run))
+    return count, sampler.steps * (2 if sampler.guidance > 1 else 1)
+
+
+def _setting(plan: Plan, method: str, key: str, default: float) -> Any:
+    facts = plan.identities.methods.get(method)
+    known = facts.settings if facts is not None else plan.suite.methods.get(method, {})
+    return known.get(key, plan.suite.train.get(key, default))
+
+
+def _operations(plan: Plan) -> float | None:
+    """Return the operations of one pass at the suite's resolution; None where not known."""
+    path, resolution = plan.suite.backbone.path, plan.suite.backbone.resolution
+    for name, (side, operations) in PASS.items():
+        if name in path.rpartition("/")[2]:
+            return operations * (resolution / side) ** 2
+    return None
+
+
+def _measured(plan: Plan) -> dict[str, float]:
+    """Return the median seconds of a step or an image for each kind of task that was done here."""
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    for event in EventLog(plan.out / EVENTS).read():
+        count = event.get("steps") or event.get("images")
+        if event.get("status") == "done" and count:
+            method = event.get("run", {}).get("method")
+            kind = f"{event['stage']} {method}" if method else event["stage"]
+            found[kind].append(event["seconds"] / count)
+    return {kind: statistics.median(seconds) for kind, seconds in found.items()}

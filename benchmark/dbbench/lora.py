@@ -1,0 +1,94 @@
+"""Low-rank adapters beside a backbone's weights (arXiv 2106.09685), kept as diffusers does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dbbench.errors import UserError
+from dbbench.loading import quiet
+
+if TYPE_CHECKING:
+    from dbbench.backbone import Backbone
+
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+def add(backbone: Backbone, parts: Sequence[str], *, rank: int, seed: int) -> list[nn.Parameter]:
+    """Put an adapter of `rank` beside the attention layers of these parts; return its weights.
+
+    It begins as nothing: A is Gaussian, B is zero. `Backbone.restore` takes it away.
+    """
+    from peft import LoraConfig
+
+    weights: list[nn.Parameter] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for part in parts:
+            targets = backbone.lora_targets if part == backbone.denoiser else TEXT_TARGETS
+            config = LoraConfig(
+                r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets)
+            )
+            module: Any = backbone.module(part)
+            module.add_adapter(config)
+            weights += [weight for weight in module.parameters() if weight.requires_grad]
+    return weights
+
+
+def parts_of(backbone: Backbone, *, with_text: bool) -> tuple[str, ...]:
+    """Return the parts that adapters are put beside; T5 is not among them, as in diffusers."""
+    encoders = [part for part in backbone.text_encoders if part != "text_encoder_3"]
+    return (backbone.denoiser, *(encoders if with_text else ()))
+
+
+def weights(backbone: Backbone, parts: Sequence[str]) -> dict[str, Tensor]:
+    """The adapters of these parts on the CPU, named as `load_lora_weights` wants them."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import get_peft_model_state_dict
+
+    named: dict[str, Tensor] = {}
+    for part in parts:
+        state = get_peft_model_state_dict(backbone.module(part), save_embedding_layers=False)
+        # A transformer's are read under peft's own names, the others' under older ones.
+        if part != "transformer":
+            state = convert_state_dict_to_diffusers(state)
+        for name, tensor in state.items():
+            named[f"{part}.{name}"] = tensor.detach().to("cpu", copy=True).contiguous()
+    return named
+
+
+def load(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
+    """Put adapters beside the backbone's weights. Raises UserError where they do not fit."""
+    try:
+        with quiet():
+            backbone.pipeline.load_lora_weights(dict(state))
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the LoRA does not fit this backbone ({reason[:200]}); use the one it was trained on"
+        ) from error
+    for part in backbone.parts:
+        backbone.module(part).requires_grad_(False)
+
+
+def remove(pipeline: Any) -> None:
+    """Take all adapters away, so that modules and names are as they were loaded."""
+    if "peft" not in sys.modules:
+        return
+    from diffusers.utils import recurse_remove_peft_layers
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for component in pipeline.components.values():
+        if not isinstance(component, nn.Module):
+            continue
+        # What failed to load leaves layers without saying so anywhere else.
+        if any(isinstance(layer, BaseTunerLayer) for layer in component.modules()):
+            recurse_remove_peft_layers(component)
+        model: Any = component
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+            model._hf_peft_config_loaded = False

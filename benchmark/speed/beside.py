@@ -1,0 +1,222 @@
+"""dbbench beside a straightforward loop in the style of the public training scripts, in one run.
+
+The loop encodes images and text in each step, draws one prompt at a time and one image a call;
+mathematics, steps, batch and sampler are the same. Both take turns. On a CPU the times are those at
+work in one thread, which a busy machine disturbs little; the median of the rounds' ratios counts.
+
+python benchmark/speed/beside.py --out benchmark/results/speed-beside
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from diffusers import DDPMScheduler
+from rich.console import Console
+from rich.table import Table
+
+from dbbench.backbone import Backbone, load_backbone
+from dbbench.baselines.dreambooth import DreamBooth
+from dbbench.loading import load_pipeline
+from dbbench.method import Concept
+from dbbench.mini.source import MiniSource
+from dbbench.noise import build_solver
+from dbbench.prompt import load_prompts
+from dbbench.sampling import SampleSettings
+from dbbench.subject import load_subjects
+from dbbench.suite import load_suite
+
+PREPARING = 2  # steps whose time is not counted: memory is set up, kernels are chosen
+
+
+def train_plainly(pipe: Any, concept: Concept, settings: DreamBooth.Settings, device: str) -> float:
+    """Fine-tune the UNet as the scripts do; return the seconds of a step.
+
+    Their data set opens, resizes and normalises an image whenever it is drawn; their step encodes
+    images and prompts, and runs the subject's and the class's halves as one batch.
+    """
+    unet, vae, text_encoder = pipe.unet, pipe.vae, pipe.text_encoder
+    schedule = DDPMScheduler.from_config(pipe.scheduler.config)
+    vae.requires_grad_(False)
+    text_encoder.requires_grad_(False)
+    unet.requires_grad_(True).train()
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=settings.learning_rate, weight_decay=1e-2)
+    size, half = concept.images[0].size, settings.batch_size
+    prompts = [f"a sks {concept.class_noun}"] * half + [f"a {concept.class_noun}"] * half
+    half_precision = device.startswith("cuda")
+    began = 0.0
+    for step in range(settings.steps):
+        if step == PREPARING:
+            began = now(device)
+        batch = []
+        for pool in (concept.images, concept.prior_images):
+            for number in range(half):
+                image = pool[(step * half + number) % len(pool)].convert("RGB").resize(size)
+                array = np.asarray(image, dtype=np.float32) / 127.5 - 1
+                batch.append(torch.from_numpy(array).permute(2, 0, 1))
+        pixels = torch.stack(batch).contiguous().to(device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half_precision):
+            latents = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+            ids = pipe.tokenizer(
+                prompts, padding="max_length", truncation=True, return_tensors="pt"
+            ).input_ids
+            text = text_encoder(ids.to(device))[0]
+            noise = torch.randn_like(latents)
+            timesteps = torch.randint(0, 1000, (len(latents),), device=device)
+            noisy = schedule.add_noise(latents, noise, timesteps)
+            predicted = unet(noisy, timesteps, text).sample
+            if schedule.config.prediction_type == "epsilon":
+                target = noise
+            else:
+                target = schedule.get_velocity(latents, noise, timesteps)
+        (subject, prior), (own, known) = predicted.chunk(2), target.chunk(2)
+        loss = torch.nn.functional.mse_loss(subject.float(), own.float())
+        loss = loss + settings.prior_weight * torch.nn.functional.mse_loss(
+            prior.float(), known.float()
+        )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()  # for their progress bar, in each step
+    unet.requires_grad_(False).eval()
+    return (now(device) - began) / (settings.steps - PREPARING)
+
+
+def train_here(backbone: Backbone, concept: Concept, settings: DreamBooth.Settings) -> float:
+    """Fit with dbbench; return the seconds of a step, all that comes before and after included."""
+    began = now(str(backbone.device))
+    DreamBooth(settings).fit(concept, backbone, seed=0, progress=lambda *_: None)
+    return (now(str(backbone.device)) - began) / settings.steps
+
+
+def sample_plainly(pipe: Any, texts: list[str], sample: SampleSettings, folder: Path) -> float:
+    """One prompt at a time, one image a call, written before the next; seconds an image."""
+    pipe.scheduler = build_solver(sample.scheduler, pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    device = str(pipe.device)
+    began = now(device)
+    for number, text in enumerate(texts):
+        generator = torch.Generator().manual_seed(number)
+        with torch.autocast(pipe.device.type, torch.bfloat16, enabled=device.startswith("cuda")):
+            (image,) = pipe(
+                text, num_inference_steps=sample.steps, guidance_scale=sample.guidance,
+                generator=generator, height=sample_size(pipe), width=sample_size(pipe),
+            ).images  # fmt: skip
+        image.save(folder / f"{number}.png")
+    return (now(device) - began) / len(texts)
+
+
+def sample_here(
+    backbone: Backbone, texts: list[str], sample: SampleSettings, folder: Path
+) -> float:
+    """All prompts in batches, as the sample stage draws them; seconds an image."""
+    device = str(backbone.device)
+    began = now(device)
+    images = backbone.sample(texts, seeds=range(len(texts)), settings=sample)
+    for number, image in enumerate(images):
+        image.save(folder / f"{number}.png", compress_level=1)
+    return (now(device) - began) / len(texts)
+
+
+def sample_size(pipe: Any) -> int:
+    """The resolution that the pipeline was trained at."""
+    return int(pipe.unet.config.sample_size * pipe.vae_scale_factor)
+
+
+def now(device: str) -> float:
+    """The time once the device has done all that it was given; on a CPU what it has worked.
+
+    With one thread, the time at work is not disturbed by whatever else the machine does.
+    """
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each takes.")] = 3,
+    steps: Annotated[int, typer.Option(min=4, help="Training steps in a turn.")] = 60,
+    images: Annotated[int, typer.Option(min=1, help="Images in a turn.")] = 25,
+    source: Annotated[str, typer.Option(help="Backbone: mini, a folder or a hub id.")] = "mini",
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; times are CPU time.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the table as OUT.md, and all times as OUT.json.")
+    ] = None,
+) -> None:
+    """Measure training and sampling at suite mini's settings, both ways in turn."""
+    import tempfile
+
+    torch.set_num_threads(threads)
+    suite = load_suite("mini")
+    size = sample_size(load_pipeline(source))
+    backbone = load_backbone(source, resolution=size, device=device)
+    pipe = load_pipeline(source).to(device)
+    subject = next(s for s in load_subjects() if s.name == "dog")
+    references = [r.image.resize((size, size)) for r in MiniSource(64).load(subject)]
+    concept = Concept("dog", "dog", tuple(references), tuple(references * 5)[:24])
+    recipe = {k: v for k, v in suite.methods["dreambooth"].items() if k != "steps"}
+    settings = DreamBooth.Settings(**recipe, steps=steps, identifier=None)
+    sample = suite.sample
+    prompts = load_prompts(True) * (images // 25 + 1)
+    texts = [prompt.render("", "dog") for prompt in prompts][:images]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        ways: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {
+            "training, seconds a step": (
+                lambda: train_plainly(pipe, concept, settings, device),
+                lambda: train_here(backbone, concept, settings),
+            ),
+            "sampling, seconds an image": (
+                lambda: sample_plainly(pipe, texts, sample, folder),
+                lambda: sample_here(backbone, texts, sample, folder),
+            ),
+        }
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        console = Console()
+        for turn in range(rounds):
+            for name, (plain, here) in ways.items():
+                times[name].append((plain(), here()))
+                ratio = times[name][-1][0] / times[name][-1][1]
+                console.print(f"round {turn + 1} of {rounds}: {name}: {ratio:.2f} times as fast")
+    rows = [
+        (
+            name,
+            statistics.median(plain for plain, _ in turns),
+            statistics.median(here for _, here in turns),
+            statistics.median(plain / here for plain, here in turns),
+        )
+        for name, turns in times.items()
+    ]
+    table = Table("what", "plain loop", "dbbench", "ratio (median of rounds)")
+    for name, plain, here, ratio in rows:
+        table.add_row(name, f"{plain:.3f}", f"{here:.3f}", f"{ratio:.2f}")
+    console.print(table)
+    if out is not None:
+        document = {
+            "source": source,
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "steps": steps,
+            "images": images,
+            "times": times,
+        }
+        out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+        lines = ["| what | plain loop | dbbench | ratio (median of rounds) |", "|---|---|---|---|"]
+        lines += [f"| {n} | {p:.3f} | {h:.3f} | {r:.2f} |" for n, p, h, r in rows]
+        out.with_suffix(".md").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
