@@ -37,11 +37,11 @@ class Part(StrEnum):
 
 
 STEPS = {
-    Part.autoencoder: 4000,
-    Part.backbone: 12_000,
-    Part.dino: 3000,
-    Part.clip: 3000,
-    Part.judge: 1500,
+    Part.autoencoder: 3000,
+    Part.backbone: 7_000,
+    Part.dino: 1200,
+    Part.clip: 2400,
+    Part.judge: 1200,
 }
 
 
@@ -70,7 +70,7 @@ def main(
         console.print(f"[bold]{one.value}[/bold]: {steps:,} steps")
         if not export_only:
             _train(one, pictures, work, steps=steps, compiled=compiled)
-        _export(one, work, out)
+        _export(one, pictures, work, out)
         _note(one, work, out, count)
 
 
@@ -90,11 +90,11 @@ def _train(
         train_encoders.train_judge(pictures, work, steps=steps)
 
 
-def _export(part: Part, work: Path, out: Path) -> None:
+def _export(part: Part, pictures: NDArray[np.uint8], work: Path, out: Path) -> None:
     if part is Part.backbone:
         train_backbone.export_backbone(work, out / "backbone")
     elif part is Part.dino:
-        train_encoders.export_dino(work, out / "dino")
+        train_encoders.export_dino(pictures, work, out / "dino")
     elif part is Part.clip:
         train_encoders.export_clip(work, out / "clip")
     elif part is Part.judge:

@@ -217,7 +217,7 @@ def train_backbone(
 
     train_loop(
         model, out / "backbone.pt", steps=steps, rate=1e-3, batch=batch, loss_of=loss_of,
-        after=follow, extra=average, warmup=300, hold=0.3, weight_decay=1e-3,
+        after=follow, extra=average, warmup=300, hold=0.4, weight_decay=1e-3,
     )  # fmt: skip
 
 
