@@ -37,11 +37,11 @@ class Part(StrEnum):
 
 
 STEPS = {
-    Part.autoencoder: 3000,
+    Part.autoencoder: 2000,
     Part.backbone: 7_000,
-    Part.dino: 1200,
-    Part.clip: 2400,
-    Part.judge: 1200,
+    Part.dino: 600,
+    Part.clip: 1000,
+    Part.judge: 600,
 }
 
 
