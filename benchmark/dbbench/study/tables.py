@@ -53,7 +53,11 @@ def print_tables(analysis: Analysis, console: Console) -> None:
     caption = escape("\n".join(analysis.banners)) or None
     for table in study_tables(analysis):
         shown = RichTable(
-            title=escape(table.title), caption=caption, box=box.SIMPLE_HEAD, pad_edge=False
+            title=escape(table.title),
+            caption=caption,
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
         )
         for number, column in enumerate(table.header):
             shown.add_column(
@@ -204,7 +208,7 @@ def _table_2(analysis: Analysis) -> Table:
     return Table(
         "table2",
         f"{_title(analysis)}: what people prefer",
-        ("preferred", "by majority", "95%", "of all answers", "95%"),
+        ("preferred", "majority", "95%", "all answers", "95%"),
         tuple(rows),
         f"{pairs} pairs, {answers} answers, {raters} raters. {TIE_RULE} Intervals allow for answers"
         " of one rater and on one pair resembling each other.",
@@ -313,7 +317,7 @@ def _number(value: Any) -> str:
 def _range(low: Any, high: Any, form: Any) -> str:
     if _missing(low) or _missing(high):
         return NOT_KNOWN
-    return f"{form(low).removesuffix('%')} to {form(high)}"
+    return f"{form(low)} to {form(high)}".replace("%", "")
 
 
 def _missing(value: Any) -> bool:
