@@ -3,10 +3,12 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dbbench.errors import UserError
-from dbbench.plugin import load_metric
+from dbbench.plugin import load_encoder, load_metric
 from dbbench.protocol import CHOICES, Protocol, load_protocol, protocol_names
 
 PUBLISHED = ["custom-diffusion", "dreambench++", "kosmos-g", "oft", "textual-inversion"]
@@ -93,6 +95,35 @@ def test_a_wrong_protocol_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(UserError, match=reason):
         load_protocol(written(tmp_path, without=without, extra=extra))
+
+
+def test_resize_that_a_protocol_names_is_what_the_encoder_does(tmp_path: Path) -> None:
+    import timm
+    import torch
+    from safetensors.torch import save_file
+    from torchvision.transforms import functional
+
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=0).eval()
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    file = f"@{tmp_path}/w.safetensors"
+    config = model.pretrained_cfg
+    plain = load_encoder(f"timm:test_vit.r160_in1k{file}", device="cpu")
+    other = load_encoder(f"timm:test_vit.r160_in1k?crop_pct=0.8{file}", device="cpu")
+    assert plain.fingerprint != other.fingerprint
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    # 160 / 0.8: resized to 200 by the weights' own filter, then the middle 160.
+    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    small = image.resize((200, 200), filters[config["interpolation"]]).crop((20, 20, 180, 180))
+    tensor = functional.normalize(functional.to_tensor(small), config["mean"], config["std"])
+    with torch.inference_mode():
+        feature = torch.nn.functional.normalize(model(tensor[None]), dim=1)[0].numpy()
+    assert other.encode_images([image])[0] == pytest.approx(feature, abs=1e-5)
+    assert np.abs(plain.encode_images([image])[0] - feature).max() > 1e-4
+    for wrong in ("crop_pct=2", "crop=0.9", "interpolation=magic"):
+        with pytest.raises(UserError, match="write crop_pct"):
+            load_encoder(f"timm:test_vit.r160_in1k?{wrong}{file}", device="cpu")
 
 
 def test_protocols_cannot_be_changed() -> None:

@@ -2,6 +2,8 @@
 
     timm:NAME                        weights from the hub, such as timm:vit_small_patch16_224.dino
     timm:NAME@/path/x.safetensors    the same with weights from a file
+    timm:NAME?crop_pct=0.875[@...]   another resize than the weights came with: 224 / 0.875 = 256;
+                                     also interpolation=bicubic
     timm:local-dir:/path             a folder in timm's own format: config.json, model.safetensors
 
 The feature is the pooled output in front of the classifier; for a ViT the class token.
@@ -9,6 +11,7 @@ The feature is the pooled output in front of the classifier; for a ViT the class
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +26,8 @@ from dbbench.encoder import Vectors, encoder_fingerprint
 from dbbench.encoders import _network
 from dbbench.errors import UserError, unknown
 
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
+
 library: Any = timm.data  # It declares its names in a way that type checkers do not follow.
 
 
@@ -35,6 +40,7 @@ def load(argument: str, *, device: str) -> TimmEncoder:
     if argument.startswith("local-dir:"):
         return load_folder(Path(argument.removeprefix("local-dir:")), name=name, device=device)
     model_name, _, file = argument.partition("@")
+    model_name, _, options = model_name.partition("?")
     config = _pretrained_config(model_name)
     if file:
         path = _network.local_weights(file, encoder=name)
@@ -43,6 +49,7 @@ def load(argument: str, *, device: str) -> TimmEncoder:
     else:
         raise UserError(f"{name}: timm knows no weights for it; give a file: {name}@/path")
     overlay = {"file": str(path), "hf_hub_id": None, "url": "", "custom_load": False}
+    overlay |= _preprocessing_options(options, name=name)
     return TimmEncoder(
         _create(model_name, name=name, source=path, pretrained_cfg_overlay=overlay),
         name=name,
@@ -125,6 +132,23 @@ def _pretrained_config(model_name: str) -> Any:
     if "." in model_name and model_name not in tagged:
         raise unknown("timm weights", model_name, tagged, "")
     return timm.get_pretrained_cfg(model_name)
+
+
+def _preprocessing_options(text: str, *, name: str) -> dict[str, Any]:
+    """Return what "crop_pct=0.875,interpolation=bicubic" changes. Raises UserError for others."""
+    chosen: dict[str, Any] = {}
+    for option in filter(None, text.split(",")):
+        key, _, value = option.partition("=")
+        if key == "interpolation" and value in INTERPOLATIONS:
+            chosen[key] = value
+        elif key == "crop_pct" and re.fullmatch(r"0?\.\d+|1(\.0+)?", value) and float(value) > 0:
+            chosen[key] = float(value)
+        else:
+            raise UserError(
+                f'{name}: cannot read "{option}"; write crop_pct=0.875 (0 to 1) or interpolation='
+                f"{'|'.join(INTERPOLATIONS)}"
+            )
+    return chosen
 
 
 def _create(model_name: str, *, name: str, source: Path, **keywords: Any) -> torch.nn.Module:
