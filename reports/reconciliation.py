@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -239,9 +240,10 @@ def _flags(result: Reconciliation) -> Section:
     rows = []
     ordered = result.flags.sort_values("value", ascending=False)
     for row in ordered.to_dict("records"):
-        of = row["image"] or f"{row['subject']}/{row['prompt']} ({row['method']})"
+        whole_prompt = pd.isna(row["image"])
+        of = f"{row['subject']}/{row['prompt']} ({row['method']})" if whole_prompt else row["image"]
         numbers = [f"{row['value']:.3f}", f"{row['ceiling']:.3f}"]
-        rows.append([row["flag"], of, *numbers, row["nearest"] or ""])
+        rows.append([row["flag"], of, *numbers, "" if whole_prompt else row["nearest"]])
     return "flagged: closer than two of the subject's own photographs ever are", header, rows
 
 

@@ -12,7 +12,7 @@ from dbbench.encoding import Cast, Encodings, encode
 from dbbench.metric import Metric
 from dbbench.progress import Advance
 from dbbench.protocol import Protocol
-from dbbench.reconciliation import playable, real_values
+from dbbench.reconciliation import explain_missing, playable, real_values
 from dbbench.summary import average
 
 COLUMNS = [
@@ -45,6 +45,7 @@ def score_oracle(
         for subject, files in references.items()
     }
     notes = [f"{path} {reason}" for path, reason in encodings.refused.items()]
+    missing: dict[str, list[tuple[Metric, Protocol]]] = {}
     rows = []
     for protocol in cast.protocols:
         for metric in cast.measures(protocol):
@@ -52,11 +53,12 @@ def score_oracle(
                 continue
             encoder, reason = playable(cast, protocol, metric, encodings)
             if encoder is None:
-                notes.append(f"{protocol.name}: {metric.label} is not scored: {reason}")
+                missing.setdefault(reason, []).append((metric, protocol))
                 continue
             own = _table(protocol, metric, encoder, whole, encodings)
             if own.empty:
-                notes.append(f"{protocol.name}: no subject has two images to compare")
+                reason = "no subject has two images to compare"
+                missing.setdefault(reason, []).append((metric, protocol))
                 continue
             value, interval = average(own, protocol)
             with_self = _table(protocol, metric, encoder, whole, encodings, self_pairs=True)
@@ -76,7 +78,7 @@ def score_oracle(
             )
     frame = pd.DataFrame(rows, columns=COLUMNS)
     numbers = ["value", "low", "high", "with_self_pairs", "published"]
-    return frame.astype(dict.fromkeys(numbers, "float64")), tuple(notes)
+    return frame.astype(dict.fromkeys(numbers, "float64")), (*explain_missing(missing), *notes)
 
 
 def _table(

@@ -59,19 +59,20 @@ def reconcile(
         for subject, files in references.items()
     }
     groups = group_pictures(pictures)
-    notes: dict[str, None] = {}
+    missing: dict[str, list[tuple[Metric, Protocol]]] = {}
     rows: list[dict[str, Any]] = []
     flags: list[dict[str, Any]] = []
     for protocol in cast.protocols:
         for metric in cast.metrics[protocol.name]:
             encoder, reason = playable(cast, protocol, metric, encodings)
             if encoder is None:
-                notes[f"{protocol.name}: {metric.label} is not scored: {reason}"] = None
+                missing.setdefault(reason, []).append((metric, protocol))
                 continue
             for group, own in groups.items():
                 real = whole.get(group[1], [])
                 if metric.compares in {"references", "class-images"} and not real:
-                    notes[f'no reference images of "{group[1]}": no {metric.label}'] = None
+                    reason = f'no reference images of "{group[1]}"'
+                    missing.setdefault(reason, []).append((metric, protocol))
                     continue
                 values, pairs = _values(protocol, metric, encoder, group, own, real, encodings)
                 if metric.flag:
@@ -93,8 +94,20 @@ def reconcile(
         differences=compare_methods(scores, cast),
         flags=pd.DataFrame(flags, columns=FLAGS).astype({"seed": "Int64"}),
         coverage=count_coverage(pictures),
-        notes=tuple(notes),
+        notes=explain_missing(missing),
     )
+
+
+def explain_missing(missing: Mapping[str, Sequence[tuple[Metric, Protocol]]]) -> tuple[str, ...]:
+    """Return one line for each reason: which metrics it costs, under which protocols."""
+    lines = []
+    for reason, cases in missing.items():
+        protocols: dict[str, dict[str, None]] = {}
+        for metric, protocol in cases:
+            protocols.setdefault(metric.label, {})[protocol.name] = None
+        what = ", ".join(f"{label} ({', '.join(names)})" for label, names in protocols.items())
+        lines.append(f"not scored: {what}: {reason}")
+    return tuple(lines)
 
 
 def playable(
