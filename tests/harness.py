@@ -56,6 +56,7 @@ def run(
     methods: list[str] | None = None,
     seeds: list[int] | None = None,
     console: Console | None = None,
+    jobs: int = 1,
     together: int = 1,
 ) -> Outcome:
     """Do what `dbbench run` does."""
@@ -67,6 +68,7 @@ def run(
         plan_runs(chosen, subjects.split(","), methods, seeds),
         device="cpu",
         console=console or Console(quiet=True),
+        jobs=jobs,
         together=together,
     )
 

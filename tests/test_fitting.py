@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tiny_backbone
 import torch
-from harness import installed, plugin_folder, run, suite, suite_file  # noqa: F401
+from harness import contents, installed, plugin_folder, run, suite, suite_file  # noqa: F401
 
 from dbbench.backbone import Backbone, load_backbone
 from dbbench.baselines.dreambooth import DreamBooth
@@ -286,3 +286,18 @@ def test_eight_bits_without_their_package_are_refused(backbone: Backbone) -> Non
         pytest.skip("bitsandbytes is installed")
     with pytest.raises(UserError, match="needs the package bitsandbytes"):
         dreambooth(backbone, optimizer="adamw8bit")
+
+
+def test_runs_at_once_give_the_files_of_runs_in_turn(
+    suite: Suite, tmp_path: Path, plugin_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(plugin_folder))
+    outcome = run(suite, tmp_path / "at-once", "methods.tinted.fail_on='dog'", jobs=2)
+    (failure,) = outcome.failures
+    assert failure.task.name == "tinted/dog/0"
+    assert "cannot learn dog" in failure.reason
+    assert failure.log.is_file()
+    run(suite, tmp_path / "in-turn", "methods.tinted.fail_on='dog'")
+    ours, theirs = (contents(tmp_path / place) for place in ("at-once", "in-turn"))
+    assert ours == theirs
+    assert len(ours) > 100

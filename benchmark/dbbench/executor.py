@@ -76,11 +76,13 @@ def execute(
     *,
     device: str,
     console: Console,
+    jobs: int = 1,
     together: int = 1,
 ) -> Outcome:
     """Do what is missing of these runs, then score all runs of the folder that are finished.
 
-    `together` subjects are trained side by side where the method can do so.
+    `jobs` runs are done at once, each in a process of its own. `together` subjects are trained side
+    by side in one process where the method can do so.
 
     Raises UserError for what stops everything (settings, references, weights, the disk); a run that
     fails by itself is reported in the outcome. KeyboardInterrupt and Terminated pass through;
@@ -104,7 +106,12 @@ def execute(
         if tasks:
             session.start(len(tasks))
             with show(console, tasks) as progress:
-                session.work(tasks, progress)
+                if jobs > 1:
+                    from dbbench.workers import work_at_once
+
+                    work_at_once(session, tasks, jobs, progress)
+                else:
+                    session.work(tasks, progress)
         finished = finished_runs(plan, selection.runs(suite))
         if finished and not scored(plan, finished):
             meter = Meter()
@@ -118,7 +125,7 @@ def execute(
 
 @dataclass
 class Session:
-    """The work of one call."""
+    """The work of one call, or of one of its processes."""
 
     plan: Plan
     models: Models

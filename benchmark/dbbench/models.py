@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -50,6 +51,14 @@ class Models:
             self.encoder(role)
             loaded = True
         return loaded
+
+    def release(self) -> None:
+        """Forget the networks, so that other processes have the device's memory."""
+        self._backbone = None
+        self._encoders.clear()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     @property
     def backbone(self) -> Backbone:

@@ -56,6 +56,14 @@ def run(
             "--set", metavar="KEY=VALUE", help="Change the suite: train.steps=400. Repeatable."
         ),
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs-per-device",
+            min=1,
+            help="Runs at once, each in its own process: small batches do not fill a GPU.",
+        ),
+    ] = 1,
     together: Annotated[
         int,
         typer.Option(min=1, help="Subjects that textual_inversion trains side by side."),
@@ -90,7 +98,7 @@ def run(
     try:
         outcome = execute(
             chosen, folder, source, runs,
-            device=place, console=console, together=together,
+            device=place, console=console, jobs=jobs, together=together,
         )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         by_signal = bool(str(interrupt))
