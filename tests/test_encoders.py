@@ -1,6 +1,7 @@
 """Encoders own their preprocessing, say what they are, and refuse weights that do not fit."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tiny_models import write_tokenizer
 
+from dbbench.encoder import Preparing
 from dbbench.encoders import open_clip as open_clip_encoder
 from dbbench.encoders import timm as timm_encoder
 from dbbench.errors import UserError
@@ -43,35 +45,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_clip(folder: Path) -> Path:
-    words = [
-        "<pad>",
-        "<unk>",
-        "<start>",
-        "a",
-        "dog",
-        "cat",
-        "teapot",
-        "in",
-        "the",
-        "jungle",
-        "snow",
-    ]
-    words += [".", "<end>"]
-    vocabulary = {word: number for number, word in enumerate(words)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    marks = [(mark, vocabulary[mark]) for mark in ("<start>", "<end>")]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<start> $A <end>", special_tokens=marks
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    special = {"pad_token": "<pad>", "unk_token": "<unk>"}
-    special |= {"bos_token": "<start>", "eos_token": "<end>"}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 24} | special
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    size = write_tokenizer(folder)
     vision = {"image_size": 64, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
-    text = {"context_length": 24, "vocab_size": len(words), "hf_tokenizer_name": "local"}
+    text = {"context_length": 24, "vocab_size": size, "hf_tokenizer_name": "local"}
     text |= {"width": 32, "heads": 2, "layers": 1}
     model = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}
     preprocess = {"size": 64, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
@@ -145,6 +121,29 @@ def test_features_do_not_depend_on_batch_or_order(kind: str, dino: Path, clip: P
     assert encoder.encode_images(drawn) == pytest.approx(whole, abs=1e-5)
     assert encoder.encode_images(drawn[::-1])[::-1] == pytest.approx(whole, abs=1e-5)
     assert encoder.encode_images([]).shape == (0, encoder.dim)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["timm", "open_clip"])
+def test_features_do_not_depend_on_the_device(kind: str, dino: Path, clip: Path) -> None:
+    reference = f"{kind}:local-dir:{dino if kind == 'timm' else clip}"
+    here, there = (load_encoder(reference, device=device) for device in ("cpu", "cuda"))
+    drawn = images(7, 90)
+    assert there.encode_images(drawn) == pytest.approx(here.encode_images(drawn), abs=1e-5)
+    assert here.fingerprint == there.fingerprint
+    if kind == "open_clip":
+        texts = ["a dog in the jungle"]
+        assert there.encode_texts(texts) == pytest.approx(here.encode_texts(texts), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["timm", "open_clip"])
+def test_what_is_prepared_ahead_gives_the_same_bits(kind: str, dino: Path, clip: Path) -> None:
+    encoder = load_encoder(f"{kind}:local-dir:{dino if kind == 'timm' else clip}", device="cpu")
+    assert isinstance(encoder, Preparing)
+    drawn = [*images(2, 90), *images(1, 300), Image.new("RGB", (40, 200), "red")]
+    prepared = [encoder.prepare(image) for image in drawn]
+    assert {image.size for image in prepared} == {(64, 64)}
+    assert np.array_equal(encoder.encode_prepared(prepared), encoder.encode_images(drawn))
 
 
 def test_any_image_mode_is_taken_as_rgb(dino: Path) -> None:
@@ -231,13 +230,23 @@ def test_openai_weights_get_quickgelu_also_from_a_file(
     encoder = open_clip_encoder.load(f"{reference}@{file}", device="cpu")
     assert encoder.quick_gelu
     texts = ["a dog in the jungle"]
+    drawn = images(2)
     with torch.inference_mode():
+        transform = open_clip.image_transform(64, is_train=False, resize_mode="shortest")
+        seen = model.encode_image(torch.stack([transform(i) for i in drawn]), normalize=True)
         expected = model.encode_text(open_clip.tokenize(texts), normalize=True).numpy()
     assert encoder.encode_texts(texts) == pytest.approx(expected, abs=1e-5)
+    assert encoder.encode_images(drawn) == pytest.approx(seen.numpy(), abs=1e-5)
+    # The same weights under plain GELU are silently somewhere else.
+    plain = small_clip(**open_clip.get_model_config("ViT-B-32"), quick_gelu=False).eval()
+    plain.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        wrong = plain.encode_text(open_clip.tokenize(texts), normalize=True).numpy()
+    assert np.abs(encoder.encode_texts(texts) - wrong).max() > 1e-3
 
 
 def test_weights_that_may_be_openais_are_not_loaded_under_plain_gelu(
-    tmp_path: Path, small_clip: type[open_clip.CLIP]
+    tmp_path: Path, small_clip: type[open_clip.CLIP], caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "weights.safetensors"
     write_clip(small_clip, file, half=True, quick=True)
@@ -245,7 +254,11 @@ def test_weights_that_may_be_openais_are_not_loaded_under_plain_gelu(
         load_encoder(f"open_clip:ViT-B-32@{file}", device="cpu")
     assert "\n" not in str(caught.value)
     write_clip(small_clip, file, half=False, quick=False)
-    assert not open_clip_encoder.load(f"ViT-B-32@{file}", device="cpu").quick_gelu
+    with caplog.at_level(logging.WARNING, logger="dbbench"):
+        assert not open_clip_encoder.load(f"ViT-B-32@{file}", device="cpu").quick_gelu
+    assert "plain GELU, as the architecture says" in caplog.text
+    assert open_clip_encoder.load(f"ViT-B-32-quickgelu@{file}", device="cpu").quick_gelu
+    assert "QuickGELU, as the architecture says" in caplog.text
 
 
 def test_activation_is_in_the_fingerprint(tmp_path: Path, small_clip: type[open_clip.CLIP]) -> None:

@@ -58,6 +58,9 @@ class Brightness:
     def __init__(self) -> None:
         self.seen = 0
 
+    def prepare(self, image: Image.Image) -> Image.Image:
+        return image
+
     def pairwise_distances(self, images: Iterable[Image.Image]) -> np.ndarray:
         means = [float(np.asarray(image).mean()) for image in images]
         self.seen += len(means)

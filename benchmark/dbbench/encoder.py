@@ -76,6 +76,10 @@ class Distance(Protocol):
         """SHA-256 over weights, library version, every preprocessing choice and dtype."""
         ...
 
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """Resize and crop to the network's input; called by several threads, idempotent."""
+        ...
+
     def pairwise_distances(self, images: Iterable[Image.Image]) -> NDArray[np.float64]:
         """N images of any size -> NN float64, symmetric, zeros on the diagonal.
 

@@ -154,10 +154,11 @@ class FeatureStore:
         try:
             seen, matrix, remarks = shelf.read_matrix(name)
         except KeyError:
-            seen, found = [], {}
+            seen = []
+            found: dict[str, str] = {}
 
             def images() -> Iterator[Image.Image]:
-                for key, result in self._decode(dict.fromkeys(order, ()), paths):
+                for key, result in self._decode(dict.fromkeys(order, (distance,)), paths):
                     if isinstance(result, PictureError):
                         found[key.hex()] = str(result)
                         continue
@@ -200,7 +201,7 @@ class FeatureStore:
         return keys, problems
 
     def _decode(
-        self, wanted: Mapping[bytes, Sequence[Encoder]], paths: Mapping[bytes, Path]
+        self, wanted: Mapping[bytes, Sequence[Encoder | Distance]], paths: Mapping[bytes, Path]
     ) -> Iterator[tuple[bytes, tuple[Image.Image, ...] | PictureError]]:
         """Yield each file's image as its encoders want it, in order, decoded ahead by threads."""
 
@@ -212,13 +213,14 @@ class FeatureStore:
                 image = decode_picture(content)
             except PictureError as error:
                 return error
-            encoders = wanted[key]
-            if not encoders:
-                return (image,)
-            return tuple(e.prepare(image) if isinstance(e, Preparing) else image for e in encoders)
+            return tuple(
+                e.prepare(image) if isinstance(e, Preparing | Distance) else image
+                for e in wanted[key]
+            )
 
         # Resized images are small; of whole ones only so many are held that all threads have work.
-        small = all(isinstance(e, Preparing) for es in wanted.values() for e in es or (None,))
+        users = {id(e): e for es in wanted.values() for e in es}.values()
+        small = all(isinstance(e, Preparing | Distance) for e in users)
         window = 2 * BATCH if small else 2 * self.workers
         waiting: deque[tuple[bytes, Future[tuple[Image.Image, ...] | PictureError]]] = deque()
         todo = iter(wanted)

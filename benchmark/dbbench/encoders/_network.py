@@ -6,13 +6,17 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torchvision.transforms import Compose, ToTensor
 
 from dbbench.encoder import Vectors
 from dbbench.errors import UserError
@@ -87,6 +91,13 @@ def check_readable(file: Path, *, encoder: str) -> None:
         raise UserError(f"{encoder}: {file} cannot be read ({error}); fetch it again") from None
 
 
+def read_weights(file: Path, *, encoder: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file. Raises UserError for a damaged one."""
+    check_readable(file, encoder=encoder)
+    tensors: dict[str, torch.Tensor] = load_file(file)
+    return tensors
+
+
 def hash_weights(model: torch.nn.Module) -> str:
     """Return the SHA-256 of a network's tensors: names, shapes, types and bytes.
 
@@ -100,22 +111,58 @@ def hash_weights(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class Preprocessing:
+    """A library's transform in two parts: Pillow's work, and what makes a tensor of it."""
+
+    steps: Sequence[Callable[[Any], Any]]
+
+    @classmethod
+    def of(cls, transform: Compose) -> Preprocessing:
+        """Take a torchvision transform apart."""
+        return cls(tuple(transform.transforms))
+
+    @property
+    def _first(self) -> int:
+        """The number of steps before the image becomes a tensor; 0 where that cannot be told."""
+        kinds = [isinstance(step, ToTensor) for step in self.steps]
+        return kinds.index(True) if True in kinds else 0
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """Resize and crop."""
+        result = image.convert("RGB")
+        for step in self.steps[: self._first]:
+            result = step(result)
+        return result
+
+    def stack(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """What `prepare` gave -> NCHW float32, normalized."""
+        return torch.stack([self._finish(image) for image in images])
+
+    def _finish(self, image: Image.Image) -> torch.Tensor:
+        result: Any = image
+        for step in self.steps[self._first :]:
+            result = step(result)
+        tensor: torch.Tensor = result
+        return tensor
+
+
 @torch.inference_mode()
 def encode(
     items: Sequence[Item],
-    prepare: Callable[[Sequence[Item]], torch.Tensor],
-    forward: Callable[[torch.Tensor], torch.Tensor],
+    prepare: Callable[[Sequence[Item]], Any],
+    forward: Callable[[Any], torch.Tensor],
     *,
     dim: int,
     device: torch.device,
     batch_size: int,
 ) -> Vectors:
-    """Items -> batches -> ND float32 with unit norm. A zero vector is an error, not a direction."""
+    """Items -> batches -> ND float32 with unit norm. A zero vector is an error, not a direction.
+
+    `prepare` gives a tensor, or a dictionary of tensors that can be sent to a device as a whole.
+    """
     parts = [np.zeros((0, dim), dtype=np.float32)]
-    # TF32 convolutions would make the features depend on the device (relative error 1e-3).
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    ):
+    with same_everywhere():
         for start in range(0, len(items), batch_size):
             batch = prepare(items[start : start + batch_size]).to(device)
             features = forward(batch).double()  # Cast up: norms in float32 are off by 1e-7 a term.
@@ -124,6 +171,36 @@ def encode(
                 raise ValueError("the network gave a feature of length zero; its weights are bad")
             parts.append((features / norms).float().cpu().numpy())
     return np.concatenate(parts)
+
+
+@contextmanager
+def same_everywhere() -> Iterator[None]:
+    """Compute in full float32 on every device: TF32 would change features by 1e-3 of their size."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ):
+            yield
+    finally:
+        matmul.allow_tf32 = before
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' bars and notices off the terminal while weights load."""
+    from transformers.utils import logging as library
+
+    level = library.get_verbosity()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        library.enable_progress_bar()
 
 
 @contextmanager

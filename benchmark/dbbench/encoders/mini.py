@@ -1,4 +1,4 @@
-"""The embedded world's encoders ("mini-dino", "mini-clip"): the same loaders on small weights."""
+"""The embedded world's encoders: DINO's and CLIP's places in suite mini, for no photograph."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""open_clip encoders ("open_clip:..."): any of its models in CLIP's place, images and texts.
+"""open_clip encoders ("open_clip:ARCH:TAG"): any CLIP or SigLIP; for CLIP-I and CLIP-T.
 
-    open_clip:ARCH:TAG                      from the hub, as open_clip:ViT-B-32-quickgelu:openai
+    open_clip:ARCH:TAG                      from the hub: open_clip:ViT-B-32:openai,
+                                            open_clip:ViT-L-14:openai,
+                                            open_clip:ViT-B-16-SigLIP2:webli
     open_clip:ARCH@/path/x.safetensors      weights from a file
     open_clip:ARCH:TAG@/path/x.safetensors  the same, and the tag says whose they are
     open_clip:local-dir:/path               a folder in open_clip's own format, with its tokenizer:
@@ -8,12 +10,14 @@
                                             tokenizer.json, tokenizer_config.json
 
 OpenAI's weights were trained with QuickGELU; under plain GELU they load and are silently wrong.
-They get QuickGELU here whatever ARCH says. A file that may be theirs is refused, not guessed.
+They get QuickGELU here whatever ARCH says, from the hub and from a file. Without a TAG a file that
+may be theirs is refused, not guessed; for any other the activation that was chosen is said.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +33,7 @@ from dbbench.encoder import Vectors, encoder_fingerprint
 from dbbench.encoders import _network
 from dbbench.errors import UserError, unknown
 
+_log = logging.getLogger("dbbench")
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 
 
@@ -43,8 +48,9 @@ def load(argument: str, *, device: str) -> OpenClipEncoder:
         return load_folder(Path(argument.removeprefix("local-dir:")), name=name, device=device)
     model_name, _, file = argument.partition("@")
     architecture, _, tag = model_name.partition(":")
-    if architecture not in open_clip.list_models():
-        raise unknown("open_clip architecture", architecture, open_clip.list_models(), "")
+    known = open_clip.list_models()
+    if architecture not in known:
+        raise unknown("open_clip architecture", architecture, known, "")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag and tag not in tags:
         raise unknown(
@@ -72,6 +78,14 @@ def load(argument: str, *, device: str) -> OpenClipEncoder:
             f"{name}: these weights have half precision as OpenAI's have, which need QuickGELU; "
             f"say whose they are: open_clip:{architecture}:openai@{file}, or another tag of "
             f"{', '.join(t for t in tags if t != 'openai')}"
+        )
+    else:
+        _log.warning(
+            "note: %s names no tag: %s, as the architecture says (open_clip:%s:TAG@... says whose"
+            " weights they are)",
+            name,
+            "QuickGELU" if quick else "plain GELU",
+            architecture,
         )
     model = _create(
         architecture,
@@ -131,7 +145,9 @@ class OpenClipEncoder:
         self._model = network.eval().requires_grad_(False).float().to(self.device)
         self._tokenizer = tokenizer
         self._preprocess: dict[str, Any] = dict(self._model.visual.preprocess_cfg)
-        self._transform = image_transform_v2(PreprocessCfg(**self._preprocess), is_train=False)
+        self._preprocessing = _network.Preprocessing.of(
+            image_transform_v2(PreprocessCfg(**self._preprocess), is_train=False)
+        )
         self.dim = len(self._encode_texts([""])[0])
 
     @cached_property
@@ -157,9 +173,17 @@ class OpenClipEncoder:
 
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         """PIL images -> ND float32, unit norm."""
+        return self.encode_prepared([self.prepare(image) for image in images])
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """Resize and crop to the network's input."""
+        return self._preprocessing.prepare(image)
+
+    def encode_prepared(self, images: Sequence[Image.Image]) -> Vectors:
+        """What `prepare` gave -> ND float32, unit norm."""
         return _network.encode(
             images,
-            lambda batch: torch.stack([self._transform(i.convert("RGB")) for i in batch]),
+            self._preprocessing.stack,
             self._model.encode_image,
             dim=self.dim,
             device=self.device,

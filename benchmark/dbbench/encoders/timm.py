@@ -1,6 +1,7 @@
-"""timm encoders ("timm:..."): any model of the library in DINO's place, images only.
+"""timm encoders ("timm:NAME"): any of its models; for DINO, DINOv2-I and PRES, images only.
 
-    timm:NAME                        weights from the hub, such as timm:vit_small_patch16_224.dino
+    timm:NAME                        weights from the hub, such as timm:vit_small_patch16_224.dino,
+                                     timm:vit_small_patch14_dinov2.lvd142m
     timm:NAME@/path/x.safetensors    the same with weights from a file
     timm:NAME?crop_pct=0.875[@...]   another resize than the weights came with: 224 / 0.875 = 256;
                                      also interpolation=bicubic
@@ -81,7 +82,8 @@ class TimmEncoder:
         network: Any = model
         self._model = network.eval().requires_grad_(False).float().to(self.device)
         self._data: dict[str, Any] = library.resolve_model_data_config(self._model)
-        self._transform = library.create_transform(**self._data, is_training=False)
+        transform = library.create_transform(**self._data, is_training=False)
+        self._preprocessing = _network.Preprocessing.of(transform)
         self.dim = int(getattr(self._model, "head_hidden_size", self._model.num_features))
 
     @cached_property
@@ -106,9 +108,17 @@ class TimmEncoder:
 
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         """PIL images -> ND float32, unit norm."""
+        return self.encode_prepared([self.prepare(image) for image in images])
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """Resize and crop to the network's input."""
+        return self._preprocessing.prepare(image)
+
+    def encode_prepared(self, images: Sequence[Image.Image]) -> Vectors:
+        """What `prepare` gave -> ND float32, unit norm."""
         return _network.encode(
             images,
-            lambda batch: torch.stack([self._transform(i.convert("RGB")) for i in batch]),
+            self._preprocessing.stack,
             self._model,
             dim=self.dim,
             device=self.device,

@@ -1,0 +1,253 @@
+"""transformers encoders ("hf:..."): CLIP, SigLIP, DINO, DINOv2 as a folder or hub id has them.
+
+    hf:facebook/dinov2-small              from the hub, such as hf:openai/clip-vit-base-patch32
+    hf:/path/folder                       a folder in transformers' own format: config.json,
+                                          preprocessor_config.json, model.safetensors, and its
+                                          tokenizer where the model reads texts
+    hf:SOURCE@/path/x.safetensors         the same with weights from a file
+
+Safetensors only, and no code from a repository is run. The feature is what the model itself gives
+for an image and a text (CLIP, SigLIP); of a plain ViT (DINO, DINOv2) the class token after the last
+norm. Images are resized by Pillow, as in transformers before version 5 and in timm and open_clip.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import save_file
+
+from dbbench.artifact import fingerprint
+from dbbench.encoder import Vectors, encoder_fingerprint
+from dbbench.encoders import _network
+from dbbench.errors import UserError
+
+HUB_FILES = ("model.safetensors", "model.safetensors.index.json")
+_BACKEND: dict[str, Any] = (
+    {"backend": "pil"}
+    if int(transformers.__version__.partition(".")[0]) >= 5
+    else {"use_fast": False}
+)
+
+
+def load(argument: str, *, device: str) -> HuggingFaceEncoder:
+    """Return the encoder that "hf:ARGUMENT" names.
+
+    Raises UserError for what is no such folder or repository, a model that is none of these kinds
+    or comes with code, weights that do not fit, pickles, and a missing network.
+    """
+    name = f"hf:{argument}"
+    source, _, file = argument.partition("@")
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        source = str(folder)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{name}: {folder} has no config.json; it is no folder of transformers")
+        if not file:
+            _check_folder(folder, name)
+    elif source.startswith(("/", ".", "~")) or source.count("/") != 1:
+        raise UserError(f'{name}: "{source}" is neither a folder nor a hub id (owner/name)')
+    elif not file:
+        _network.hub_weights(source, HUB_FILES, encoder=name)
+    weights = _network.local_weights(file, encoder=name) if file else None
+    model = _create(source, weights, name=name)
+    reads_texts = hasattr(model, "get_text_features")
+    return HuggingFaceEncoder(
+        model,
+        _part(
+            transformers.AutoImageProcessor, source, name=name, what="image processor", **_BACKEND
+        ),
+        _part(transformers.AutoTokenizer, source, name=name, what="tokenizer")
+        if reads_texts
+        else None,
+        name=name,
+        device=device,
+    )
+
+
+class HuggingFaceEncoder:
+    """A transformers model with its image processor, and its tokenizer if it reads texts."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        processor: Any,
+        tokenizer: Any | None,
+        *,
+        name: str,
+        device: str,
+        batch_size: int = 64,
+    ) -> None:
+        self.name = name
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        network: Any = model
+        self._model = network.eval().requires_grad_(False).float().to(self.device)
+        self._processor, self._tokenizer = processor, tokenizer
+        self.dim = self._measure()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, transformers' version, processor, tokenizer and dtype."""
+        settings = json.loads(self._processor.to_json_string())
+        return encoder_fingerprint(
+            weights=_network.hash_weights(self._model),
+            library=f"transformers {transformers.__version__}",
+            preprocessing={
+                "class": type(self._processor).__name__,
+                "resizer": _network.RESIZER,
+                "settings": settings,
+                "pool": "model" if self._tokenizer else "class token",
+                "activation": str(getattr(self._vision_config, "hidden_act", "")),
+                "tokenizer": self._describe_tokenizer(),
+            },
+            dtype="float32",
+        )
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+        """PIL images -> ND float32, unit norm."""
+        return _network.encode(
+            images,
+            lambda batch: self._processor(
+                images=[image.convert("RGB") for image in batch], return_tensors="pt"
+            ),
+            self._see,
+            dim=self.dim,
+            device=self.device,
+            batch_size=self.batch_size,
+        )
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Texts, cut at the context length -> ND float32, unit norm.
+
+        Raises UserError for a model that sees images only.
+        """
+        if self._tokenizer is None:
+            raise UserError(
+                f"{self.name} cannot encode texts; use a CLIP or SigLIP in this place "
+                "(dbbench list encoders)"
+            )
+        return _network.encode(
+            texts,
+            self._tokenize,
+            lambda tokens: _features(self._model.get_text_features(**tokens)),
+            dim=self.dim,
+            device=self.device,
+            batch_size=self.batch_size,
+        )
+
+    @property
+    def _vision_config(self) -> Any:
+        return getattr(self._model.config, "vision_config", self._model.config)
+
+    def _see(self, inputs: Any) -> torch.Tensor:
+        if self._tokenizer is not None:
+            return _features(self._model.get_image_features(**inputs))
+        hidden: torch.Tensor = self._model(**inputs).last_hidden_state
+        return hidden[:, 0]
+
+    def _tokenize(self, texts: Sequence[str]) -> Any:
+        # SigLIP was trained on texts padded to the full length; CLIP does not look behind the end.
+        length = int(self._model.config.text_config.max_position_embeddings)
+        return self._tokenizer(  # type: ignore[misc]
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            return_tensors="pt",
+        )
+
+    @torch.inference_mode()
+    def _measure(self) -> int:
+        grey = self._processor(images=[Image.new("RGB", (32, 32), "grey")], return_tensors="pt")
+        return int(self._see(grey.to(self.device)).shape[-1])
+
+    def _describe_tokenizer(self) -> dict[str, Any] | None:
+        if self._tokenizer is None:
+            return None
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        rules: dict[str, Any] = {"vocabulary": sorted(self._tokenizer.get_vocab().items())}
+        if backend is not None:
+            rules = json.loads(backend.to_str())
+            # What the last call asked for is no part of the tokenizer.
+            rules.pop("padding", None)
+            rules.pop("truncation", None)
+        return {
+            "class": type(self._tokenizer).__name__,
+            "context_length": int(self._model.config.text_config.max_position_embeddings),
+            "rules": fingerprint(rules),
+        }
+
+
+def _features(output: Any) -> torch.Tensor:
+    """Return the vectors: transformers 5 wraps them in an output object."""
+    if isinstance(output, torch.Tensor):
+        return output
+    pooled: torch.Tensor = output.pooler_output
+    return pooled
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickles = sorted(p for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth"})
+        _network.local_weights((pickles or [folder / HUB_FILES[0]])[0], encoder=name)
+    for file in weights:
+        _network.check_readable(file, encoder=name)
+
+
+def _create(source: str, weights: Path | None, *, name: str) -> torch.nn.Module:
+    """Create the model with its weights. Raises UserError where a tensor is missing or misfits."""
+    here = {"trust_remote_code": False, "local_files_only": Path(source).is_dir()}
+    try:
+        with _network.quiet_transformers(), tempfile.TemporaryDirectory() as folder:
+            config = transformers.AutoConfig.from_pretrained(source, **here)
+            if weights is not None:
+                # transformers renames older tensors, but only of a folder that it reads by itself.
+                config.save_pretrained(folder)
+                tensors = _network.read_weights(weights, encoder=name)
+                save_file(tensors, Path(folder) / HUB_FILES[0], metadata={"format": "pt"})
+                here["local_files_only"] = True
+            model, report = transformers.AutoModel.from_pretrained(
+                source if weights is None else folder,
+                config=config,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **here,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{name} cannot be loaded: {reason}") from None
+    # The pooler of a plain ViT belongs to classifiers, and DINO's weights have none: left in, it
+    # would be random and change the fingerprint with every load. The class token comes before it.
+    if not hasattr(model, "get_text_features") and getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
+    problems = sorted(missing) + sorted(str(key) for key in report.get("mismatched_keys", ()))
+    if problems:
+        raise UserError(f"{name}: the weights do not fit: {problems[0]} ({len(problems)} tensors)")
+    if not (hasattr(model, "get_text_features") or hasattr(config, "patch_size")):
+        raise UserError(
+            f"{name} is a {config.model_type}, neither CLIP or SigLIP nor a ViT such as DINO"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def _part(loader: Any, source: str, *, name: str, what: str, **options: Any) -> Any:
+    try:
+        with _network.quiet_transformers():
+            return loader.from_pretrained(
+                source, trust_remote_code=False, local_files_only=Path(source).is_dir(), **options
+            )
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{name}: its {what} cannot be loaded: {reason[:200]}") from None
