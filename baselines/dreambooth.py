@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL.Image import Image
@@ -34,6 +35,9 @@ class DreamBooth:
             default=False,
             description="train the text encoder too; not published for Stable Diffusion",
         )
+        snapshots: tuple[float, ...] = Field(
+            default=(), description="shares of the steps at which weights are kept too, in memory"
+        )
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or self.Settings()
@@ -56,6 +60,14 @@ class DreamBooth:
             )
         identifier = choose_identifier(backbone.tokenizer, settings.identifier, seed=seed)
         trained = backbone.parts if settings.train_text_encoder else (backbone.denoiser,)
+        shares = {max(1, round(share * settings.steps)): share for share in settings.snapshots}
+        snapshots: dict[float, dict[str, dict[str, Tensor]]] = {}
+
+        def keep(done: int) -> None:
+            if done in shares:
+                weights = {backbone.file(part): backbone.weights(part) for part in trained}
+                snapshots[shares[done]] = weights
+
         try:
             training = train_preserving(
                 [weight for part in trained for weight in backbone.trainable(part).values()],
@@ -66,6 +78,7 @@ class DreamBooth:
                 text_changes=settings.train_text_encoder,
                 seed=seed,
                 progress=progress,
+                after_step=keep,
             )
             files = {backbone.file(part): backbone.weights(part) for part in trained}
         finally:
@@ -73,7 +86,7 @@ class DreamBooth:
         checkpoint = self._checkpoint(
             files, concept, backbone, seed, identifier, losses=training.losses[0]
         )
-        return training.keep(checkpoint)
+        return training.keep(replace(checkpoint, snapshots=snapshots))
 
     def generate(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from pydantic import Field
@@ -41,6 +41,7 @@ def train_preserving(
     text_changes: bool,
     seed: int,
     progress: Progress,
+    after_step: Callable[[int], None] | None = None,
 ) -> Training:
     """Minimise arXiv 2208.12242, eq. 2, over `parameters`.
 
@@ -76,4 +77,5 @@ def train_preserving(
         draws(backbone, settings, pools=[len(pool) for pool in pools], seed=seed),
         settings,
         progress=progress,
+        after_step=after_step,
     )

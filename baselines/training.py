@@ -176,11 +176,13 @@ def train(
     settings: TrainSettings,
     *,
     progress: Progress,
+    after_step: Callable[[int], None] | None = None,
 ) -> Training:
     """Minimise, for each group of parameters, its weighted sum of errors with AdamW.
 
     `errors_of` a draw of B latents is (B,), and row g of `weights` (G, B) makes group g's loss of
-    it. Groups share the passes through the networks and nothing else.
+    it. Groups share the passes through the networks and nothing else. `after_step` is called with
+    the number of steps done after each.
 
     Where memory does not suffice, a step is computed in halves, and halves of them. A loss or a
     gradient that is no longer a number stops training: the weights stay those of the step before.
@@ -189,7 +191,7 @@ def train(
     moment_bytes = 4 if settings.optimizer == "adamw" else 1
     batch = weights.shape[1]
     with fitted(backbone, parameters, batch=batch, moment_bytes=moment_bytes) as at_once:
-        return _loop(groups, errors_of, weights, steps, settings, progress, at_once)
+        return _loop(groups, errors_of, weights, steps, settings, progress, at_once, after_step)
 
 
 def _loop(
@@ -200,6 +202,7 @@ def _loop(
     settings: TrainSettings,
     progress: Progress,
     at_once: int,
+    after_step: Callable[[int], None] | None,
 ) -> Training:
     """Take the steps, `at_once` latents at a time; nothing in here waits for the device."""
     parameters = [weight for group in groups for weight in group]
@@ -220,6 +223,8 @@ def _loop(
         if settings.optimizer == "adamw" or not stopped:
             optimizer.step()
         optimizer.zero_grad()
+        if after_step is not None:
+            after_step(done)
         if done == settings.steps or time.monotonic() - last_read > READ_SECONDS:
             if stopped:
                 return _stopped(losses[:done], norms[:done], settings)

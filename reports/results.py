@@ -16,7 +16,6 @@ from dbbench.errors import UserError
 from dbbench.leaderboard import Expectation, Leaderboard, rank_methods
 from dbbench.metric import Metric
 from dbbench.plugin import load_metric
-from dbbench.prompt import load_prompts
 from dbbench.scores import read_scores
 from dbbench.suite import Suite
 from dbbench.workspace import Workspace
@@ -86,8 +85,14 @@ def _load(out: Path, stamp: tuple[int, ...]) -> Results:
         subjects=selection["subjects"],
         methods=selection["methods"],
         seeds=seeds,
-        images_per_run=len(load_prompts(True)) * suite.sample.images_per_prompt,
+        images_per_run=_images_per_run(suite),
     )
     scores = read_scores(out / SCORES)
     metrics = [load_metric(name) for name in suite.metrics]
     return Results(out, record, suite, scores, rank_methods(scores, expectation, metrics))
+
+
+def _images_per_run(suite: Suite) -> int | None:
+    """Return how many images of its prompts each run has; None where it depends on the subject."""
+    counts = {len(suite.prompts.of(live)) for live in (True, False)}
+    return counts.pop() * suite.sample.images_per_prompt if len(counts) == 1 else None

@@ -5,26 +5,45 @@ from pathlib import Path
 import pytest
 
 from dbbench.errors import UserError
+from dbbench.experiment import bases
 from dbbench.plugin import load_method, names, setting_names
+from dbbench.subject import select_subjects
 from dbbench.suite import (
     Run,
+    Suite,
     load_suite,
     method_settings,
     override,
     plan_runs,
+    read_suite,
     suite_names,
     with_photos,
 )
+from dbbench.variant import variant
 
 
 @pytest.mark.parametrize("name", suite_names())
 def test_a_shipped_suite_names_plugins_and_settings_that_exist(name: str) -> None:
-    suite = load_suite(name)
-    assert suite.name == name
+    for suite in [load_suite(name, on) for on in bases(read_suite(name)) or (None,)]:
+        _names_what_exists(suite, name)
+
+
+def _names_what_exists(suite: Suite, name: str) -> None:
+    assert suite.name.startswith(name)
     assert set(suite.metrics) <= set(names("metrics"))
     assert {ref.partition(":")[0] for ref in suite.encoders.values()} <= set(names("encoders"))
-    for method in suite.methods:
-        load_method(method, method_settings(suite, method, setting_names(method)))
+    for row in suite.methods:
+        plugin = variant(suite, row).plugin
+        load_method(plugin, method_settings(suite, row, setting_names(plugin)))
+    assert select_subjects(suite.subjects)
+    assert all(suite.prompts.of(live) for live in (True, False))
+    if suite.table is not None:
+        rows = {"real-images", *suite.methods}
+        claims = suite.table.claims
+        assert {name for c in claims for name in (c.first, c.second)} <= rows
+        assert {claim.metric for claim in claims} <= set(suite.metrics)
+        assert {row.method for row in suite.table.published} <= rows
+        assert set(suite.table.labels) <= rows
 
 
 def test_the_paper_suite_is_the_papers_recipe() -> None:

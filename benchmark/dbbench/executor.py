@@ -28,6 +28,7 @@ from dbbench.progress import Advance, Progress, show
 from dbbench.scoring import finished_runs, score, scored
 from dbbench.subject import ImageSource, load_subjects
 from dbbench.suite import Run, Suite
+from dbbench.variant import variant
 from dbbench.workspace import Workspace, estimate_bytes, storage_errors, storage_problem
 
 
@@ -208,26 +209,29 @@ class Session:
         if task.stage == "encode":
             return self._encode(task, advance), "images"
         assert run is not None
-        method, backbone = models.method(run.method), models.backbone
+        row, backbone = plan.variant(run.method), models.backbone
+        method = models.method(row.trained_as)
         if task.stage == "train":
             if mates := self._mates(task, later):
                 try:
                     return self._train_together([task, *mates], advance), "steps"
                 except Exception as error:
                     progress.note(f"not side by side, but one by one: {error}")
-            prior = plan.prior(subject.class_noun) if method.needs_prior else None
+            prior = plan.prior(row.noun(subject)) if method.needs_prior else None
             references = plan.references(subject.name)
             count = stages.train(
                 artifact, run, subject, method, backbone,
-                references=references, prior=prior, advance=advance,
+                references=references, prior=prior, row=row, advance=advance,
             )  # fmt: skip
             return count, "steps"
         checkpoint = plan.checkpoint(run)
         count = stages.sample(
             artifact, run, subject, method, backbone,
-            checkpoint=checkpoint, settings=plan.suite.sample, jobs=plan.jobs(run), advance=advance,
+            checkpoint=checkpoint, settings=plan.suite.sample, jobs=plan.jobs(run), row=row,
+            advance=advance,
         )  # fmt: skip
-        if not plan.suite.keep_checkpoints:
+        shared = any(plan.variant(name).at is not None for name in plan.suite.methods)
+        if not plan.suite.keep_checkpoints and not shared:
             checkpoint.remove()
         return count, "images"
 
@@ -260,6 +264,7 @@ class Session:
             self.models.method(runs[0].method),
             self.models.backbone,
             references=[self.plan.references(run.subject) for run in runs],
+            row=self.plan.variant(runs[0].method),
             advance=advance,
         )
         self.made |= {task.key: tasks[0].name for task in tasks[1:]}
@@ -299,7 +304,7 @@ class Session:
 def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
     """Raise UserError for a plugin that does not exist and an encoder that a metric lacks."""
     for method in [*suite.methods, *(run.method for run in runs)]:
-        find("methods", method)
+        find("methods", variant(suite, method).plugin)
     for reference in suite.encoders.values():
         find("encoders", reference.partition(":")[0])
     for name in suite.metrics:

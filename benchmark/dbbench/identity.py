@@ -13,6 +13,7 @@ from dbbench.artifact import fingerprint, hash_file
 from dbbench.errors import unknown
 from dbbench.plugin import find, load_method, provenance, setting_names
 from dbbench.suite import Suite, method_settings
+from dbbench.variant import own_settings, variant
 
 PACKAGES = ("dbbench", "diffusers", "numpy", "open_clip_torch", "pillow", "timm", "torch")
 
@@ -50,18 +51,19 @@ class Identities:
             known = record.get("encoders", {}).get(role, {})
             if known and (trust or known["stamp"] == self._encoder_stamp(reference)):
                 self.encoders[role] = known["fingerprint"]
-        for name in methods:
+        for name in self._trained(methods):
             known = record.get("methods", {}).get(name, {})
             if known and (trust or known["stamp"] == self._method_stamp(name)):
                 self.methods[name] = MethodFacts(known["settings"], known["needs_prior"])
 
     def resolve_methods(self, methods: Iterable[str]) -> None:
         """Load the methods and check their settings. Raises UserError; imports torch."""
-        missing = [name for name in methods if name not in self.methods]
+        missing = [name for name in self._trained(methods) if name not in self.methods]
         if not missing:
             return
         fields = {
-            name: setting_names(name) for name in dict.fromkeys([*self.suite.methods, *missing])
+            name: setting_names(variant(self.suite, name).plugin)
+            for name in dict.fromkeys([*self.suite.methods, *missing])
         }
         every = sorted({key for keys in fields.values() for key in keys})
         for key in self.suite.train:
@@ -73,7 +75,8 @@ class Identities:
                     "dbbench list methods",
                 )
         for name in missing:
-            method = load_method(name, method_settings(self.suite, name, fields[name]))
+            plugin = variant(self.suite, name).plugin
+            method = load_method(plugin, method_settings(self.suite, name, fields[name]))
             self.methods[name] = MethodFacts(
                 method.settings.model_dump(mode="json"), method.needs_prior
             )
@@ -108,8 +111,14 @@ class Identities:
         return fingerprint([reference, source, self.device, _files(argument), versions()])
 
     def _method_stamp(self, name: str) -> str:
-        written = [self.suite.train, self.suite.methods.get(name, {})]
-        return fingerprint([written, provenance("methods", name), _module_hash(name), versions()])
+        written = [self.suite.train, own_settings(self.suite, name)]
+        plugin = variant(self.suite, name).plugin
+        source = [provenance("methods", plugin), _module_hash(plugin)]
+        return fingerprint([written, source, versions()])
+
+    def _trained(self, methods: Iterable[str]) -> list[str]:
+        """Return the rows that these rows' trainings belong to."""
+        return list(dict.fromkeys(variant(self.suite, name).trained_as for name in methods))
 
 
 def versions() -> dict[str, str]:

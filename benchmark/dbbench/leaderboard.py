@@ -25,7 +25,7 @@ class Expectation:
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     images_per_run: int | None = None
-    """Images of one run, 25 prompts x 4 in the paper; None where it is not known."""
+    """Images of one run, 25 prompts x 4 in the paper; None where it depends on the subject."""
 
 
 @dataclass(frozen=True)
@@ -143,30 +143,24 @@ def _missing_runs(
 ) -> str:
     """Return "28/30 subjects" or the like where something is missing, else ""."""
     own = scores.loc[scores["method"] == method]
-    counts = own.groupby(["subject", "seed", "metric"], observed=True).size()
-    done = dict(zip(counts.index, counts.to_numpy(), strict=True))
+    keys = ["subject", "seed", "metric", "kind"]
+    counts = own.groupby(keys, observed=True).size().reset_index(name="images")
+    # How many class images there are, and whether a prompt has more than one, only the table knows.
+    counts["expected"] = counts.groupby(["kind", "metric"])["images"].transform("max")
+    if expectation.images_per_run:
+        of_prompts = [m.name for m in metrics if m.compares in {"references", "text"}]
+        counts.loc[counts["metric"].isin(of_prompts), "expected"] = expectation.images_per_run
+    whole = counts.loc[counts["images"] >= counts["expected"], ["subject", "seed", "metric"]]
+    done = set(whole.itertuples(index=False, name=None))
+    found = [m.name for m in metrics if m.name in set(counts["metric"])]
+    wanted = found if found else [metric.name for metric in metrics]
     runs = [(s, seed) for s in expectation.subjects for seed in expectation.seeds]
-    expected = {metric.name: _images_expected(metric, expectation, done) for metric in metrics}
-    complete = {
-        run
-        for run in runs
-        if all(done.get((*run, name), 0) >= count for name, count in expected.items())
-    }
+    complete = {run for run in runs if all((*run, name) in done for name in wanted)}
     if len(complete) == len(runs):
         return ""
     if len(expectation.seeds) > 1:
         return f"{len(complete)}/{len(runs)} runs"
     return f"{len(complete)}/{len(runs)} subjects"
-
-
-def _images_expected(
-    metric: Metric, expectation: Expectation, done: dict[tuple[str, int, str], int]
-) -> int:
-    """Return how many images of a complete run have a value; 0 where none of any run has."""
-    if expectation.images_per_run and metric.compares in {"references", "text"}:
-        return expectation.images_per_run
-    # How many class images there are, and whether a prompt has more than one, only the table knows.
-    return max((count for (*_, name), count in done.items() if name == metric.name), default=0)
 
 
 def _differences(

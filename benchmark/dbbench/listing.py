@@ -5,15 +5,17 @@ from __future__ import annotations
 import ast
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from dbbench.experiment import bases
 from dbbench.plugin import Kind, find, names, provenance
 from dbbench.prompt import load_prompts
 from dbbench.protocol import load_protocol, protocol_names
-from dbbench.subject import load_subjects
-from dbbench.suite import load_suite, suite_names
+from dbbench.subject import load_subjects, select_subjects
+from dbbench.suite import load_suite, read_suite, suite_names
 
 
 def subjects_table() -> Table:
@@ -39,14 +41,18 @@ def prompts_table() -> Table:
 
 
 def suites_table() -> Table:
-    """The suites that come with dbbench."""
-    table = _table("suite", "backbone", "px", "images from", "what it is")
+    """The suites that come with dbbench, then the experiments that stand on them."""
+    table = _table("suite", "backbone", "px", "subjects", "what it is")
+    experiments = []
     for name in suite_names():
-        suite = load_suite(name)
-        backbone = suite.backbone
-        table.add_row(
-            name, backbone.path, str(backbone.resolution), suite.source, suite.description
-        )
+        values = read_suite(name)
+        if below := bases(values):
+            experiments.append((name, f"that of {' or '.join(below)}", "", values))
+        else:
+            backbone = load_suite(name).backbone
+            table.add_row(name, backbone.path, str(backbone.resolution), *_about(values))
+    for name, below_it, resolution, values in experiments:
+        table.add_row(name, below_it, resolution, *_about(values))
     return table
 
 
@@ -62,6 +68,10 @@ def protocols_table() -> Table:
             f"\n[dim]{escape(protocol.source)}[/]\n",
         )
     return table
+
+
+def _about(values: dict[str, Any]) -> tuple[str, str]:
+    return str(len(select_subjects(values.get("subjects", "all")))), values["description"]
 
 
 def plugins_table(kind: Kind) -> Table:

@@ -48,12 +48,22 @@ class Checkpoint:
     """One for each training step."""
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Relative .json name -> the config that diffusers wants beside a file."""
+    snapshots: Mapping[float, Mapping[str, Mapping[str, Tensor]]] = field(default_factory=dict)
+    """Share of the training -> what `files` was there; of methods with a setting "snapshots"."""
 
     def save(self, folder: Path) -> None:
-        """Write every file, and checkpoint.json with metadata and losses, into `folder`."""
+        """Write every file, and checkpoint.json with metadata and losses, into `folder`.
+
+        Snapshots lie in folders of their own, in the same layout.
+        """
         from safetensors.torch import save_file
 
-        for name, tensors in self.files.items():
+        earlier = {
+            f"{_at(share)}/{name}": tensors
+            for share, files in self.snapshots.items()
+            for name, tensors in files.items()
+        }
+        for name, tensors in {**self.files, **earlier}.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(dict(tensors), path, metadata={"format": "pt"})
@@ -64,15 +74,19 @@ class Checkpoint:
         _write_json(folder / "checkpoint.json", document)
 
     @classmethod
-    def load(cls, folder: Path) -> Checkpoint:
-        """Read what `save` wrote. Raises UserError where a file is missing or damaged."""
+    def load(cls, folder: Path, *, at: float | None = None) -> Checkpoint:
+        """Read what `save` wrote, or with `at` the snapshot at that share of the training.
+
+        Raises UserError where a file is missing or damaged.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        weights = folder if at is None else folder / _at(at)
         try:
             document = json.loads((folder / "checkpoint.json").read_text("utf-8"))
             return cls(
-                files={name: load_file(folder / name) for name in document["files"]},
+                files={name: load_file(weights / name) for name in document["files"]},
                 metadata=document["metadata"],
                 losses=document["losses"],
                 configs={
@@ -139,6 +153,11 @@ class Method(Protocol):
     ) -> Iterator[Image]:
         """Draw one image for each prompt and its seed, in order."""
         ...
+
+
+def _at(share: float) -> str:
+    """Return the name of a snapshot's folder."""
+    return f"at-{share:g}"
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -89,9 +89,10 @@ class Models:
         return self._encoders[role]
 
     def method(self, name: str) -> Method:
-        """A method with the suite's settings."""
+        """The method of a row of the suite, with the suite's settings."""
         if name not in self._methods:
-            self._methods[name] = load_method(name, self.identities.methods[name].settings)
+            plugin = self.plan.variant(name).plugin
+            self._methods[name] = load_method(plugin, self.identities.methods[name].settings)
         return self._methods[name]
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from dbbench.artifact import Artifact
 from dbbench.identity import Identities
 from dbbench.plugin import load_metric, provenance
-from dbbench.prompt import PromptTemplate, load_prompts
+from dbbench.prompt import PromptTemplate, class_prompt
 from dbbench.seed import image_seed
 from dbbench.subject import ImageSource, Subject
 from dbbench.suite import Run, Suite
+from dbbench.variant import Variant, variant
 
 Stage = Literal["references", "prior", "train", "sample", "encode", "score"]
 STAGES: tuple[Stage, ...] = ("references", "prior", "train", "sample", "encode", "score")
@@ -100,14 +101,15 @@ class Plan:
 
     def checkpoint(self, run: Run) -> Artifact:
         """What a method learned of a subject."""
-        facts = self.identities.methods.get(run.method)
-        class_noun = self.subjects[run.subject].class_noun
+        run = self.training(run)
+        row, facts = self.variant(run.method), self.identities.methods.get(run.method)
+        class_noun = row.noun(self.subjects[run.subject])
         needs_prior = facts is not None and facts.needs_prior
         return self._artifact(
             f"{folder(run)}/checkpoint",
             "train",
             method=run.method,
-            code=provenance("methods", run.method),
+            code=provenance("methods", row.plugin),
             settings=None if facts is None else dict(facts.settings),
             backbone=self.backbone,
             class_noun=class_noun,
@@ -115,16 +117,27 @@ class Plan:
             prior=self.prior(class_noun).fingerprint if needs_prior else None,
             subject=run.subject,
             seed=run.seed,
+            **row.conditions,
         )
+
+    def training(self, run: Run) -> Run:
+        """The run whose training this one uses: itself, unless its row looks into another's."""
+        return replace(run, method=self.variant(run.method).trained_as)
+
+    def variant(self, method: str) -> Variant:
+        """What is run in the place of a row of the suite."""
+        return variant(self.suite, method)
 
     def samples(self, run: Run) -> Artifact:
         """The run's images, one folder for each prompt."""
+        at = self.variant(run.method).at
         return self._artifact(
             f"{folder(run)}/samples",
             "sample",
             checkpoint=self.checkpoint(run).fingerprint,
             sampler=self.suite.sample.model_dump(exclude={"batch_size", "images_per_prompt"}),
             images=[[job.file, job.prompt.text, job.seed] for job in self.jobs(run)],
+            **({} if at is None else {"at": at}),
         )
 
     def features(self, run: Run, role: str) -> Artifact:
@@ -180,11 +193,18 @@ class Plan:
         return frozenset(metric.role for metric in metrics if metric.compares == "text")
 
     def jobs(self, run: Run) -> tuple[ImageJob, ...]:
-        """The images of a run in the order they are sampled."""
+        """The images of a run as they are sampled: the prompts' first, then the class noun's."""
+        subject, drift = self.subjects[run.subject], self.suite.drift
+        asked = [
+            (prompt, number)
+            for prompt in self.suite.prompts.of(subject.live)
+            for number in range(self.suite.sample.images_per_prompt)
+        ]
+        bare = class_prompt(drift.prompt, subject.class_noun)
+        asked += [(bare, number) for number in range(drift.count)]
         return tuple(
             ImageJob(prompt, number, image_seed(run.seed, run.subject, prompt.id, number))
-            for prompt in load_prompts(self.subjects[run.subject].live)
-            for number in range(self.suite.sample.images_per_prompt)
+            for prompt, number in asked
         )
 
     def tasks(self, runs: Iterable[Run]) -> tuple[Task, ...]:
@@ -212,8 +232,9 @@ class Plan:
         return tuple(todo.values())
 
     def _run_tasks(self, run: Run) -> Iterable[Task]:
-        class_noun = self.subjects[run.subject].class_noun
-        facts = self.identities.methods.get(run.method)
+        training = self.training(run)
+        class_noun = self.variant(training.method).noun(self.subjects[run.subject])
+        facts = self.identities.methods.get(training.method)
         checkpoint, samples = self.checkpoint(run), self.samples(run)
         made = [(role, self.features(run, role)) for role in self.roles]
         encode = tuple((role, item) for role, item in made if not item.complete)
@@ -228,9 +249,10 @@ class Plan:
             needs += (f"prior {class_noun}",)
         name = str(run)
         if train:
-            yield Task("train", name, (("", checkpoint),), run, run.subject, needs=needs)
+            trained = (("", checkpoint),)
+            yield Task("train", str(training), trained, training, run.subject, needs=needs)
         if sample:
-            needs = (f"train {name}",)
+            needs = (f"train {training}",)
             yield Task("sample", name, (("", samples),), run, run.subject, needs=needs)
         if encode:
             needs = (f"sample {name}",)

@@ -13,9 +13,15 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, get_args
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from dbbench.errors import UserError, unknown
 
-Category = Literal["recontextualization", "accessory", "property"]
+Category = Literal[
+    "recontextualization", "accessory", "property", "art", "view", "expression", "comics", "class"
+]
+"""The data set has the first three, applications.toml the rest of the paper's section 4.4; "class"
+are images of the bare class noun, which say how much the class itself has changed."""
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 
 # Neutral contexts of a new word (arXiv 2208.01618, appendix: some of CLIP's templates).
@@ -51,6 +57,7 @@ NEUTRAL_TEMPLATES = (
 
 _PLACEHOLDERS = ("token", "class_noun")
 _KEYS = ("id", "category", "text")
+_FOR = ("live", "object")
 
 
 @dataclass(frozen=True)
@@ -62,10 +69,43 @@ class PromptTemplate:
     text: str
     """Such as "a {token} {class_noun} in the jungle"."""
     category: Category
+    kind: str = ""
+    """For which kind of subject it is meant, "live" or "object"; "" is for both."""
 
     def render(self, token: str, class_noun: str) -> str:
         """Fill in the identifier and the class noun; an empty one leaves no double blank."""
         return " ".join(self.text.format(token=token, class_noun=class_noun).split())
+
+
+class PromptChoice(BaseModel):
+    """Which prompts a suite asks: the data set's, or applications.toml's; all or some of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    set: Literal["dataset", "applications"] = "dataset"
+    categories: tuple[Category, ...] = ()
+    """Empty is all."""
+    first: int | None = Field(default=None, ge=1)
+    """How many of what is left, in the file's order."""
+
+    def of(self, live: bool) -> tuple[PromptTemplate, ...]:
+        """Return the prompts for a live subject or for an object."""
+        prompts = load_prompts(live) if self.set == "dataset" else load_applications(live)
+        chosen = [p for p in prompts if not self.categories or p.category in self.categories]
+        return tuple(chosen[: self.first])
+
+
+@cache
+def load_applications(live: bool) -> tuple[PromptTemplate, ...]:
+    """Return the prompts of the paper's section 4.4 for live subjects or for objects."""
+    kind = "live" if live else "object"
+    prompts = _parse(files("dbbench.prompts") / "applications.toml")
+    return tuple(prompt for prompt in prompts if prompt.kind in ("", kind))
+
+
+def class_prompt(text: str, class_noun: str) -> PromptTemplate:
+    """Return the prompt of the bare class noun: no identifier, whatever the method's own word."""
+    return PromptTemplate("class-noun", text.format(class_noun=class_noun), "class")
 
 
 @cache
@@ -102,8 +142,8 @@ def _parse(source: Traversable) -> tuple[PromptTemplate, ...]:
 
 def _template(table: Mapping[str, Any], where: str) -> PromptTemplate:
     for key in table:
-        if key not in _KEYS:
-            raise UserError(f"{where}: {unknown('key', key, _KEYS, '')}")
+        if key not in (*_KEYS, "for"):
+            raise UserError(f"{where}: {unknown('key', key, (*_KEYS, 'for'), '')}")
     if absent := [key for key in _KEYS if not isinstance(table.get(key), str)]:
         raise UserError(f"{where}: {absent[0]} is missing or no text; give it {_listed()}")
     prompt_id, category, text = (str(table[key]) for key in _KEYS)
@@ -112,7 +152,10 @@ def _template(table: Mapping[str, Any], where: str) -> PromptTemplate:
     if category not in CATEGORIES:
         raise UserError(f"{where}: {unknown('category', category, CATEGORIES, '')}")
     _check_placeholders(text, where)
-    return PromptTemplate(id=prompt_id, text=text, category=category)
+    kind = str(table.get("for", ""))
+    if kind and kind not in _FOR:
+        raise UserError(f"{where}: {unknown('kind', kind, _FOR, '')}")
+    return PromptTemplate(id=prompt_id, text=text, category=category, kind=kind)
 
 
 def _check_placeholders(text: str, where: str) -> None:

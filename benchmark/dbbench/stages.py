@@ -21,6 +21,7 @@ from dbbench.progress import Advance, silent
 from dbbench.seed import prior_seed, stable_seed, train_seed
 from dbbench.subject import ImageSource, Subject
 from dbbench.suite import PriorSettings, Run
+from dbbench.variant import Variant
 
 if TYPE_CHECKING:
     from dbbench.backbone import Backbone
@@ -93,6 +94,7 @@ def train(
     *,
     references: Artifact,
     prior: Artifact | None,
+    row: Variant | None = None,
     advance: Advance = silent,
 ) -> int:
     """Fit the method to the subject's references; return the number of steps.
@@ -102,7 +104,8 @@ def train(
     """
     from dbbench.method import Diverged
 
-    concept = _concept(subject, references, prior)
+    row = row or Variant(run.method, run.method, run.method)
+    concept = _concept(subject, references, prior, row)
     steps = 0
 
     def count(done: int, total: int, figures: Mapping[str, Any], /) -> None:
@@ -133,6 +136,7 @@ def train_together(
     backbone: Backbone,
     *,
     references: Sequence[Artifact],
+    row: Variant | None = None,
     advance: Advance = silent,
 ) -> int:
     """Fit a method that has `fit_many` to several subjects side by side; return the steps of one.
@@ -148,7 +152,10 @@ def train_together(
         advance(done, total, figures)
 
     backbone.restore()
-    concepts = [_concept(s, images, None) for s, images in zip(subjects, references, strict=True)]
+    row = row or Variant(runs[0].method, runs[0].method, runs[0].method)
+    concepts = [
+        _concept(s, images, None, row) for s, images in zip(subjects, references, strict=True)
+    ]
     seeds = [train_seed(run.seed, run.subject) for run in runs]
     checkpoints = fit_many(concepts, backbone, seeds=seeds, progress=count)
     for artifact, checkpoint in zip(artifacts, checkpoints, strict=True):
@@ -167,19 +174,22 @@ def sample(
     checkpoint: Artifact,
     settings: SampleSettings,
     jobs: Sequence[ImageJob],
+    row: Variant | None = None,
     advance: Advance = silent,
 ) -> int:
     """Sample the run's images; return how many of them were not there from an interrupted try."""
     from dbbench.method import Checkpoint
+
+    row = row or Variant(run.method, run.method, run.method)
 
     def generate(start: int) -> Iterator[Image.Image]:
         seed_everything(stable_seed("generate", run.seed, run.subject, start))
         backbone.restore()
         return iter(
             method.generate(
-                Checkpoint.load(checkpoint.path),
+                Checkpoint.load(checkpoint.path, at=row.at),
                 [job.prompt for job in jobs[start:]],
-                subject.class_noun,
+                row.noun(subject),
                 backbone,
                 seeds=[job.seed for job in jobs[start:]],
                 sample=settings,
@@ -265,14 +275,17 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _concept(subject: Subject, references: Artifact, prior: Artifact | None) -> Concept:
+def _concept(
+    subject: Subject, references: Artifact, prior: Artifact | None, row: Variant
+) -> Concept:
     from dbbench.method import Concept
 
+    class_images = () if prior is None else tuple(_load_images(prior.path))
     return Concept(
         name=subject.name,
-        class_noun=subject.class_noun,
-        images=tuple(_load_images(references.path)),
-        prior_images=() if prior is None else tuple(_load_images(prior.path)),
+        class_noun=row.noun(subject),
+        images=tuple(_load_images(references.path))[: row.references],
+        prior_images=class_images[: row.prior_images],
     )
 
 

@@ -11,8 +11,11 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from dbbench.claim import PaperTable
 from dbbench.errors import UserError, nearest, unknown
+from dbbench.prompt import PromptChoice
 from dbbench.sampling import SampleSettings
+from dbbench.variant import own_settings, row_problem
 
 Source = Literal["mini", "photos"]
 
@@ -54,6 +57,13 @@ class PriorSettings(Settings):
         return value
 
 
+class DriftSettings(Settings):
+    """Images of the bare class noun ("a dog") from each trained model: what PRES looks at."""
+
+    count: int = Field(default=0, ge=0)
+    prompt: str = "a {class_noun}"
+
+
 class ExpectedScores(Settings):
     """Scores that this recipe should reach, metric by metric, and who says so."""
 
@@ -69,6 +79,8 @@ class Suite(Settings):
     description: str = ""
     banner: str | None = None
     source: Source = "photos"
+    subjects: str = "all"
+    prompts: PromptChoice = PromptChoice()
     backbone: BackboneSettings
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
     method_files: dict[str, str] = {}
@@ -76,11 +88,21 @@ class Suite(Settings):
     train: dict[str, Any] = {}
     prior: PriorSettings = PriorSettings()
     sample: SampleSettings = SampleSettings()
+    drift: DriftSettings = DriftSettings()
     encoders: dict[str, str] = Field(min_length=1)
     metrics: tuple[str, ...] = Field(default=("dino", "clip-i", "clip-t"), min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     keep_checkpoints: bool = True
     expected: tuple[ExpectedScores, ...] = ()
+    table: PaperTable | None = None
+
+    @field_validator("methods")
+    @classmethod
+    def _has_sound_rows(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in value:
+            if (problem := row_problem(value, name)) is not None:
+                raise ValueError(problem)
+        return value
 
 
 @dataclass(frozen=True, order=True)
@@ -101,12 +123,20 @@ def suite_names() -> tuple[str, ...]:
     return tuple(sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml")))
 
 
-def load_suite(name_or_path: str | Path) -> Suite:
+def load_suite(name_or_path: str | Path, on: str | None = None) -> Suite:
     """Return the suite of that name, or the one in that TOML file.
 
+    An experiment's file `extends` other suites; `on` names the one to stand on, the first if None.
     Raises UserError for an unknown name, a file that cannot be read, and an unknown or bad key.
     """
-    text = str(name_or_path)
+    from dbbench.experiment import resolve
+
+    values = read_suite(str(name_or_path))
+    return _validate(resolve(values, on), origin=f'suite "{name_or_path}"')
+
+
+def read_suite(text: str) -> dict[str, Any]:
+    """Return what a suite's file says, as it stands there."""
     if text.endswith(".toml") or "/" in text:
         path = Path(text)
         if not path.is_file():
@@ -117,10 +147,9 @@ def load_suite(name_or_path: str | Path) -> Suite:
     else:
         raise unknown("suite", text, suite_names(), "dbbench list suites")
     try:
-        values = tomllib.loads(content)
+        return tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f'suite "{text}" is not valid TOML: {error}') from None
-    return _validate(values, origin=f'suite "{text}"')
 
 
 def override(suite: Suite, assignments: Sequence[str]) -> Suite:
@@ -176,7 +205,7 @@ def method_settings(suite: Suite, method: str, known: Iterable[str]) -> dict[str
     """Return what the suite says of a method whose setting names are `known`: common, then own."""
     names = set(known)
     common = {key: value for key, value in suite.train.items() if key in names}
-    return common | dict(suite.methods.get(method, {}))
+    return common | own_settings(suite, method)
 
 
 def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:

@@ -25,6 +25,7 @@ app = typer.Typer()
     epilog="Examples:\n\ndbbench run --suite mini --subjects dog,teapot\n\n"
     "dbbench run --subjects live --methods dreambooth --seeds 0,1\n\n"
     "dbbench run --suite mini --subjects dog --methods path/to/file.py:MyMethod\n\n"
+    "dbbench run --suite prior-ablation --on mini\n\n"
     "dbbench run --suite paper --data photos --set train.steps=400 --dry-run"
 )
 def run(
@@ -34,7 +35,16 @@ def run(
             help="A suite's name or TOML file. Default: paper with a CUDA device, else mini."
         ),
     ] = None,
-    subjects: Annotated[str, typer.Option(help="all, objects, live, or names: dog,teapot")] = "all",
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="What an experiment stands on: mini or paper. Default: as for the suite."
+        ),
+    ] = None,
+    subjects: Annotated[
+        str | None,
+        typer.Option(help="all, objects, live, or names: dog,teapot. Default: the suite's."),
+    ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -85,13 +95,14 @@ def run(
 
     console = Console()
     place = resolve_device(device)
-    chosen = _choose_suite(suite, settings or [], place, data)
+    chosen = _choose_suite(suite, on, settings or [], place, data)
     source = _choose_source(chosen, data)
-    chosen_subjects = [subject.name for subject in select_subjects(subjects)]
+    chosen_subjects = [s.name for s in select_subjects(subjects or chosen.subjects)]
     chosen, chosen_methods = _choose_methods(chosen, names(methods, "--methods"))
     runs = plan_runs(chosen, chosen_subjects, chosen_methods, numbers(seeds))
     folder = out or RESULTS / chosen.name
-    console.print(_headline(chosen, suite, runs, folder, place), soft_wrap=True, highlight=False)
+    asked = bool(on) or suite in {"mini", "paper"} or str(suite).endswith(".toml")
+    console.print(_headline(chosen, asked, runs, folder, place), soft_wrap=True, highlight=False)
     if dry_run:
         print_dry_run(make_plan(chosen, folder, source, runs, place), runs, console)
         return
@@ -119,10 +130,17 @@ def status(
     print_status(folder or latest(), Console())
 
 
-def _choose_suite(name: str | None, settings: list[str], device: str, data: Path | None) -> Suite:
-    from dbbench.suite import load_suite, override, with_photos
+def _choose_suite(
+    name: str | None, on: str | None, settings: list[str], device: str, data: Path | None
+) -> Suite:
+    from dbbench.experiment import bases
+    from dbbench.suite import load_suite, override, read_suite, with_photos
 
-    suite = override(load_suite(name or _default_suite(device)[0]), settings)
+    default, _ = _default_suite(device)
+    name = name or default
+    if on is None and default in bases(read_suite(name)):
+        on = default
+    suite = override(load_suite(name, on), settings)
     return suite if data is None else with_photos(suite)
 
 
@@ -166,10 +184,8 @@ def _choose_source(suite: Suite, data: Path | None) -> ImageSource:
     return PhotoFolder(data, suite.backbone.resolution)
 
 
-def _headline(
-    suite: Suite, asked: str | None, runs: Sequence[Run], folder: Path, device: str
-) -> str:
-    reason = "" if asked else f", because {_default_suite(device)[1]} (--suite chooses another)"
+def _headline(suite: Suite, asked: bool, runs: Sequence[Run], folder: Path, device: str) -> str:
+    reason = "" if asked else f", because {_default_suite(device)[1]} (--suite or --on chooses)"
     count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
     return f"suite {suite.name}{reason}: {count} on {device} into {folder}"
 

@@ -1,0 +1,106 @@
+"""Variant: one row of a suite's methods, which may be another row's method under other conditions.
+
+A suite names its rows, and a row is usually a method: `[methods.dreambooth]`. With `base` it is
+that method under a name of its own, so that an ablation is simply several rows. Beside the method's
+own settings a row may hold
+
+    base          the method (or, with `at`, the row) that it varies
+    class_noun    what training and prompts call the class: "" is none, a table maps the right noun
+    references    how many of the subject's images are trained on; scores still compare with all
+    prior_images  how many of the suite's class images are trained on
+    at            a share of the base row's training: its checkpoint there, without another training
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbbench.subject import Subject
+
+if TYPE_CHECKING:
+    from dbbench.suite import Suite
+
+CONDITIONS = ("base", "class_noun", "references", "prior_images", "at")
+SNAPSHOTS = "snapshots"
+"""The training setting that makes a method keep checkpoints on its way, as shares of its steps."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is run in the place of a row."""
+
+    name: str
+    plugin: str
+    """The method's name."""
+    trained_as: str
+    """The row whose training it uses; its own unless `at` is given."""
+    class_noun: str | Mapping[str, str] | None = None
+    references: int | None = None
+    prior_images: int | None = None
+    at: float | None = None
+
+    def noun(self, subject: Subject) -> str:
+        """Return what this row calls the subject's class."""
+        if self.class_noun is None:
+            return subject.class_noun
+        if isinstance(self.class_noun, str):
+            return self.class_noun
+        return self.class_noun.get(subject.class_noun, subject.class_noun)
+
+    @property
+    def conditions(self) -> dict[str, int]:
+        """What of its training is neither a setting of the method nor the class noun."""
+        given = {"references": self.references, "prior_images": self.prior_images}
+        return {key: value for key, value in given.items() if value is not None}
+
+
+def variant(suite: Suite, name: str) -> Variant:
+    """Return what a row of the suite is; a name without a row is that method itself."""
+    row = suite.methods.get(name, {})
+    base = str(row.get("base", name))
+    if row.get("at") is not None:
+        trained = variant(suite, base)
+        return Variant(name, trained.plugin, base, class_noun=trained.class_noun, at=row["at"])
+    return Variant(
+        name,
+        plugin=base,
+        trained_as=name,
+        class_noun=row.get("class_noun"),
+        references=row.get("references"),
+        prior_images=row.get("prior_images"),
+    )
+
+
+def own_settings(suite: Suite, name: str) -> dict[str, Any]:
+    """Return what a row says of its method's settings, with the checkpoints that others want."""
+    row = suite.methods.get(name, {})
+    settings = {key: value for key, value in row.items() if key not in CONDITIONS}
+    shares = sorted(
+        {
+            float(other["at"])
+            for other in suite.methods.values()
+            if other.get("at") is not None and other.get("base") == name
+        }
+    )
+    return settings | ({SNAPSHOTS: tuple(shares)} if shares else {})
+
+
+def row_problem(methods: Mapping[str, Mapping[str, Any]], name: str) -> str | None:
+    """Return what is wrong with the conditions of a row, to follow "methods."; None if nothing."""
+    row = methods[name]
+    for key in ("references", "prior_images"):
+        value = row.get(key)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            return f"{name}.{key} = {value!r}: write a whole number from 1 on"
+    noun = row.get("class_noun")
+    if noun is not None and not isinstance(noun, str | Mapping):
+        return f'{name}.class_noun = {noun!r}: write a word, "" for none, or a table of words'
+    if (at := row.get("at")) is not None:
+        base = row.get("base")
+        if not isinstance(at, int | float) or not 0 < at <= 1:
+            return f"{name}.at = {at!r}: write a share of the training, above 0 and at most 1"
+        if not isinstance(base, str) or base not in methods or "at" in methods[base]:
+            return f'{name}.base = {base!r}: "at" needs the row whose training it looks into'
+    return None

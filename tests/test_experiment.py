@@ -1,0 +1,143 @@
+"""Experiments stand on another suite; their rows are one method under several conditions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from harness import installed, plugin_folder, run, suite, suite_file  # noqa: F401
+from typer.testing import CliRunner
+
+from dbbench.cli import app
+from dbbench.errors import UserError
+from dbbench.experiment import bases
+from dbbench.method import Checkpoint
+from dbbench.prompt import load_applications
+from dbbench.subject import load_subjects
+from dbbench.suite import Suite, load_suite, method_settings, read_suite, suite_names
+from dbbench.variant import variant
+
+EXPERIMENTS = [name for name in suite_names() if bases(read_suite(name))]
+SUBJECTS = {subject.name: subject for subject in load_subjects()}
+
+
+def test_every_experiment_of_the_paper_is_there():
+    assert set(EXPERIMENTS) == {
+        "table1", "prior-ablation", "class-noun-ablation", "input-images", "identifier",
+        "prior-count", "steps", "applications",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_costs_on_each_suite_what_training_costs_there(name: str):
+    written = read_suite(name)
+    for below in ("mini", "paper"):
+        experiment, base = load_suite(name, below), load_suite(below)
+        assert experiment.name == f"{name}-{below}"
+        assert (experiment.banner, experiment.source) == (base.banner, base.source)
+        assert (experiment.backbone, experiment.sample) == (base.backbone, base.sample)
+        for row, own in experiment.methods.items():
+            plugin = variant(experiment, row).plugin
+            said = {**written["methods"][row], **own} if row in written["methods"] else own
+            for key, value in base.methods[plugin].items():
+                if key not in written["methods"][row]:
+                    assert said[key] == value, (row, key)
+
+
+def test_an_experiment_stands_on_the_suite_for_this_machine_or_on_the_one_asked_for():
+    for arguments, name in (([], "table1-mini"), (["--on=paper", "--data=."], "table1-paper")):
+        call = ["run", "--suite=table1", "--device=cpu", "--dry-run", "--subjects=dog", *arguments]
+        result = CliRunner().invoke(app, call)
+        assert name in result.output or isinstance(result.exception, UserError)
+    with pytest.raises(UserError, match='unknown suite to stand on "moni"; did you mean "mini"'):
+        load_suite("table1", "moni")
+    with pytest.raises(UserError, match="stands by itself"):
+        load_suite("paper", "mini")
+
+
+def test_wrong_nouns_are_wrong_for_every_class_and_no_noun_is_none():
+    ablation = load_suite("class-noun-ablation", "mini")
+    nouns = {subject.class_noun for subject in SUBJECTS.values()}
+    for subject in SUBJECTS.values():
+        assert variant(ablation, "correct").noun(subject) == subject.class_noun
+        assert variant(ablation, "none").noun(subject) == ""
+        assert variant(ablation, "wrong").noun(subject) in nouns - {subject.class_noun}
+
+
+def test_an_ablation_of_fifteen_subjects_has_every_class_noun_once():
+    chosen = load_suite("prior-ablation", "mini").subjects.split(",")
+    assert len({SUBJECTS[name].class_noun for name in chosen}) == len(chosen) == 15
+
+
+def test_applications_cover_what_the_paper_shows_and_suit_the_subject():
+    live, objects = load_applications(True), load_applications(False)
+    assert {p.category for p in live} >= {
+        "recontextualization", "art", "view", "property", "accessory", "expression", "comics",
+    }  # fmt: skip
+    assert not {"expression", "accessory"} & {p.category for p in objects}
+    assert [p.id for p in live if p.category == "view"] == [
+        "view-top", "view-bottom", "view-side", "view-back",
+    ]  # fmt: skip
+    assert all(" wearing " not in p.render("", "vase") for p in objects)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"a": {"references": 0}}, "a.references = 0"),
+        ({"a": {"class_noun": 3}}, "a.class_noun = 3"),
+        ({"a": {}, "b": {"base": "a", "at": 2}}, "b.at = 2"),
+        ({"b": {"base": "a", "at": 0.5}}, '"at" needs the row'),
+    ],
+)
+def test_a_row_that_makes_no_sense_is_named(suite: Suite, rows, message):  # noqa: F811
+    with pytest.raises(ValueError, match=message):
+        Suite.model_validate(suite.model_dump() | {"methods": rows})
+
+
+def test_conditions_reach_the_training_and_share_what_they_can(suite: Suite, tmp_path: Path):  # noqa: F811
+    rows = {
+        "few": {"base": "tinted", "prior_images": 1},
+        "tinted": {},
+        "elsewhere": {"base": "tinted", "class_noun": {"dog": "can"}},
+    }
+    varied = Suite.model_validate(
+        suite.model_dump() | {"methods": rows, "drift": {"count": 2, "prompt": "a {class_noun}"}}
+    )
+    assert not run(varied, tmp_path, subjects="dog").failures
+
+    def metadata(row: str) -> dict[str, object]:
+        path = tmp_path / "runs" / row / "dog/0/checkpoint/checkpoint.json"
+        return json.loads(path.read_text())["metadata"]
+
+    assert (metadata("few")["priors"], metadata("tinted")["priors"]) == (1, 3)
+    assert sorted(folder.name for folder in (tmp_path / "prior").iterdir()) == ["can", "dog"]
+    images = json.loads((tmp_path / "runs/few/dog/0/samples/samples.json").read_text())["images"]
+    bare = [image for image in images if image["category"] == "class"]
+    assert [image["text"] for image in bare] == ["a dog", "a dog"]
+    assert len(images) == 25 + 2
+
+
+def test_rows_that_look_into_one_training_train_once(suite: Suite, tmp_path: Path):  # noqa: F811
+    short = {"steps": 4, "learning_rate": 0.05, "prior_weight": 0.0}
+    rows = {
+        "half": {"base": "dreambooth", "at": 0.5},
+        "whole": {"base": "dreambooth", "at": 1.0},
+        "dreambooth": short,
+    }
+    varied = Suite.model_validate(suite.model_dump() | {"methods": rows})
+    assert method_settings(varied, "dreambooth", short)["snapshots"] == (0.5, 1.0)
+    outcome = run(varied, tmp_path, subjects="dog")
+    assert not outcome.failures
+    trainings = sorted(p.parent.parent.parent.name for p in tmp_path.glob("runs/*/*/*/checkpoint"))
+    assert trainings == ["dreambooth"]
+    folder = tmp_path / "runs/dreambooth/dog/0/checkpoint"
+    final, whole, half = (Checkpoint.load(folder, at=at).files for at in (None, 1.0, 0.5))
+    for name, tensors in final.items():
+        assert all((whole[name][key] == value).all() for key, value in tensors.items())
+        assert any((half[name][key] != value).any() for key, value in tensors.items())
+    pictures = {row: (tmp_path / f"runs/{row}/dog/0/samples/jungle/0.png") for row in rows}
+    assert pictures["whole"].read_bytes() == pictures["dreambooth"].read_bytes()
+    assert pictures["half"].read_bytes() != pictures["dreambooth"].read_bytes()
+    assert run(varied, tmp_path, subjects="dog").done == 0
