@@ -27,6 +27,8 @@ THUMBNAIL = 256
 """Largest side of a reference image in pixels."""
 PIXEL_ART = 96
 """Images up to this side are shown at twice their size with hard pixels."""
+STRIP = 8
+"""Images of the bare class noun that are shown of each model."""
 RECORD = ".pictures.json"
 QUALITY = 92
 
@@ -48,12 +50,43 @@ class Sheet:
     method: str
     file: str
     prompts: tuple[tuple[str, str], ...]
+    places: tuple[tuple[int, int], ...]
+    """Left to right, each column's seed and image number."""
+    cell: int
+
+    @property
+    def columns(self) -> int:
+        """How many images stand side by side."""
+        return len(self.places)
+
+    def across(self, seed: int, number: int) -> str:
+        """Return the CSS position of an image's column."""
+        return _percent(self.places.index((seed, number)), len(self.places))
+
+    def down(self, prompt: str) -> str | None:
+        """Return the CSS position of a prompt's row by its id; None where it has no samples."""
+        ids = [known for known, _ in self.prompts]
+        return _percent(ids.index(prompt), len(ids)) if prompt in ids else None
+
+    @property
+    def size(self) -> int:
+        """The side of one sample on the page in CSS pixels."""
+        return shown(self.cell)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Images of the bare class noun side by side: drawn before any training, or after one."""
+
+    label: str
+    """The method; "" is the frozen backbone."""
+    file: str
     columns: int
     cell: int
 
     @property
     def size(self) -> int:
-        """The side of one sample on the page in CSS pixels."""
+        """The side of one image on the page in CSS pixels."""
         return shown(self.cell)
 
 
@@ -66,6 +99,8 @@ class SubjectPictures:
     kind: str
     references: tuple[Reference, ...]
     sheets: tuple[Sheet, ...]
+    drift: tuple[Strip, ...] = ()
+    """What is drawn for the class noun alone: by the backbone, then after each method."""
 
     @property
     def shared_credit(self) -> str:
@@ -104,7 +139,7 @@ def make_pictures(
             pool.submit(_subject, out, maker, subject, methods, seeds) for subject in subjects
         ]
         pictures = tuple(result.result() for result in results)
-    for folder in ("references", "samples"):
+    for folder in ("references", "samples", "drift"):
         for path in (report / folder).glob("*"):
             if path.is_file() and f"{folder}/{path.name}" not in made:
                 path.unlink()
@@ -139,7 +174,7 @@ class _Maker:
 def _subject(
     out: Path, maker: _Maker, subject: str, methods: Sequence[str], seeds: Sequence[int]
 ) -> SubjectPictures:
-    document = _read_json(out / "references" / subject / "references.json")
+    document = read_json(out / "references" / subject / "references.json")
     references = [
         _reference(out / "references" / subject, entry, maker, subject)
         for entry in document.get("images", [])
@@ -151,6 +186,7 @@ def _subject(
         kind=str(document.get("kind", "")),
         references=tuple(references),
         sheets=tuple(sheet for sheet in sheets if sheet is not None),
+        drift=_drift(out, maker, document, methods, seeds),
     )
 
 
@@ -177,11 +213,13 @@ def _sheet(
     keys: list[Any] = [CELL, QUALITY]
     for seed in seeds:
         folder = out / "runs" / method / subject / str(seed) / "samples"
-        document = _read_json(folder / "samples.json")
+        document = read_json(folder / "samples.json")
         for entry in document.get("images", []):
+            if entry.get("category") == "class":
+                continue
             prompts.setdefault(entry["prompt"], entry["text"])
             cells[entry["prompt"], seed, int(entry["number"])] = folder / entry["file"]
-        manifest = _read_json(folder / "manifest.json")
+        manifest = read_json(folder / "manifest.json")
         keys.append([seed, manifest.get("fingerprint"), manifest.get("files")])
     if not cells:
         return None
@@ -195,7 +233,48 @@ def _sheet(
             place = (cell * columns.index((seed, number)), cell * rows[prompt])
             sheet.paste(_read(path, (cell, cell)), place)
         maker.save(sheet, name)
-    return Sheet(method, name, tuple(prompts.items()), len(columns), cell)
+    return Sheet(method, name, tuple(prompts.items()), tuple(columns), cell)
+
+
+def _drift(
+    out: Path,
+    maker: _Maker,
+    subject: Mapping[str, Any],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+) -> tuple[Strip, ...]:
+    """Show the class noun's images before and after; nothing where no run drew any."""
+    name, noun = _slug(str(subject.get("subject", ""))), str(subject.get("class_noun", ""))
+    after = []
+    for method in methods:
+        folder = out / "runs" / method / str(subject.get("subject")) / str(seeds[0]) / "samples"
+        entries = read_json(folder / "samples.json").get("images", [])
+        bare = [str(entry["file"]) for entry in entries if entry.get("category") == "class"]
+        after.append(_strip(maker, method, f"drift/{_slug(method)}--{name}.jpg", folder, bare))
+    if not any(after):
+        return ()
+    folder = out / "prior" / noun.replace(" ", "-")
+    entries = read_json(folder / "prior.json").get("images", [])
+    files = [str(entry["file"]) for entry in entries]
+    before = _strip(maker, "", f"drift/before--{name}.jpg", folder, files)
+    return tuple(strip for strip in (before, *after) if strip is not None)
+
+
+def _strip(
+    maker: _Maker, label: str, name: str, folder: Path, files: Sequence[str]
+) -> Strip | None:
+    chosen = [folder / file for file in files[:STRIP] if (folder / file).is_file()]
+    if not chosen:
+        return None
+    cell = min(CELL, max(_size(chosen[0])))
+    manifest = read_json(folder / "manifest.json")
+    key = fingerprint([manifest.get("fingerprint"), [p.name for p in chosen], cell, QUALITY])
+    if not maker.current(name, key):
+        sheet = Image.new("RGB", (cell * len(chosen), cell), "#888")
+        for column, path in enumerate(chosen):
+            sheet.paste(_read(path, (cell, cell)), (cell * column, 0))
+        maker.save(sheet, name)
+    return Strip(label, name, len(chosen), cell)
 
 
 def _size(path: Path) -> tuple[int, int]:
@@ -223,6 +302,10 @@ def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} cannot be read ({error}); call the same dbbench run again to mend it")
 
 
+def _percent(index: int, count: int) -> str:
+    return f"{100 * index / max(1, count - 1):.4g}%"
+
+
 def _slug(name: str) -> str:
     """Return a file name for any name; one that had to be changed gets a hash to stay unique."""
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name)
@@ -230,10 +313,10 @@ def _slug(name: str) -> str:
 
 
 def _read_record(report: Path) -> dict[str, str]:
-    return {str(k): str(v) for k, v in _read_json(report / RECORD).items()}
+    return {str(k): str(v) for k, v in read_json(report / RECORD).items()}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, or an empty one where there is none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

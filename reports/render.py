@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import pandas as pd
@@ -17,15 +18,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dbbench.artifact import write_text
 from dbbench.leaderboard import SIGNIFICANCE
 from dbbench.metric import Metric
-from dbbench.protocol import load_protocol
 from dbbench.scores import REAL
 
-from .gallery import Sheet, SubjectPictures, make_pictures
-from .results import Results
-from .tables import HOW, arrowed, interval, number, p_value, rank, subject_matrix
+from .flags import find_flags, measured
+from .gallery import SubjectPictures, make_pictures
+from .paper import judge, paper_rows
+from .plots import Plot, draw_plots
+from .provenance import credits_of, facts_of
+from .results import Results, columns_of
+from .tables import HOW, arrowed, interval, number, p_value, rank
+from .training import read_curves
 
 REPORT = "report"
 PAGE = "index.html"
+EXTREMES = 4
+"""Subjects shown as the easiest, and as many as the hardest."""
+FLAGS = 12
+"""Flagged images shown of each kind."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,11 @@ class Bar:
     zero: float | None = None
 
 
-def write_page(results: Results) -> Path:
-    """Write the pictures, then the page that shows them; return the page."""
+def write_page(results: Results, price: float | None = None) -> Path:
+    """Write pictures and plots, then the page that shows them; return the page.
+
+    `price` is what an hour of the device costs.
+    """
     report = results.out / REPORT
     board = results.leaderboard
     methods = [method for method in board.ranking["method"] if method != REAL]
@@ -50,12 +62,15 @@ def write_page(results: Results) -> Path:
         methods=methods,
         seeds=board.expectation.seeds,
     )
-    page = _environment().get_template("index.html.j2").render(_context(results, pictures))
+    plots = draw_plots(results, report, read_curves(results))
+    context = _context(results, pictures, plots, price)
+    page = environment().get_template("index.html.j2").render(context)
     write_text(report / PAGE, page)
     return report / PAGE
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return where templates come from; everything put into them is escaped."""
     environment = Environment(
         loader=PackageLoader("dbbench.reports", "templates"),
         autoescape=True,
@@ -64,19 +79,28 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        number=number, interval=interval, p_value=p_value, sheet_at=_sheet_at
+        number=number, interval=interval, p_value=p_value, arrowed=arrowed, rank=rank
     )
     environment.filters["url"] = quote
     return environment
 
 
-def _context(results: Results, pictures: tuple[SubjectPictures, ...]) -> dict[str, Any]:
+def shared_context(results: Results) -> dict[str, Any]:
+    """Return what every page needs: its style, the suite, its banner."""
+    style = files("dbbench.reports").joinpath("style.css").read_text(encoding="utf-8")
+    return {"suite": results.suite, "banner": results.banner, "style": style}
+
+
+def _context(
+    results: Results,
+    pictures: tuple[SubjectPictures, ...],
+    plots: Mapping[str, Plot],
+    price: float | None,
+) -> dict[str, Any]:
     board = results.leaderboard
     folder = files("dbbench.reports")
     methods = [str(method) for method in board.ranking["method"] if method != REAL]
-    return {
-        "suite": results.suite,
-        "banner": results.banner,
+    return shared_context(results) | {
         "how": HOW,
         "reasons": board.reasons,
         "metrics": [(metric, arrowed(metric)) for metric in results.metrics],
@@ -89,13 +113,18 @@ def _context(results: Results, pictures: tuple[SubjectPictures, ...]) -> dict[st
         "differences": _differences(results),
         "published": results.published().to_dict("records"),
         "expected": _expected(results),
-        "matrix": _matrix(results),
+        "paper": paper_rows(results),
+        "verdicts": judge(results),
+        "matrices": [_matrix(results, "subject"), _matrix(results, "prompt")],
+        "extremes": _extremes(results, pictures),
+        "flags": _flags(results, pictures),
+        "plots": plots,
+        "label": results.label,
         "pictures": pictures,
         "scores": _prompt_scores(results),
-        "credits": _credits(pictures),
-        "facts": _facts(results),
+        "credits": credits_of(pictures),
+        "facts": facts_of(results, price),
         "suite_json": json.dumps(results.record.get("suite"), indent=2, ensure_ascii=False),
-        "style": folder.joinpath("style.css").read_text(encoding="utf-8"),
         "script": folder.joinpath("templates", "gallery.js").read_text(encoding="utf-8"),
     }
 
@@ -142,31 +171,91 @@ def _differences(results: Results) -> list[dict[str, Any]]:
     return rows
 
 
-def _matrix(results: Results) -> dict[str, Any]:
-    """The means by subject: columns grouped by metric, each value with its place in its metric."""
-    order, table = subject_matrix(results)
-    kinds = results.leaderboard.subjects.drop_duplicates("subject").set_index("subject")
+def _matrix(results: Results, column: Literal["subject", "prompt"]) -> dict[str, Any]:
+    """Means by subject or prompt, grouped by metric, each with its place between its extremes."""
+    table = results.means_by(column)
+    columns = columns_of(table)
+    kinds = dict(results.scores[["subject", "kind"]].drop_duplicates().to_numpy())
+    texts = {p.id: p for live in (False, True) for p in results.suite.prompts.of(live)}
     limits = {
-        metric.name: _scale(table[metric.name].to_numpy().ravel(), pad=0.0)
+        metric.name: _scale(_drawn(table, metric).to_numpy().ravel(), pad=0.0)
         for metric in results.metrics
         if metric.name in table.columns
     }
     rows = []
-    for subject in table.index:
+    for name, values in zip(map(str, table.index), table.to_numpy(dtype=float), strict=True):
         cells = []
-        for metric, method in order:
-            value = _known(table.loc[subject, (metric, method)])
-            low, high = limits[metric]
-            place = 0.0 if value is None else (value - low) / (high - low)
-            cells.append((value, round(place, 3)))
-        known = subject in kinds.index
-        kind = str(kinds.loc[subject, "kind"]) if known else ""
-        rows.append({"subject": subject, "kind": kind, "cells": cells})
+        for (metric, method), found in zip(columns, values, strict=True):
+            value, (low, high) = _known(found), limits[metric]
+            # The oracle is no competitor: tinted too, it would leave the methods hardly apart.
+            competes = value is not None and method != REAL
+            place = round((found - low) / (high - low), 3) if competes else 0.0
+            cells.append((value, place))
+        about = texts[name].category if name in texts else kinds.get(name, "")
+        rows.append({"name": name, "about": about, "cells": cells})
     groups = [
-        (metric, [method for name, method in order if name == metric.name])
+        (metric, [str(method) for name, method in columns if name == metric.name])
         for metric in results.metrics
     ]
-    return {"groups": [(m, names) for m, names in groups if names], "rows": rows}
+    return {"what": column, "groups": [(m, g) for m, g in groups if g], "rows": rows}
+
+
+def _drawn(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """Return a metric's columns without the oracle's."""
+    return pd.DataFrame(table[metric.name].drop(columns=REAL, errors="ignore"))
+
+
+def _extremes(
+    results: Results, pictures: Iterable[SubjectPictures]
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return the easiest and the hardest subjects by the first metric, over all methods."""
+    metric, table = results.metrics[0], results.means_by("subject")
+    if metric.name not in table.columns:
+        return []
+    own = _drawn(table, metric)
+    means = own.mean(axis=1).dropna().sort_values(ascending=not metric.higher_is_better)
+    if len(means) < 2:
+        return []
+    count = min(EXTREMES, len(means) // 2)
+    shown = {subject.name: subject for subject in pictures}
+    chosen = (("Easiest", means.index[:count]), ("Hardest", means.index[::-1][:count]))
+    return [
+        (
+            title,
+            [
+                {
+                    "name": name,
+                    "picture": shown[name],
+                    "mean": means[name],
+                    "by_method": [(str(m), _known(v)) for m, v in own.loc[name].items()],
+                }
+                for name in names
+                if name in shown
+            ],
+        )
+        for title, names in chosen
+    ]
+
+
+def _flags(results: Results, pictures: Iterable[SubjectPictures]) -> dict[str, Any]:
+    """Return how many images and prompts are flagged by method, and the most striking to show."""
+    flags = find_flags(results)
+    shown = {subject.name: subject for subject in pictures}
+    counts = Counter((flag.method, flag.kind) for flag in flags)
+    worst = []
+    for kind in ("copy", "collapse"):
+        for flag in [flag for flag in flags if flag.kind == kind][:FLAGS]:
+            subject = shown[flag.subject]
+            sheet = next((s for s in subject.sheets if s.method == flag.method), None)
+            if sheet is not None:
+                worst.append({"flag": flag, "sheet": sheet, "subject": subject})
+    methods = [str(m) for m in results.leaderboard.ranking["method"] if m != REAL]
+    known = measured(results)
+    table = [
+        (m, *((counts[m, kind] if m in known else None) for kind in ("copy", "collapse")))
+        for m in methods
+    ]
+    return {"table": table, "worst": worst, "any": bool(flags)}
 
 
 def _prompt_scores(results: Results) -> Mapping[tuple[str, str, str], str]:
@@ -203,62 +292,6 @@ def _expected(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def _credits(pictures: Iterable[SubjectPictures]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return for each subject the credits with the images they hold for, as ("1-4", credit)."""
-    found = []
-    for subject in pictures:
-        numbers: dict[str, list[int]] = {}
-        for position, reference in enumerate(subject.references, 1):
-            numbers.setdefault(reference.credit, []).append(position)
-        lines = [(", ".join(map(str, places)), credit) for credit, places in numbers.items()]
-        found.append((subject.name, lines))
-    credits = {credit for _, lines in found for _, credit in lines}
-    if len(credits) == 1:
-        return [("every subject", [("all", credits.pop())])]
-    return found
-
-
-def _facts(results: Results) -> list[tuple[str, str]]:
-    """Return where the numbers come from: weights, versions, settings, the reading of the paper."""
-    record, suite = results.record, results.suite
-    identities = record.get("identities", {})
-    encoders = identities.get("encoders", {})
-    facts = [
-        ("Suite", f"{suite.name}: {suite.description}" if suite.description else suite.name),
-        ("Backbone", f"{suite.backbone.path}, {suite.backbone.resolution} px"),
-        ("Backbone fingerprint", _at(identities, "backbone", "fingerprint")),
-    ]
-    for role, reference in suite.encoders.items():
-        facts.append((f"Encoder in the role {role}", reference))
-        facts.append((f"Fingerprint of {reference}", _at(encoders, role, "fingerprint")))
-    for method, found in identities.get("methods", {}).items():
-        settings = ", ".join(f"{key}={value}" for key, value in found.get("settings", {}).items())
-        facts.append((f"Settings of {method}", settings))
-    sample = suite.sample.model_dump(exclude={"batch_size"})
-    reading = load_protocol("paper")
-    facts += [
-        ("Sampling", ", ".join(f"{key}={value}" for key, value in sample.items())),
-        ("Run seeds", ", ".join(map(str, results.leaderboard.expectation.seeds))),
-        ("Reference images", str(record.get("source", ""))),
-        (
-            "Reading of the paper",
-            f"{reading.name}: each image against {reading.references} reference images, "
-            f"prompt text {reading.text.replace('-', ' ')}, real images "
-            f"{'with' if reading.self_pairs else 'without'} self-pairs",
-        ),
-        ("Device", str(record.get("device", ""))),
-        ("Versions", ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())),
-    ]
-    return [(name, value) for name, value in facts if value]
-
-
-def _sheet_at(sheet: Sheet, prompt: tuple[str, str]) -> str | None:
-    """Return the CSS position of a prompt's row on a sheet; None where it has no samples."""
-    if prompt not in sheet.prompts:
-        return None
-    return f"{100 * sheet.prompts.index(prompt) / max(1, len(sheet.prompts) - 1):.4g}%"
-
-
 def _bar(value: float, low: float | None, high: float | None, scale: tuple[float, float]) -> Bar:
     start, width = scale[0], scale[1] - scale[0]
 
@@ -286,10 +319,3 @@ def _scale(values: Iterable[float], pad: float = 0.06) -> tuple[float, float]:
 
 def _known(value: Any) -> float | None:
     return None if pd.isna(value) else float(value)
-
-
-def _at(mapping: Mapping[str, Any], key: str, inner: str) -> str:
-    return str(mapping.get(key, {}).get(inner, ""))
-
-
-__all__ = ["Metric", "write_page"]

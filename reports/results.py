@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from pydantic import ValidationError
@@ -16,7 +16,7 @@ from dbbench.errors import UserError
 from dbbench.leaderboard import Expectation, Leaderboard, rank_methods
 from dbbench.metric import Metric
 from dbbench.plugin import load_metric
-from dbbench.scores import read_scores
+from dbbench.scores import REAL, read_scores
 from dbbench.suite import Suite
 from dbbench.workspace import Workspace
 
@@ -42,6 +42,54 @@ class Results:
     def banner(self) -> str | None:
         """What must stand on every table and page that comes from this folder."""
         return self.suite.banner
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Every method of the leaderboard and the oracle, as the suite orders them."""
+        found = [str(method) for method in self.leaderboard.ranking["method"]]
+        return tuple(sorted(found, key=lambda m: (m != REAL, _place(self.suite, m))))
+
+    @property
+    def missing(self) -> str:
+        """What a half-finished run lacks, "dreambooth: 3/5 subjects", "" where it is whole."""
+        ranking = self.leaderboard.ranking
+        lacking = ranking.loc[ranking["note"] != "", ["method", "note"]].to_numpy()
+        return ", ".join(f"{method}: {note}" for method, note in lacking)
+
+    def label(self, method: str) -> str:
+        """Return how people call a method: as the paper's table does where there is one."""
+        table = self.suite.table
+        return table.labels.get(method, method) if table else method
+
+    def means_by(self, column: Literal["subject", "prompt"]) -> pd.DataFrame:
+        """Return the mean of each (metric, method) by subject or by prompt, in the suite's order.
+
+        By prompt it is the mean over subjects of the mean over images, as everywhere.
+        """
+        expectation = self.leaderboard.expectation
+        drawn = self.scores.loc[
+            self.scores["subject"].isin(expectation.subjects)
+            & (self.scores["seed"].isin(expectation.seeds) | (self.scores["method"] == REAL))
+        ]
+        if column == "prompt":
+            drawn = drawn.loc[drawn["prompt"].notna()]
+        keys = list(dict.fromkeys([column, "subject", "metric", "method"]))
+        means = drawn.groupby(keys, observed=True, sort=False)["value"].mean().reset_index()
+        if column == "prompt":
+            by_prompt = means.groupby(["prompt", "metric", "method"], sort=False)["value"]
+            means = by_prompt.mean().reset_index()
+        table = means.pivot(index=column, columns=["metric", "method"], values="value")
+        order = [
+            (metric.name, method)
+            for metric in self.metrics
+            for method in self.rows
+            if (metric.name, method) in table.columns
+        ]
+        asked = [p.id for live in (True, False) for p in self.suite.prompts.of(live)]
+        known = expectation.subjects if column == "subject" else dict.fromkeys(asked)
+        others = [name for name in table.index if name not in known]
+        rows = [name for name in known if column == "subject" or name in table.index]
+        return table.reindex(index=[*rows, *others])[order]
 
     def published(self) -> pd.DataFrame:
         """Return the published rows; none where a banner says that they cannot be compared."""
@@ -90,6 +138,16 @@ def _load(out: Path, stamp: tuple[int, ...]) -> Results:
     scores = read_scores(out / SCORES)
     metrics = [load_metric(name) for name in suite.metrics]
     return Results(out, record, suite, scores, rank_methods(scores, expectation, metrics))
+
+
+def columns_of(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the (metric, method) of each column of what `Results.means_by` gives."""
+    return [(str(metric), str(method)) for metric, method in table.columns.to_frame().to_numpy()]
+
+
+def _place(suite: Suite, method: str) -> int:
+    order = list(suite.methods)
+    return order.index(method) if method in order else len(order)
 
 
 def _images_per_run(suite: Suite) -> int | None:

@@ -1,24 +1,27 @@
-"""Leaderboard -> Parquet, CSV, Markdown and the terminal; every table carries the banner."""
+"""Results -> tables on the terminal, in Markdown, CSV, Parquet and LaTeX, each with its banner."""
 
 from __future__ import annotations
 
 import io
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
+import rich.table
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from dbbench.artifact import write_text
 from dbbench.metric import Metric
 
-from .results import Results
+from .latex import latex_document, latex_table
+from .paper import judge, paper_rows
+from .results import Results, columns_of
 
 NOT_KNOWN = "-"
 HOW = (
@@ -27,8 +30,21 @@ HOW = (
 )
 
 
-def write_tables(results: Results) -> None:
-    """Write leaderboard.{parquet,csv,md}, leaderboard-subjects.* and leaderboard-differences.*."""
+@dataclass(frozen=True)
+class Table:
+    """One table: as people read it, and its numbers unrounded."""
+
+    name: str
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    data: pd.DataFrame
+    texts: int = 1
+    """How many of the first columns are words."""
+
+
+def write_tables(results: Results, folder: Path) -> None:
+    """Write leaderboard.* beside the scores, and every table in four forms into `folder`."""
     board = results.leaderboard
     tables = {
         "leaderboard": board.ranking,
@@ -39,12 +55,42 @@ def write_tables(results: Results) -> None:
         _write_parquet(table, results.out / f"{name}.parquet")
         write_text(results.out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
     write_text(results.out / "leaderboard.md", markdown(results))
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [table for table in all_tables(results) if table.rows]
+    for each in made:
+        _write(each, results, folder)
+    write_text(folder / "all.tex", latex_document(table.name for table in made))
+
+
+def _write(table: Table, results: Results, folder: Path) -> None:
+    data = table.data.assign(banner=results.banner) if results.banner else table.data
+    _write_parquet(data, folder / f"{table.name}.parquet")
+    write_text(folder / f"{table.name}.csv", data.to_csv(index=False, lineterminator="\n"))
+    text = io.StringIO()
+    _write_markdown(text, table, results.banner)
+    write_text(folder / f"{table.name}.md", text.getvalue())
+    caption = ". ".join(filter(None, [f"{results.suite.name}: {table.title}", results.banner]))
+    tex = latex_table(table.name, caption, table.header, table.rows, table.texts)
+    write_text(folder / f"{table.name}.tex", tex)
+
+
+def all_tables(results: Results) -> list[Table]:
+    """Return every table of a run; those that a run has nothing for are without rows."""
+    return [
+        _paper_table(results),
+        _verdicts(results),
+        _ranking(results),
+        _differences(results),
+        _means(results, "subject"),
+        _means(results, "prompt"),
+        _published(results),
+    ]
 
 
 def print_tables(results: Results, console: Console) -> None:
     """Print ranking and paired differences, metric by metric, and what is missing."""
     board = results.leaderboard
-    ranking = _table("leaderboard", results, "method")
+    ranking = _printed("leaderboard", results, "method")
     for column in ("mean", "95%", "rank", "subjects", "images"):
         ranking.add_column(column, justify="right", no_wrap=True)
     for metric in results.metrics:
@@ -57,17 +103,20 @@ def print_tables(results: Results, console: Console) -> None:
             ranking.add_row(escape(f"  {row['method']}"), *cells, *counts)
         ranking.add_section()
     console.print(ranking)
-    differences = _table("paired differences by subject", results, "a - b")
+    differences = _printed("paired differences by subject", results, "a - b")
     for column in ("difference", "95%", "p (Holm)"):
         differences.add_column(column, justify="right", no_wrap=True)
     above = ""
-    for pair, label, difference, between, _, p_holm, _ in _differences(results)[1]:
+    for pair, label, difference, between, _, p_holm, _ in _differences(results).rows:
         if label != above:
             differences.add_row(Text(label, style="bold"))
         differences.add_row(escape(f"  {pair}"), difference, between, p_holm)
         above = label
     if differences.row_count:
         console.print(differences)
+    for verdict in judge(results):
+        style = {"reproduced": "green", "not reproduced": "red"}.get(verdict.outcome, "yellow")
+        console.print(escape(verdict.sentence), style=style, highlight=False)
     for reason in board.reasons:
         console.print(escape(reason), style="yellow", highlight=False)
 
@@ -75,19 +124,24 @@ def print_tables(results: Results, console: Console) -> None:
 def markdown(results: Results) -> str:
     """Return all tables as one Markdown text."""
     text = io.StringIO()
-    text.write(f"# dbbench: {_cell(results.suite.name)}\n")
-    for title, header, rows in _sections(results):
-        if not rows:
-            continue
-        text.write(f"\n## {title[0].upper()}{title[1:]}\n\n")
-        if results.banner:
-            text.write(f"**{_cell(results.banner)}**\n\n")
-        text.write(f"| {' | '.join(map(_cell, header))} |\n")
-        text.write(f"|---|{'---:|' * (len(header) - 1)}\n")
-        text.writelines(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
+    text.write(f"# dbbench: {cell(results.suite.name)}\n")
+    for table in all_tables(results):
+        if table.rows:
+            text.write("\n")
+            _write_markdown(text, table, results.banner)
     text.write(f"\n{HOW}\n")
-    text.writelines(f"\n{_cell(reason)}.\n" for reason in results.leaderboard.reasons)
+    text.writelines(f"\n{cell(reason)}.\n" for reason in results.leaderboard.reasons)
     return text.getvalue()
+
+
+def _write_markdown(text: io.StringIO, table: Table, banner: str | None) -> None:
+    text.write(f"## {cell(table.title[0].upper() + table.title[1:])}\n\n")
+    if banner:
+        text.write(f"**{cell(banner)}**\n\n")
+    text.write(f"| {' | '.join(map(cell, table.header))} |\n")
+    right = len(table.header) - table.texts
+    text.write(f"|{'---|' * table.texts}{'---:|' * right}\n")
+    text.writelines(f"| {' | '.join(map(cell, row))} |\n" for row in table.rows)
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
@@ -124,31 +178,41 @@ def rank(row: Mapping[Any, Any], metric: Metric) -> str:
     return f"{int(value)}{'=' if row[f'{metric.name}_tied'] else ''}"
 
 
-def subject_matrix(results: Results) -> tuple[list[tuple[str, str]], pd.DataFrame]:
-    """Return the (metric, method) columns that have values, and the means by subject."""
-    board = results.leaderboard
-    matrix = board.subjects.pivot(index="subject", columns=["metric", "method"], values="mean")
-    matrix = matrix.reindex(list(board.expectation.subjects))
-    found = set(zip(board.subjects["metric"], board.subjects["method"], strict=True))
-    order = [
-        (metric.name, method)
-        for metric in results.metrics
-        for method in map(str, board.ranking["method"])
-        if (metric.name, method) in found
-    ]
-    return order, matrix
+def _paper_table(results: Results) -> Table:
+    """The paper's own table with what was found: found, its interval, and published."""
+    paper = results.suite.table
+    header, rows, data = ["row"], [], []
+    for metric in results.metrics:
+        header += [arrowed(metric), "95%", "published"]
+    for row in paper_rows(results):
+        cells = [row.label]
+        for cell in row.cells:
+            cells += [number(cell.found), interval(cell.low, cell.high), number(cell.published)]
+            values = {"found": cell.found, "low": cell.low, "high": cell.high}
+            values["published"] = cell.published
+            data.append({"method": row.method, "metric": cell.metric.name, **values})
+        rows.append(cells)
+    title = f"{paper.title} ({paper.source})" if paper else ""
+    return Table("paper", title, header, rows, pd.DataFrame(data))
 
 
-def _sections(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
-    return [
-        ("leaderboard", *_ranking(results)),
-        ("paired differences by subject", *_differences(results)),
-        ("means by subject", *_subjects(results)),
-        ("published rows (other backbones and protocols; not ranked here)", *_published(results)),
-    ]
+def _verdicts(results: Results) -> Table:
+    rows, data = [], []
+    for verdict in judge(results):
+        found = verdict.difference
+        low = high = mean = None
+        if found is not None and found.subjects:
+            mean, low, high = found.mean, found.interval.low, found.interval.high
+        count = 0 if found is None else found.subjects
+        numbers = [number(mean, signed=True), interval(low, high, signed=True), str(count)]
+        rows.append([verdict.claim.text, verdict.outcome, *numbers])
+        line = {"finding": verdict.claim.text, "verdict": verdict.outcome, "difference": mean}
+        data.append(line | {"low": low, "high": high, "subjects": count})
+    header = ["finding", "verdict", "difference", "95%", "subjects"]
+    return Table("verdicts", "findings of the paper", header, rows, pd.DataFrame(data), texts=2)
 
 
-def _ranking(results: Results) -> tuple[list[str], list[list[str]]]:
+def _ranking(results: Results) -> Table:
     header = ["method"]
     for metric in results.metrics:
         header += [arrowed(metric), "95%", "rank"]
@@ -160,10 +224,10 @@ def _ranking(results: Results) -> tuple[list[str], list[list[str]]]:
             cells += [number(row[metric.name]), _interval(row, metric), rank(row, metric)]
         subjects = f"{row['subjects']}/{row['subjects_planned']}"
         rows.append([*cells, subjects, str(row["images"])])
-    return header, rows
+    return Table("leaderboard", "leaderboard", header, rows, results.leaderboard.ranking)
 
 
-def _differences(results: Results) -> tuple[list[str], list[list[str]]]:
+def _differences(results: Results) -> Table:
     labels = {metric.name: metric.label for metric in results.metrics}
     header = ["a - b", "metric", "difference", "95%", "p", "p (Holm)", "subjects"]
     rows = [
@@ -178,22 +242,24 @@ def _differences(results: Results) -> tuple[list[str], list[list[str]]]:
         ]
         for row in results.leaderboard.differences.to_dict("records")
     ]
-    return header, rows
+    title = "paired differences by subject"
+    return Table("differences", title, header, rows, results.leaderboard.differences, texts=2)
 
 
-def _subjects(results: Results) -> tuple[list[str], list[list[str]]]:
+def _means(results: Results, column: Literal["subject", "prompt"]) -> Table:
     labels = {metric.name: metric.label for metric in results.metrics}
-    order, matrix = subject_matrix(results)
-    header = ["subject", *(f"{labels[metric]} {method}" for metric, method in order)]
-    values = matrix[order] if order else matrix
+    table = results.means_by(column)
+    columns = columns_of(table)
+    header = [column, *(f"{labels[metric]} {method}" for metric, method in columns)]
     rows = [
-        [str(subject), *(number(value) for value in line)]
-        for subject, line in zip(values.index, values.to_numpy(), strict=True)
+        [str(name), *(number(value) for value in line)]
+        for name, line in zip(table.index, table.to_numpy(), strict=True)
     ]
-    return header, rows
+    data = table.set_axis([f"{metric} {method}" for metric, method in columns], axis=1)
+    return Table(f"{column}s", f"means by {column}", header, rows, data.reset_index())
 
 
-def _published(results: Results) -> tuple[list[str], list[list[str]]]:
+def _published(results: Results) -> Table:
     header = ["method", "backbone", *(metric.label for metric in results.metrics), "source"]
     rows = [
         [
@@ -204,22 +270,24 @@ def _published(results: Results) -> tuple[list[str], list[list[str]]]:
         ]
         for row in results.published().to_dict("records")
     ]
-    return header, rows
+    title = "published rows (other backbones and protocols; not ranked here)"
+    return Table("published", title, header, rows, results.published(), texts=2)
 
 
 def _interval(row: Mapping[Any, Any], metric: Metric) -> str:
     return interval(row[f"{metric.name}_low"], row[f"{metric.name}_high"])
 
 
-def _table(title: str, results: Results, first: str) -> Table:
+def _printed(title: str, results: Results, first: str) -> rich.table.Table:
     caption = escape(results.banner) if results.banner else None
     name = escape(results.suite.name)
-    table = Table(title=f"{name}: {title}", caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
+    title = f"{name}: {title}"
+    table = rich.table.Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, overflow="fold")
     return table
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Escape what Markdown or an HTML reader of it would take for markup."""
     for mark, replacement in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("\n", " ")):
         text = text.replace(mark, replacement)

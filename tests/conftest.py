@@ -13,6 +13,7 @@ import pytest
 # Tests are offline: a name that is not a local path fails at once, and no cache is consulted.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from finished_run import make_run as make_run
 from PIL import Image
 
 from dbbench.subject import Photo, Subject

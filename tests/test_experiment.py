@@ -11,14 +11,13 @@ from typer.testing import CliRunner
 
 from dbbench.cli import app
 from dbbench.errors import UserError
-from dbbench.experiment import bases
 from dbbench.method import Checkpoint
 from dbbench.prompt import load_applications
 from dbbench.subject import load_subjects
 from dbbench.suite import Suite, load_suite, method_settings, read_suite, suite_names
 from dbbench.variant import variant
 
-EXPERIMENTS = [name for name in suite_names() if bases(read_suite(name))]
+EXPERIMENTS = [name for name in suite_names() if "table" in read_suite(name)]
 SUBJECTS = {subject.name: subject for subject in load_subjects()}
 
 
@@ -117,6 +116,23 @@ def test_conditions_reach_the_training_and_share_what_they_can(suite: Suite, tmp
     bare = [image for image in images if image["category"] == "class"]
     assert [image["text"] for image in bare] == ["a dog", "a dog"]
     assert len(images) == 25 + 2
+
+
+def test_metrics_of_prompts_leave_the_bare_class_noun_out_and_pres_sees_it_alone(
+    suite: Suite,  # noqa: F811
+    tmp_path: Path,
+):
+    import pandas as pd
+
+    changes = {"drift": {"count": 2, "prompt": "a {class_noun}"}, "metrics": ["dino", "pres"]}
+    drifting = Suite.model_validate(suite.model_dump() | changes)
+    run(drifting, tmp_path, subjects="dog", methods=["plain"])
+    scores = pd.read_parquet(tmp_path / "scores.parquet")
+    drawn = scores[scores["method"] == "plain"]
+    assert dict(drawn.groupby("metric").size()) == {"dino": 25, "pres": 2}
+    assert set(drawn.loc[drawn["metric"] == "pres", "prompt"]) == {"class-noun"}
+    ranking = pd.read_csv(tmp_path / "leaderboard.csv").set_index("method")
+    assert ranking.loc["plain", "pres_rank"] == 1
 
 
 def test_rows_that_look_into_one_training_train_once(suite: Suite, tmp_path: Path):  # noqa: F811

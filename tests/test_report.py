@@ -3,147 +3,26 @@
 import io
 import json
 import re
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
+import harness
 import numpy as np
 import pandas as pd
 import pytest
+from finished_run import BANNER, DOGS, METHODS, MakeRun, Page
+from harness import installed, plugin_folder, suite, suite_file  # noqa: F401
 from PIL import Image
 from rich.console import Console
+from typer.testing import CliRunner
 
+from dbbench.cli import app
 from dbbench.errors import UserError
 from dbbench.prompt import load_prompts
-from dbbench.reports import print_leaderboard, write_report
-from dbbench.scores import REAL, score_table, write_scores
+from dbbench.reports import print_leaderboard, write_overview, write_report
 from dbbench.suite import Suite
-
-BANNER = "mini: embedded world, not comparable with published numbers"
-METHODS = ("dreambooth", "textual_inversion")
-MakeRun = Callable[..., Path]
-
-
-def picture(seed: int, side: int) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, size=(4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
-
-
-def write_pictures(folder: Path, name: str, document: dict[str, Any], side: int) -> None:
-    for number, entry in enumerate(document["images"]):
-        path = folder / entry["file"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture(number, side).save(path)
-    (folder / name).write_text(json.dumps(document))
-
-
-@pytest.fixture
-def make_run(tmp_path: Path) -> MakeRun:
-    """Return a function that writes an output folder as the stages leave it, scores included."""
-
-    def make(
-        *,
-        banner: str | None = BANNER,
-        subjects: tuple[str, ...] = ("dog", "teapot"),
-        skip: tuple[tuple[str, str], ...] = (),
-        methods: tuple[str, ...] = METHODS,
-        side: int = 16,
-        prompts: int = 3,
-        credit: str = "photo by {number} (CC0)",
-    ) -> Path:
-        out = tmp_path / "out"
-        rows: list[dict[str, Any]] = []
-        for subject in subjects:
-            common = {"suite": "s", "subject": subject, "class_noun": "dog", "kind": "live"}
-            files = [f"{number:02d}.png" for number in range(3)]
-            images = [
-                {"file": file, "sha256": f"{subject}{file}", "credit": credit.format(number=n)}
-                for n, file in enumerate(files)
-            ]
-            document = {"subject": subject, "class_noun": "dog", "kind": "live", "images": images}
-            write_pictures(out / "references" / subject, "references.json", document, side)
-            nothing = {"seed": None, "prompt": None, "category": None, "method": REAL}
-            for number, file in enumerate(files):
-                values = {"image": file, "metric": "dino", "value": 0.7 + number / 100}
-                rows.append(common | nothing | values)
-            for level, method in enumerate(methods):
-                if (method, subject) in skip:
-                    continue
-                images = []
-                for template in load_prompts(True)[:prompts]:
-                    text = template.render("", "dog")
-                    for number in range(2):
-                        file = f"{template.id}/{number}.png"
-                        images.append(
-                            {"file": file, "prompt": template.id, "number": number, "text": text}
-                        )
-                        row = common | {"method": method, "seed": 0, "image": file}
-                        row |= {"prompt": template.id, "category": template.category}
-                        for metric in ("dino", "clip-i", "clip-t"):
-                            value = 0.6 - 0.1 * level + number / 50
-                            rows.append(row | {"metric": metric, "value": value})
-                folder = out / "runs" / method / subject / "0" / "samples"
-                write_pictures(folder, "samples.json", {"images": images}, side)
-        write_scores(score_table(rows), out / "scores.parquet")
-        suite = Suite(
-            name="mini" if banner else "paper",
-            banner=banner,
-            backbone={"path": "somewhere", "resolution": side},  # type: ignore[arg-type]
-            methods={method: {} for method in methods},
-            encoders={"dino": "mini-dino", "clip": "mini-clip"},
-            sample={"images_per_prompt": 2},  # type: ignore[arg-type]
-        )
-        selection = {"subjects": subjects, "methods": methods, "seeds": [0]}
-        record: dict[str, Any] = {"suite": suite.model_dump(mode="json"), "selection": selection}
-        record |= {"source": "mini", "versions": {"dbbench": "0.1.0"}, "device": "cpu"}
-        record["identities"] = {"backbone": {"fingerprint": "f00d" * 16}}
-        (out / "suite.json").write_text(json.dumps(record))
-        return out
-
-    return make
-
-
-class Page(HTMLParser):
-    """What a page asks for and says, and whether its tags close in order."""
-
-    VOID = frozenset({"meta", "link", "img", "br", "input", "hr"})
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.folder = path.parent
-        self.source = path.read_text(encoding="utf-8")
-        self.links: list[str] = []
-        self.tags: list[str] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(self.source)
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in self.VOID and tag != "rect":
-            self._open.append(tag)
-        for name, value in attrs:
-            if name in {"src", "href", "action", "srcset"} and value:
-                self.links.append(value)
-            if name == "style":
-                self.links += re.findall(r"url\('([^']*)'\)", value or "")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open, f"</{tag}> closes nothing"
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    @property
-    def files(self) -> list[str]:
-        return [link for link in self.links if not link.startswith(("#", "data:"))]
 
 
 def text_of(out: Path) -> str:
@@ -166,7 +45,8 @@ def test_page_is_one_folder_without_any_request(make_run: MakeRun) -> None:
 def test_every_sample_and_reference_is_on_the_page(make_run: MakeRun) -> None:
     out = make_run()
     page = Page(write_report(out))
-    assert len(set(page.files)) == 2 * 3 + 2 * 2
+    pictures = {file for file in page.files if file.startswith(("samples/", "references/"))}
+    assert len(pictures) == 2 * 3 + 2 * 2
     for method in METHODS:
         with Image.open(page.folder / "samples" / f"{method}--dog.jpg") as sheet:
             assert sheet.size == (2 * 16, 3 * 16)
@@ -190,7 +70,7 @@ def test_banner_is_on_every_table_print_and_page(make_run: MakeRun) -> None:
         for table in (pd.read_csv(out / f"{name}.csv"), pd.read_parquet(out / f"{name}.parquet")):
             assert set(table["banner"]) == {BANNER}
     markdown = (out / "leaderboard.md").read_text()
-    assert markdown.count(BANNER) == markdown.count("\n## ") == 3
+    assert markdown.count(BANNER) == markdown.count("\n## ") == 4
     assert text_of(out).count(BANNER) == 2
 
 
@@ -229,8 +109,7 @@ def test_verdict_follows_the_paired_test(make_run: MakeRun) -> None:
     few = Page(write_report(make_run(prompts=25)))
     assert few.text.count("cannot tell") == 5
     assert "differ\n" not in few.text
-    dogs = ("dog", "dog2", "dog3", "dog5", "dog6", "dog7", "dog8", "cat", "cat2")
-    many = Page(write_report(make_run(prompts=25, subjects=dogs)))
+    many = Page(write_report(make_run(prompts=25, subjects=DOGS)))
     assert "cannot tell" not in many.text
 
 
@@ -306,7 +185,7 @@ def test_page_is_readable_without_scripts(make_run: MakeRun) -> None:
     page = Page(write_report(make_run()))
     before = page.source[: page.source.index("<script>")]
     assert before.count("<details") == 3
-    assert before.count('role="img"') == 2 * 3 * 2
+    assert before.count('class="strip ') == 2 * 3 * 2
     assert re.search(r'<div id="picker" hidden>', before)
 
 
@@ -347,10 +226,157 @@ def test_damaged_sample_is_named(make_run: MakeRun) -> None:
 
 
 def test_reporting_does_not_import_torch(make_run: MakeRun) -> None:
-    import subprocess
-
     code = (
         "import sys; from pathlib import Path; from dbbench.reports import write_report; "
         f"write_report(Path({str(make_run())!r})); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+PAPER = {
+    "title": "Table 9",
+    "source": "arXiv 2208.12242, Table 9",
+    "labels": {"dreambooth": "Dream & Booth"},
+    "published": [{"method": "dreambooth", "scores": {"dino": 0.668}}],
+    "claims": [
+        {"text": "It is better", "metric": "dino", "first": m, "second": n, "relation": r}
+        for m, n, r in (
+            ("dreambooth", "textual_inversion", "above"),
+            ("textual_inversion", "dreambooth", "above"),
+            ("textual_inversion", "dreambooth", "below"),
+            ("dreambooth", "textual_inversion", "not below"),
+            ("dreambooth", "nothing", "above"),
+        )
+    ],
+}
+
+
+def test_a_papers_table_stands_beside_what_was_found_with_a_verdict_each(make_run: MakeRun):
+    out = make_run(subjects=DOGS, suite={"table": PAPER})
+    page = Page(write_report(out))
+    verdicts = pd.read_csv(out / "report/tables/verdicts.csv")["verdict"].tolist()
+    assert verdicts == ["reproduced", "not reproduced", "reproduced", "reproduced", "not run"]
+    table = pd.read_csv(out / "report/tables/paper.csv").set_index(["method", "metric"])
+    assert table.loc[("dreambooth", "dino"), "published"] == 0.668
+    assert table.loc[("dreambooth", "dino"), "found"] == pytest.approx(0.61)
+    assert "Dream & Booth" in page.text
+    assert "It is better: reproduced (+0.100" in text_of(out)
+
+
+def test_few_subjects_cannot_decide_a_finding(make_run: MakeRun):
+    out = make_run(suite={"table": PAPER})
+    assert "not decidable with this many subjects" in text_of(out)
+
+
+def test_every_table_is_there_in_four_forms_and_every_plot_in_two(make_run: MakeRun):
+    report = write_report(make_run(banner=None, suite={"table": PAPER})).parent
+    names = {"paper", "verdicts", "leaderboard", "differences", "subjects", "prompts", "published"}
+    for form in ("md", "csv", "parquet", "tex"):
+        assert names <= {path.stem for path in (report / "tables").glob(f"*.{form}")}
+    for form in ("svg", "png"):
+        plots = {path.stem for path in (report / "plots").glob(f"*.{form}")}
+        assert plots == {"trade-off", "intervals", "subjects", "prompts", "training"}
+
+
+def test_latex_escapes_what_is_a_command_and_uses_booktabs(make_run: MakeRun):
+    out = make_run(methods=("dreambooth", "50%_of{x}&\\y"))
+    tables = write_report(out).parent / "tables"
+    text = (tables / "leaderboard.tex").read_text()
+    assert r"50\%\_of\{x\}\&\textbackslash{}y" in text
+    assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.count(" & ") for line in rows} == {len(rows[0].split(" & ")) - 1}
+
+
+def test_latex_compiles(make_run: MakeRun):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed (texlive-latex-base, texlive-latex-recommended)")
+    out = make_run(banner=None, methods=("dreambooth", "50%_of{x}&y<z>"), suite={"table": PAPER})
+    tables = write_report(out).parent / "tables"
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    result = subprocess.run(command, cwd=tables, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-2000:]
+
+
+def test_a_plot_is_drawn_again_only_when_its_numbers_change(make_run: MakeRun):
+    out = make_run()
+    plot = write_report(out).parent / "plots" / "trade-off.svg"
+    before = plot.stat().st_mtime_ns
+    write_report(out)
+    assert plot.stat().st_mtime_ns == before
+    make_run(level={"dreambooth": 0.05})
+    write_report(out)
+    assert plot.stat().st_mtime_ns > before
+
+
+def test_images_closer_than_the_references_are_flagged_with_the_nearest(make_run: MakeRun):
+    out = make_run(subjects=("dog",))
+    real = np.eye(4)[:3] + 0.2
+    drawn = np.tile([0.1, 0.1, 0.1, 1.0], (6, 1))
+    drawn[4] = real[1]  # the third prompt's first image is the second reference
+    drawn[5] = [0.0, 0.0, 0.0, -1.0]
+    for folder, rows in (
+        (out / "features/real/dog/dino", real),
+        (out / "runs/dreambooth/dog/0/features/dino", drawn),
+    ):
+        folder.mkdir(parents=True)
+        np.save(folder / "images.npy", rows.astype(np.float32))
+    page = Page(write_report(out))
+    third = load_prompts(True)[2].id
+    assert f"#show=dog/{third}" in page.links
+    assert "dreambooth12" in page.text  # one copy; the first two prompts have one picture each
+    assert "textual_inversionnot knownnot known" in page.text
+
+
+def test_the_bare_class_noun_is_shown_before_and_after(make_run: MakeRun):
+    out = make_run(drift=4)
+    page = Page(write_report(out))
+    strips = {file for file in page.files if file.startswith("drift/")}
+    assert len(strips) == 2 * (1 + 2)
+    assert "class-noun" not in {v for k, v in re.findall(r'(data-prompt)="([^"]*)"', page.source)}
+    with Image.open(page.folder / "drift/dreambooth--dog.jpg") as strip:
+        assert strip.size == (4 * 16, 16)
+
+
+def test_runs_of_different_protocols_are_kept_apart_and_like_ones_ranked_together(
+    make_run: MakeRun, tmp_path: Path
+):
+    one, two = make_run(name="one"), make_run(name="two")
+    other = make_run(name="other", banner=None)
+    page = Page(write_overview([one, two, other], tmp_path / "all"))
+    text = " ".join(page.text.split())
+    assert "Ranked together: one, two" in text
+    assert text.count("Ranked together") == 1
+    assert "two: dreambooth" in text
+    assert "other: dreambooth" not in text
+    assert {"../one/report/index.html", "../other/report/index.html"} <= set(page.links)
+
+
+def test_a_half_finished_run_is_shown_with_what_is_missing(make_run: MakeRun, tmp_path: Path):
+    out = make_run(skip=(("dreambooth", "dog"),), suite={"table": PAPER}, prompts=25)
+    assert "1/2 subjects" in Page(write_report(out)).text
+    overview = Page(write_overview([out, make_run(name="whole")], tmp_path / "all"))
+    assert "dreambooth is not ranked: 1/2 subjects" in overview.text
+
+
+def test_names_with_slashes_and_markup_stay_text_everywhere(make_run: MakeRun, tmp_path: Path):
+    label = "<script>alert(1)</script>/.."
+    table = {**PAPER, "labels": {"dreambooth": label}}
+    out = make_run(suite={"table": table, "description": label})
+    for page in (write_report(out), write_overview([out, out], tmp_path / "all")):
+        assert "<script>alert" not in page.read_text()
+        assert label in Page(page).text
+
+
+def test_a_run_that_was_stopped_half_way_is_reported_with_what_it_has(
+    suite: Suite,  # noqa: F811
+    tmp_path: Path,
+):
+    out = tmp_path / "out"
+    harness.run(suite, out, subjects="dog,can", methods=["plain"])
+    (out / "scores.parquet").unlink()  # as where the process died before it came to score
+    shutil.rmtree(out / "runs/plain/can/0/features")
+    result = CliRunner().invoke(app, ["report", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "1/2 subjects" in result.output
+    assert "1/2 subjects, not ranked" in Page(out / "report/index.html").text

@@ -365,8 +365,10 @@ def _machine(models: Models) -> dict[str, Any]:
 
     import torch
 
+    gpu = torch.cuda.get_device_name(models.device) if models.device.startswith("cuda") else None
     return {
         "device": models.device,
+        **({"gpu": gpu} if gpu else {}),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
     }

@@ -60,6 +60,8 @@ def score(plan: Plan, runs: Sequence[Run]) -> int:
 def _run_rows(plan: Plan, run: Run, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
     import math
 
+    import numpy as np
+
     from dbbench.metric import Features, evaluate
 
     entries = _entries(plan.samples(run).path / "samples.json")
@@ -67,8 +69,12 @@ def _run_rows(plan: Plan, run: Run, metrics: Sequence[Metric]) -> Iterator[dict[
     for metric in metrics:
         folder = plan.features(run, metric.role).path
         with_real = metric.compares in {"references", "class-images"}
+        distances = folder / "distances.npy"
+        between = _vectors(distances) if distances.is_file() else None
+        none = np.zeros((len(entries), 0), np.float32)
         features = Features(
-            generated=_vectors(folder / "images.npy"),
+            generated=_vectors(folder / "images.npy") if between is None else none,
+            distances=between,
             references=_real(plan, run.subject, metric.role) if with_real else None,
             texts=_vectors(folder / "texts.npy") if metric.compares == "text" else None,
         )
@@ -89,6 +95,8 @@ def _real_rows(plan: Plan, subject: str, metrics: Sequence[Metric]) -> Iterator[
 
     entries = _entries(plan.references(subject).path / "references.json")
     for metric in metrics:
+        if metric.compares != "references":
+            continue
         values = score_real(metric, _real(plan, subject, metric.role))
         for entry, value in zip(entries, values, strict=bool(len(values))):
             yield _row(plan, REAL, plan.subjects[subject], metric, value) | {

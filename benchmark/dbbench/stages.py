@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dbbench.artifact import Artifact, write_text
+from dbbench.encoder import Distance
 from dbbench.errors import UserError
 from dbbench.features import FeatureStore
 from dbbench.plan import ImageJob
@@ -225,7 +226,7 @@ def sample(
 def encode(
     artifact: Artifact,
     images: Artifact,
-    encoder: Encoder,
+    encoder: Encoder | Distance,
     *,
     texts: bool = False,
     store: FeatureStore | None = None,
@@ -234,11 +235,18 @@ def encode(
     """Write the encoder's vectors of an artifact's images, and with `texts` of their prompts.
 
     `images` are references or samples; row i belongs to entry i of its JSON file. Vectors are
-    float32 of unit norm, images.npy (N, D) and texts.npy (N, D). What the store has is not made
-    again.
+    float32 of unit norm, images.npy (N, D) and texts.npy (N, D); of a distance network it is
+    distances.npy (N, N). What the store has is not made again.
     """
     store = store or FeatureStore()
     entries = read_entries(images.path)
+    if isinstance(encoder, Distance):
+        compared = store.distances(encoder, image_files(images), advance=advance)
+        for path, problem in compared.refused.items():
+            raise UserError(f"{path} {problem}; run the same dbbench run again")
+        with artifact.create() as folder:
+            np.save(folder / "distances.npy", compared.matrix.astype(np.float32))
+        return len(entries)
     encoded = store.encode_images(encoder, image_files(images), advance=advance)
     for path, problem in encoded.refused.items():
         raise UserError(f"{path} {problem}; run the same dbbench run again")

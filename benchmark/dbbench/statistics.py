@@ -130,6 +130,25 @@ def detectable_difference(
     return float(shift) * deviation / math.sqrt(count)
 
 
+def worse_by_chance(differences: ArrayLike, *, seed: int = 0) -> float:
+    """Return how often flipped signs make the mean difference as low as it is, or lower.
+
+    One-sided sign-flip permutation test; all 2^n flips are tried where there are fewer than 10,000.
+    Differences that are all zero give 1.
+    """
+    sample = _finite(differences)
+    if not np.any(sample):
+        return 1.0
+    if len(sample) <= 13:
+        bits = np.arange(2 ** len(sample))[:, None] >> np.arange(len(sample)) & 1
+        means = (1.0 - 2.0 * bits) @ sample / len(sample)
+        # As low "up to rounding": sums in another order differ in the last digits.
+        return float(np.mean(means <= sample.mean() + 1e-12))
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(RESAMPLES, len(sample)))
+    as_low = np.count_nonzero(signs @ sample / len(sample) <= sample.mean() + 1e-12)
+    return float((as_low + 1) / (RESAMPLES + 1))
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Return Holm's step-down adjusted p-values (Scand. J. Statist. 6, 1979), None staying None.
 

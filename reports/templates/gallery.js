@@ -46,16 +46,44 @@
     show();
   }
 
+  function turn(by) {
+    const count = subjects.length, wanted = pickPrompt.value;
+    pickSubject.selectedIndex = (pickSubject.selectedIndex + by + count) % count;
+    fillPrompts(wanted);
+    show();
+  }
+
+  // "#show=subject/prompt", also from links on the page; either part may be missing.
+  function follow() {
+    if (!location.hash.startsWith("#show=")) return false;
+    const [subject, prompt] = location.hash.slice(6).split("/").map(decodeURIComponent);
+    const index = subjects.findIndex((d) => d.dataset.subject === subject);
+    if (index < 0) return false;
+    pickSubject.selectedIndex = index;
+    fillPrompts(prompt || pickPrompt.value);
+    show();
+    return true;
+  }
+
   if (subjects.length) {
     pickSubject.replaceChildren(...subjects.map((d) => new Option(d.dataset.subject)));
-    const asked = location.hash.startsWith("#show=") ? location.hash.slice(6).split("/").map(decodeURIComponent) : [];
-    const index = subjects.findIndex((d) => d.dataset.subject === asked[0]);
     const hash = location.hash;
-    pickSubject.selectedIndex = Math.max(0, index);
-    fillPrompts(asked[1]);
+    fillPrompts();
     picker.hidden = false;
-    show();
-    if (!asked.length) history.replaceState(null, "", hash || location.pathname);
+    if (!follow()) {
+      show();
+      history.replaceState(null, "", hash || location.pathname);
+    }
+    window.addEventListener("hashchange", () => {
+      if (follow()) document.getElementById("gallery").scrollIntoView();
+    });
+    const keys = { ArrowLeft: [step, -1], ArrowRight: [step, 1], ArrowUp: [turn, -1], ArrowDown: [turn, 1] };
+    stage.addEventListener("keydown", (event) => {
+      const found = keys[event.key];
+      if (!found || event.target !== stage || event.altKey || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      found[0](found[1]);
+    });
     pickSubject.addEventListener("change", () => { fillPrompts(pickPrompt.value); show(); });
     pickPrompt.addEventListener("change", show);
     document.getElementById("previous").addEventListener("click", () => step(-1));

@@ -1,4 +1,4 @@
-"""`dbbench report`: the leaderboard of a finished run, in the terminal and as a page."""
+"""`dbbench report`, `compare` and `check`: what finished runs say, alone and against each other."""
 
 from __future__ import annotations
 
@@ -8,22 +8,123 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dbbench.cli.options import latest
+from dbbench.cli.options import RESULTS, latest
+from dbbench.errors import UserError
 
 app = typer.Typer()
 
 
-@app.command(epilog="Example:  dbbench report results/mini")
+@app.command(
+    epilog="Examples:\n\ndbbench report results/mini\n\n"
+    "dbbench report results/table1-mini results/prior-ablation-mini --out results/all\n\n"
+    "dbbench report results/paper --price 2.50"
+)
 def report(
-    folder: Annotated[
-        Path | None, typer.Argument(help="An output folder. Default: the latest in results.")
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Output folders. Default: the latest in results.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Of several: the folder of the page that shows all. Default: results."),
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(help="What an hour of the device costs, for the provenance.")
     ] = None,
 ) -> None:
-    """Print the leaderboard of an output folder and write its HTML page anew."""
-    from dbbench.reports import print_leaderboard, write_report
+    """Print leaderboards, then write their pages, tables and plots.
+
+    Runs are ranked together only where images, prompts, encoders and metrics are the same.
+    """
+    from dbbench.reports import print_leaderboard, write_overview, write_report
 
     console = Console()
-    place = folder or latest()
-    page = write_report(place)
-    print_leaderboard(place, console)
+    places = folders or [latest()]
+    for place in places:
+        _score_what_is_finished(place)
+        print_leaderboard(place, console)
+    with console.status("writing the page"):
+        if len(places) == 1:
+            page = write_report(places[0], price=price)
+        else:
+            page = write_overview(places, out or RESULTS, price=price)
     console.print(f"report: {page}", soft_wrap=True, highlight=False)
+
+
+def _score_what_is_finished(folder: Path) -> None:
+    """Score the runs that an interrupted call finished, so that a half-done folder shows them."""
+    from pydantic import ValidationError
+
+    from dbbench.overview import recorded_plan
+    from dbbench.scoring import finished_runs, score, scored
+
+    try:
+        plan, runs = recorded_plan(folder)
+    except (UserError, ValidationError):
+        return  # Whoever reads the results says what is wrong with them.
+    finished = finished_runs(plan, runs)
+    if finished and not scored(plan, finished):
+        score(plan, finished)
+
+
+@app.command(epilog="Example:  dbbench compare results/before results/after --out results/moved")
+def compare(
+    first: Annotated[Path, typer.Argument(help="An output folder.")],
+    second: Annotated[Path, typer.Argument(help="Another of the same suite: second minus first.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Also write a page with both runs' images side by side.")
+    ] = None,
+) -> None:
+    """Show what changed between two runs: overall, by category, and which subjects moved most."""
+    from dbbench.reports.compare import compare_runs, print_comparison, write_comparison
+
+    console = Console()
+    comparisons = compare_runs(first, second)
+    for comparison in comparisons:
+        print_comparison(comparison, console)
+    if out is not None:
+        page = write_comparison(comparisons, out)
+        console.print(f"page: {page}", soft_wrap=True, highlight=False)
+
+
+@app.command(
+    epilog="Examples:\n\ndbbench check results/gate-mini --against baseline.json --update\n\n"
+    "dbbench check results/gate-mini --against baseline.json --junit gate.xml --summary gate.md"
+)
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="An output folder.")],
+    against: Annotated[Path, typer.Option(help="The baseline, a JSON file.")],
+    tolerance: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file: how much worse each metric may get, dino = 0.01."),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write a JUnit file.")] = None,
+    summary: Annotated[Path | None, typer.Option(help="Write a summary in Markdown.")] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Write the baseline from this run, and stop.")
+    ] = False,
+) -> None:
+    """Hold a run against a baseline; exit with 1 where something got worse, and not by chance."""
+    from dbbench.artifact import write_text
+    from dbbench.gate import check as hold_against
+    from dbbench.gate import read_baseline, read_tolerance, write_baseline
+    from dbbench.reports import gate
+    from dbbench.reports.results import load_results
+
+    console = Console()
+    results = load_results(folder)
+    if missing := results.missing:
+        raise UserError(f"{folder} is not finished ({missing}); call the same dbbench run again")
+    if update:
+        write_baseline(results, against)
+        console.print(f"baseline: {against}", soft_wrap=True, highlight=False)
+        return
+    metrics = {metric.name: metric for metric in results.metrics}
+    lines = hold_against(results, read_baseline(against), read_tolerance(tolerance, metrics))
+    title = f"{results.suite.name} against {against.name}"
+    gate.print_lines(lines, console, title=title, banner=results.banner)
+    if junit is not None:
+        write_text(junit, gate.junit(lines, suite=results.suite.name, banner=results.banner))
+    if summary is not None:
+        write_text(summary, gate.summary(lines, title=title, banner=results.banner))
+    if any(line.regressed for line in lines):
+        raise typer.Exit(1)

@@ -1,0 +1,175 @@
+"""How long the report takes: an output folder as large as a full run, then `dbbench report` on it.
+
+python benchmark/speed/report.py /tmp/full --out benchmark/results/report.json
+
+The folder is drawn, not generated: 30 subjects, two methods, 6,000 images that the embedded world
+drew and scores from a random generator. What is measured does not depend on who made the images;
+nothing else may be read out of them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image
+
+from dbbench.mini.source import MiniSource, identities
+from dbbench.mini.world import draw, repaint, scene_for_prompt
+from dbbench.prompt import load_prompts
+from dbbench.scores import REAL, score_table, write_scores
+from dbbench.subject import Subject, select_subjects
+from dbbench.suite import Suite, load_suite
+
+DRAWN = 4
+"""Subjects of each kind whose images are drawn anew; the others get those of one of these."""
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where the folder is made; kept if it is there.")],
+    subjects: Annotated[str, typer.Option(help="all, or names.")] = "all",
+    suite: Annotated[str, typer.Option(help="An experiment or mini.")] = "table1",
+    calls: Annotated[int, typer.Option(help="Calls with everything in place.", min=1)] = 5,
+    out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")] = None,
+) -> None:
+    """Make the folder, then time the first report and those after it, in new processes."""
+    if not (folder / "scores.parquet").is_file():
+        write_run(folder, load_suite(suite, None if suite == "mini" else "mini"), subjects)
+    shutil.rmtree(folder / "report", ignore_errors=True)
+    command = [str(Path(sys.executable).with_name("dbbench")), "report", str(folder)]
+    seconds = []
+    for _ in range(1 + calls):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds.append(round(time.perf_counter() - began, 2))
+    images = sum(1 for _ in folder.glob("runs/*/*/*/samples/*/*.png"))
+    result = {"images": images, "first": seconds[0], "again": seconds[1:]}
+    print(json.dumps(result))
+    if out is not None:
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def write_run(folder: Path, suite: Suite, subjects: str) -> None:
+    """Write what the stages of a finished run leave behind."""
+    chosen = select_subjects(subjects)
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    pictures: dict[tuple[str, bool, int], list[Image.Image]] = {}
+    for position, subject in enumerate(chosen):
+        common = {"suite": suite.name, "subject": subject.name, "class_noun": subject.class_noun}
+        common |= {"kind": subject.kind}
+        rows += _references(folder, subject, common, rng)
+        _prior(folder, subject)
+        ease = rng.normal(0, 0.03)
+        for level, method in enumerate(suite.methods):
+            key = (method, subject.live, position % DRAWN)
+            if key not in pictures:
+                pictures[key] = _draw(subject, level, rng)
+            rows += _samples(folder, suite, method, subject, pictures[key], common, ease, rng)
+    write_scores(score_table(rows), folder / "scores.parquet")
+    names = [subject.name for subject in chosen]
+    record = {
+        "suite": suite.model_dump(mode="json"),
+        "selection": {"subjects": names, "methods": list(suite.methods), "seeds": [0]},
+        "source": "mini",
+        "versions": {"dbbench": "0.1.0"},
+        "device": "cpu",
+        "identities": {},
+    }
+    (folder / "suite.json").write_text(json.dumps(record))
+
+
+def _draw(subject: Subject, level: int, rng: np.random.Generator) -> list[Image.Image]:
+    """One image for each of 25 prompts x 4; a later method misses the colour more often."""
+    images = []
+    for prompt in load_prompts(subject.live):
+        for _ in range(4):
+            identity = identities()[subject.name]
+            if rng.random() < 0.3 * level:
+                identity = repaint(identity, str(rng.choice(["red", "purple"])))
+            images.append(draw(scene_for_prompt(identity, prompt, rng)))
+    return images
+
+
+def _references(
+    folder: Path, subject: Subject, common: dict[str, Any], rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    place = folder / "references" / subject.name
+    place.mkdir(parents=True)
+    entries, rows = [], []
+    for number, reference in enumerate(MiniSource().load(subject)):
+        file = f"{number:02d}.png"
+        reference.image.save(place / file)
+        entries.append({"file": file, "sha256": reference.sha256, "credit": reference.credit})
+        for metric in ("dino", "clip-i"):
+            rows.append(
+                common
+                | dict.fromkeys(("seed", "prompt", "category"))
+                | {"method": REAL, "image": file, "metric": metric, "value": rng.normal(0.8, 0.03)}
+            )
+    about = {"subject": subject.name, "class_noun": subject.class_noun, "kind": subject.kind}
+    (place / "references.json").write_text(json.dumps({**about, "images": entries}))
+    return rows
+
+
+def _prior(folder: Path, subject: Subject) -> None:
+    place = folder / "prior" / subject.class_noun.replace(" ", "-")
+    if place.exists():
+        return
+    place.mkdir(parents=True)
+    entries = []
+    for number, reference in enumerate(MiniSource().load(subject)):
+        reference.image.save(place / f"{number:04d}.png")
+        entries.append({"file": f"{number:04d}.png", "seed": number})
+    document = {"class_noun": subject.class_noun, "prompt": "a", "images": entries}
+    (place / "prior.json").write_text(json.dumps(document))
+
+
+def _samples(
+    folder: Path,
+    suite: Suite,
+    method: str,
+    subject: Subject,
+    pictures: list[Image.Image],
+    common: dict[str, Any],
+    ease: float,
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    run = folder / "runs" / method / subject.name / "0"
+    level = list(suite.methods).index(method)
+    entries, rows = [], []
+    for position, prompt in enumerate(load_prompts(subject.live)):
+        for number in range(4):
+            file = f"{prompt.id}/{number}.png"
+            path = run / "samples" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pictures[4 * position + number].save(path, compress_level=1)
+            text = prompt.render("", subject.class_noun)
+            entries.append(
+                {"file": file, "prompt": prompt.id, "category": prompt.category}
+                | {"number": number, "seed": number, "text": text}
+            )
+            for metric in suite.metrics:
+                value = 0.66 - 0.08 * level + ease + rng.normal(0, 0.05)
+                rows.append(
+                    common
+                    | {"method": method, "seed": 0, "prompt": prompt.id}
+                    | {"category": prompt.category, "image": file, "metric": metric}
+                    | {"value": min(value, 1.0)}
+                )
+    (run / "samples" / "samples.json").write_text(json.dumps({"images": entries}))
+    (run / "checkpoint").mkdir()
+    losses = list(0.4 * np.exp(-np.arange(60) / 20) + 0.1 + rng.normal(0, 0.02, 60))
+    (run / "checkpoint" / "checkpoint.json").write_text(json.dumps({"losses": losses}))
+    return rows
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,179 @@
+"""Two runs side by side: paired differences overall and by category, and what moved most."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import rich.table
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+
+from dbbench.artifact import write_text
+from dbbench.errors import UserError
+from dbbench.metric import Metric
+from dbbench.scores import REAL
+from dbbench.statistics import Difference, holm, paired_difference
+
+from .comparable import difference_between, identity
+from .gallery import SubjectPictures, make_pictures
+from .results import Results, load_results
+from .tables import interval, number, p_value
+
+MOVED = 6
+"""Subjects shown that moved most."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Second minus first on one metric and category, paired by subject."""
+
+    category: str
+    """"all", or the prompts' category."""
+    metric: Metric
+    found: Difference
+    p_holm: float | None
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A subject, its two means on the first metric, and the prompt that moved most in it."""
+
+    subject: str
+    first: float
+    second: float
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A pair of methods of two runs."""
+
+    first: Results
+    second: Results
+    methods: tuple[str, str]
+    changes: tuple[Change, ...]
+    moved: tuple[Moved, ...]
+
+    @property
+    def title(self) -> str:
+        """Which method of which run, twice."""
+        (a, b), (one, two) = self.methods, (self.first.out.name, self.second.out.name)
+        return f"{two}: {b} minus {one}: {a}"
+
+
+def compare_runs(first: Path, second: Path) -> tuple[Comparison, ...]:
+    """Compare every method that both runs have; or the only one of each, whatever their names.
+
+    Raises UserError for runs whose numbers cannot be compared, and where no method is in both.
+    """
+    a, b = load_results(first), load_results(second)
+    if problem := difference_between(identity(a), identity(b)):
+        raise UserError(f"{first} and {second} cannot be compared; they differ in {problem}")
+    ours, theirs = a.leaderboard.expectation.methods, b.leaderboard.expectation.methods
+    pairs = [(name, name) for name in ours if name in theirs]
+    if not pairs and len(ours) == len(theirs) == 1:
+        pairs = [(ours[0], theirs[0])]
+    if not pairs:
+        raise UserError(
+            f"no method is in both: {first} has {', '.join(ours)}, {second} {', '.join(theirs)}"
+        )
+    return tuple(_compare(a, b, pair) for pair in pairs)
+
+
+def _compare(a: Results, b: Results, methods: tuple[str, str]) -> Comparison:
+    one = a.scores.loc[a.scores["method"] == methods[0]]
+    two = b.scores.loc[b.scores["method"] == methods[1]]
+    categories = ["all", *dict.fromkeys(one["category"].dropna())]
+    found: list[tuple[str, Metric, Difference]] = []
+    for metric in a.metrics:
+        for category in categories:
+            pair = _paired(one, two, metric.name, category)
+            if len(pair):
+                found.append((category, metric, paired_difference(pair["b"], pair["a"])))
+    adjusted = holm([difference.p for _, _, difference in found])
+    changes = [Change(*item, p) for item, p in zip(found, adjusted, strict=True)]
+    return Comparison(a, b, methods, tuple(changes), _moved(one, two, a.metrics[0]))
+
+
+def _paired(one: pd.DataFrame, two: pd.DataFrame, metric: str, category: str) -> pd.DataFrame:
+    """Return the means a and b of each subject that both have."""
+    sides = {}
+    for side, table in (("a", one), ("b", two)):
+        own = table.loc[table["metric"] == metric]
+        if category != "all":
+            own = own.loc[own["category"] == category]
+        sides[side] = own.groupby("subject", observed=True)["value"].mean()
+    return pd.DataFrame(sides).dropna()
+
+
+def _moved(one: pd.DataFrame, two: pd.DataFrame, metric: Metric) -> tuple[Moved, ...]:
+    pair = _paired(one, two, metric.name, "all")
+    order = (pair["b"] - pair["a"]).abs().sort_values(ascending=False).index[:MOVED]
+    moved = []
+    for subject in map(str, order):
+        sides = [
+            table.loc[(table["subject"] == subject) & (table["metric"] == metric.name)]
+            .groupby("prompt", observed=True)["value"]
+            .mean()
+            for table in (one, two)
+        ]
+        change = (sides[1] - sides[0]).abs().dropna()
+        prompt = str(change.idxmax()) if len(change) else ""
+        moved.append(Moved(subject, float(pair["a"][subject]), float(pair["b"][subject]), prompt))
+    return tuple(moved)
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print the differences, then the subjects that moved most."""
+    banner = comparison.first.banner
+    table = rich.table.Table(
+        title=escape(comparison.title), caption=escape(banner) if banner else None,
+        box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    table.add_column("metric, prompts", overflow="fold")
+    for column in ("difference", "95%", "p (Holm)", "subjects"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for change in comparison.changes:
+        found, name = change.found, f"{change.metric.label}, {change.category}"
+        style = "bold" if change.category == "all" else ""
+        between = interval(found.interval.low, found.interval.high, signed=True)
+        cells = [number(found.mean, signed=True), between, p_value(change.p_holm)]
+        table.add_row(escape(name), *cells, str(found.subjects), style=style)
+    console.print(table)
+    label = comparison.first.metrics[0].label
+    for moved in comparison.moved:
+        line = f"{moved.subject}: {label} {moved.first:.3f} -> {moved.second:.3f}"
+        if moved.prompt:
+            line += f", most in {moved.prompt}"
+        console.print(line, markup=False, highlight=False)
+
+
+def write_comparison(comparisons: tuple[Comparison, ...], out: Path) -> Path:
+    """Write a page with the tables, and with references and both runs' images of what moved."""
+    from .render import environment, shared_context
+
+    subjects = {m.subject for c in comparisons for m in c.moved}
+    shown: list[dict[str, SubjectPictures]] = []
+    for position, results in enumerate((comparisons[0].first, comparisons[0].second)):
+        expectation = results.leaderboard.expectation
+        pictures = make_pictures(
+            results.out,
+            out / "ab"[position],
+            subjects=[name for name in expectation.subjects if name in subjects],
+            methods=[m for m in expectation.methods if m != REAL],
+            seeds=expectation.seeds,
+        )
+        shown.append({subject.name: subject for subject in pictures})
+    context = shared_context(comparisons[0].first) | {
+        "comparisons": comparisons,
+        "names": [
+            os.path.relpath(c.out, out) for c in (comparisons[0].first, comparisons[0].second)
+        ],
+        "shown": shown,
+    }
+    write_text(out / "index.html", environment().get_template("compare.html.j2").render(context))
+    return out / "index.html"

@@ -1,0 +1,138 @@
+"""A paper's table filled in: what was found beside what is published, and a verdict a finding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from dbbench.claim import Claim
+from dbbench.metric import Metric
+from dbbench.statistics import Difference, Interval
+
+from .results import Results
+
+Outcome = Literal["reproduced", "not reproduced", "not decidable", "not run"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a run shows what a paper found.
+
+    The 95% interval of the paired difference, clustered by subject, decides: wholly on the claimed
+    side of zero it is reproduced, wholly on the other not; if zero is inside, this many subjects
+    cannot tell. "Not below" is reproduced where the interval stays above minus the claim's margin.
+    """
+
+    claim: Claim
+    outcome: Outcome
+    difference: Difference | None
+
+    @property
+    def numbers(self) -> str:
+        """Difference, interval and subjects in words; "" where there is no difference."""
+        found = self.difference
+        if found is None or not found.subjects:
+            return ""
+        text = f"{found.mean:+.3f}"
+        if found.interval.low is not None and found.interval.high is not None:
+            text += f", 95% {found.interval.low:+.3f} to {found.interval.high:+.3f}"
+        return f"{text}, {found.subjects} subject{'s' if found.subjects != 1 else ''}"
+
+    @property
+    def sentence(self) -> str:
+        """The finding, the verdict and the numbers behind it."""
+        outcome: str = self.outcome
+        if outcome == "not decidable":
+            outcome = "not decidable with this many subjects"
+        numbers = f" ({self.numbers})" if self.numbers else ""
+        return f"{self.claim.text}: {outcome}{numbers}."
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table; None is what was not measured, or is not printed."""
+
+    metric: Metric
+    found: float | None
+    low: float | None
+    high: float | None
+    published: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table, under the paper's own name for it."""
+
+    method: str
+    label: str
+    note: str
+    cells: tuple[Cell, ...]
+
+
+def paper_rows(results: Results) -> tuple[Row, ...]:
+    """Return the rows in the suite's order, the paper's own first; none without a table."""
+    table = results.suite.table
+    if table is None:
+        return ()
+    ranking = results.leaderboard.ranking.set_index("method")
+    published = {row.method: row.scores for row in table.published}
+    methods = list(dict.fromkeys([*published, *results.suite.methods]))
+    return tuple(
+        Row(
+            method,
+            table.labels.get(method, method),
+            str(ranking.loc[method, "note"]) if method in ranking.index else "not run",
+            tuple(
+                _cell(ranking, method, metric, published.get(method, {}).get(metric.name))
+                for metric in results.metrics
+            ),
+        )
+        for method in methods
+    )
+
+
+def judge(results: Results) -> tuple[Verdict, ...]:
+    """Return a verdict for each finding that the suite's table states."""
+    table = results.suite.table
+    return () if table is None else tuple(_judge(results, claim) for claim in table.claims)
+
+
+def _judge(results: Results, claim: Claim) -> Verdict:
+    table = results.leaderboard.differences
+    own = table.loc[(table["metric"] == claim.metric) & (table["subjects"] > 0)]
+    pairs = {(row["a"], row["b"]): row for row in own.to_dict("records")}
+    row, sign = pairs.get((claim.first, claim.second)), 1.0
+    if row is None:
+        row, sign = pairs.get((claim.second, claim.first)), -1.0
+    if row is None:
+        return Verdict(claim, "not run", None)
+    ends = sorted(sign * row[end] for end in ("low", "high") if not pd.isna(row[end]))
+    interval = Interval(*ends) if ends else Interval(None, None, str(row["reason"]))
+    p = None if pd.isna(row["p"]) else float(row["p"])
+    found = Difference(sign * row["difference"], interval, p, int(row["subjects"]))
+    return Verdict(claim, decide(claim, found), found)
+
+
+def decide(claim: Claim, found: Difference) -> Outcome:
+    """Return what the interval of first minus second says of the claim."""
+    low, high = found.interval.low, found.interval.high
+    if low is None or high is None:
+        return "not decidable"
+    if claim.relation in {"below", "not above"}:
+        low, high = -high, -low
+    if high < 0:
+        return "not reproduced"
+    bound = -claim.margin if claim.relation.startswith("not") else 0.0
+    return "reproduced" if low > bound else "not decidable"
+
+
+def _cell(ranking: pd.DataFrame, method: str, metric: Metric, published: float | None) -> Cell:
+    names = [f"{metric.name}{end}" for end in ("", "_low", "_high")]
+    if method not in ranking.index:
+        return Cell(metric, None, None, None, published)
+    values = ranking.loc[method, names].to_numpy(dtype=float)
+    found, low, high = (None if np.isnan(value) else float(value) for value in values)
+    return Cell(metric, found, low, high, published)

@@ -1,0 +1,142 @@
+"""Plots of a report as SVG and PNG; the page shows the SVG with its own colours in their place.
+
+matplotlib takes longer to load than everything else together, so a plot that was drawn from the
+same numbers is not drawn again, and then matplotlib is not loaded either.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbbench.artifact import fingerprint, write_text
+
+from .figures import (
+    INK,
+    LINE,
+    METHODS,
+    ORACLE,
+    SOFT,
+    STYLE,
+    fidelity_axes,
+    heat,
+    intervals,
+    trade_off,
+    training,
+)
+from .gallery import read_json
+from .results import Results
+from .training import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+VERSION = 1  # Raise when the same numbers shall look different.
+RECORD = ".plots.json"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One drawn plot: `name`.svg and .png lie in the report's folder plots/."""
+
+    name: str
+    title: str
+    description: str
+    """What a person who cannot see it is told."""
+    svg: str
+    """For inside a page: no ids to clash, no namespace, colours as CSS variables."""
+
+
+def draw_plots(results: Results, report: Path, curves: Sequence[Curve]) -> dict[str, Plot]:
+    """Write every plot that the results allow and return them by name."""
+    known, made, plots = read_json(report / RECORD), {}, {}
+    for name, title, description, data, draw in _wanted(results, curves):
+        key = fingerprint([VERSION, name, results.banner, data])
+        files = [report / "plots" / f"{name}.{kind}" for kind in ("svg", "png")]
+        if known.get(name) != key or not all(file.is_file() for file in files):
+            _write(draw, files, title, results.banner)
+        made[name] = key
+        svg = _inline(files[0].read_text(encoding="utf-8"), results)
+        plots[name] = Plot(name, title, description, svg)
+    for path in (report / "plots").glob("*"):
+        if path.stem not in made:
+            path.unlink()
+    write_text(report / RECORD, json.dumps(made, indent=1) + "\n")
+    return plots
+
+
+Wanted = tuple[str, str, str, Any, Callable[[], "Figure"]]
+
+
+def _wanted(results: Results, curves: Sequence[Curve]) -> list[Wanted]:
+    board = results.leaderboard
+    ranking = json.loads(board.ranking.to_json(orient="split"))
+    means = json.loads(board.subjects.to_json(orient="split"))
+    order = list(results.suite.methods)
+    wanted: list[Wanted] = []
+    pair = fidelity_axes(results)
+    if pair is not None:
+        x, y = (metric.label for metric in pair)
+        description = f"Each method's mean {y} over its mean {x}, with 95% intervals"
+        published = json.loads(results.published().to_json(orient="split"))
+        data = [ranking, means, published]
+        title = f"Trade-off: {y} against {x}"
+        wanted.append(("trade-off", title, description, data, partial(trade_off, results)))
+    description = "Each method's mean on each metric, with its 95% interval"
+    data = [ranking, order]
+    wanted.append(("intervals", "Means", description, data, partial(intervals, results)))
+    for name, column in (("subjects", "subject"), ("prompts", "prompt")):
+        table = results.means_by("subject" if column == "subject" else "prompt")
+        data = json.loads(table.to_json(orient="split"))
+        description = f"Each method's mean for each {column}"
+        title = f"By {column}"
+        wanted.append((name, title, description, data, partial(heat, results, table)))
+    if curves:
+        data = [[c.method, c.subject, c.steps.tolist(), c.losses.tolist()] for c in curves]
+        description = "The training loss of each subject, and their median, over the steps"
+        title = "Training loss"
+        wanted.append(("training", title, description, data, partial(training, results, curves)))
+    return wanted
+
+
+def _write(
+    draw: Callable[[], Figure], files: Sequence[Path], title: str, banner: str | None
+) -> None:
+    import matplotlib
+
+    style: dict[Any, Any] = dict(STYLE)
+    with matplotlib.rc_context({**style, "svg.hashsalt": files[0].stem}):
+        figure = draw()
+        if banner:
+            figure.supxlabel(banner, fontsize=7.5, color=SOFT, x=0.01, ha="left")
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            buffer = io.BytesIO()
+            kind = file.suffix[1:]
+            metadata = {"Title": title, "Date": None} if kind == "svg" else {"Title": title}
+            figure.savefig(buffer, format=kind, metadata=metadata)
+            temporary = file.with_name(f".{file.name}")
+            temporary.write_bytes(buffer.getvalue())
+            temporary.replace(file)
+
+
+def _inline(svg: str, results: Results) -> str:
+    """Return an SVG for inside a page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg).replace("xlink:href", "href")
+    svg = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", svg)
+    svg = re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r"\1", svg)
+    variables = {INK: "--ink", SOFT: "--soft", LINE: "--line", ORACLE: "--oracle"}
+    variables |= {colour: f"--m{i}" for i, colour in enumerate(METHODS)}
+    for colour, variable in variables.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return svg.replace("#ffffff", "var(--paper)")

@@ -1,0 +1,92 @@
+"""What a run cost and how its trainings went, read from what the stages left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbbench.events import EVENTS, EventLog
+from dbbench.progress import duration
+
+from .gallery import read_json
+from .results import Results
+
+POINTS = 120
+"""Points of a curve that are kept; a longer one is averaged in bins."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The losses of one training, averaged in bins; `steps` are the bins' ends."""
+
+    method: str
+    subject: str
+    steps: NDArray[np.float64]
+    losses: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage took over all calls."""
+
+    stage: str
+    seconds: float
+    count: int
+    unit: str
+
+    @property
+    def line(self) -> str:
+        """In words: "12 min, 6,000 images, 8.3 a second"."""
+        text = duration(self.seconds)
+        if self.count and self.unit:
+            rate = self.count / max(self.seconds, 1e-9)
+            text += f", {self.count:,} {self.unit}, {rate:.3g} a second"
+        return text
+
+
+def read_curves(results: Results) -> tuple[Curve, ...]:
+    """Return the losses of every training whose checkpoint is still there."""
+    curves = []
+    for path in sorted(results.out.glob("runs/*/*/*/checkpoint/checkpoint.json")):
+        method, subject = path.parts[-5], path.parts[-4]
+        if subject not in results.leaderboard.expectation.subjects:
+            continue
+        losses = np.asarray(read_json(path).get("losses", []), dtype=np.float64)
+        if len(losses) > 1 and np.isfinite(losses).all():
+            bins = np.array_split(np.arange(len(losses)), min(POINTS, len(losses)))
+            ends = np.array([float(part[-1] + 1) for part in bins])
+            means = np.array([float(losses[part].mean()) for part in bins])
+            curves.append(Curve(method, subject, ends, means))
+    return tuple(curves)
+
+
+def read_costs(results: Results) -> tuple[StageCost, ...]:
+    """Return what each stage took, in the order in which they first ran."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for event in EventLog(results.out / EVENTS).read():
+        if event.get("status") == "done" and isinstance(event.get("seconds"), int | float):
+            found.setdefault(str(event["stage"]), []).append(event)
+    costs = []
+    for stage, events in found.items():
+        unit = next((u for u in ("steps", "images") if any(u in event for event in events)), "")
+        count = sum(int(event.get(unit, 0)) for event in events)
+        costs.append(StageCost(stage, sum(event["seconds"] for event in events), count, unit))
+    return tuple(costs)
+
+
+def machine(results: Results) -> str:
+    """Return on what the last call ran, as far as it was recorded."""
+    found: Mapping[str, Any] = {}
+    for event in EventLog(results.out / EVENTS).read():
+        if event.get("stage") == "start":
+            found = event
+    parts = [str(found[key]) for key in ("device", "gpu") if found.get(key)]
+    if "threads" in found:
+        parts.append(f"{found['threads']} threads")
+    if "python" in found:
+        parts.append(f"Python {found['python']}")
+    return ", ".join(parts)
