@@ -31,6 +31,10 @@ class DreamBooth:
         identifier: str | None = Field(
             default=None, description="the rare word [V], of one token; none: the seed draws one"
         )
+        common_identifier: bool = Field(
+            default=False,
+            description="accept a word that means something, to compare with (section 3.2)",
+        )
         train_text_encoder: bool = Field(
             default=False,
             description="train the text encoder too; not published for Stable Diffusion",
@@ -58,7 +62,9 @@ class DreamBooth:
             return self._checkpoint(
                 files, concept, backbone, seed, given_word(settings.identifier, self.name)
             )
-        identifier = choose_identifier(backbone.tokenizer, settings.identifier, seed=seed)
+        identifier = choose_identifier(
+            backbone.tokenizer, settings.identifier, seed=seed, common=settings.common_identifier
+        )
         trained = backbone.parts if settings.train_text_encoder else (backbone.denoiser,)
         shares = {max(1, round(share * settings.steps)): share for share in settings.snapshots}
         snapshots: dict[float, dict[str, dict[str, Tensor]]] = {}

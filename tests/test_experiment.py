@@ -157,3 +157,17 @@ def test_rows_that_look_into_one_training_train_once(suite: Suite, tmp_path: Pat
     assert pictures["whole"].read_bytes() == pictures["dreambooth"].read_bytes()
     assert pictures["half"].read_bytes() != pictures["dreambooth"].read_bytes()
     assert run(varied, tmp_path, subjects="dog").done == 0
+
+
+def test_the_common_word_of_the_identifier_suite_can_be_trained_on():
+    from transformers import CLIPTokenizer
+
+    from dbbench.mini import weights
+    from dbbench.tokens import choose_identifier
+
+    tokenizer = CLIPTokenizer.from_pretrained(weights("backbone") / "tokenizer")
+    row = load_suite("identifier", "mini").methods["common-word"]
+    word, common = row["identifier"], row["common_identifier"]
+    assert choose_identifier(tokenizer, word, seed=0, common=common) == word
+    with pytest.raises(UserError, match="means something"):
+        choose_identifier(tokenizer, word, seed=0)

@@ -22,11 +22,11 @@ RARE_TOKENS = 16
 ENCODERS = ("clip_l", "clip_g", "t5")
 
 
-def choose_identifier(tokenizer: Any, given: str | None, *, seed: int) -> str:
+def choose_identifier(tokenizer: Any, given: str | None, *, seed: int, common: bool = False) -> str:
     """Return the identifier [V]: the `given` word, or a rare one that `seed` draws.
 
-    Raises UserError where the given word is not a single token or means something, or where the
-    tokenizer has no rare one.
+    Raises UserError where the given word is not a single token or, unless `common`, means
+    something, or where the tokenizer has no rare one.
     """
     if given is not None:
         ids = _ids(tokenizer, given)
@@ -36,7 +36,7 @@ def choose_identifier(tokenizer: Any, given: str | None, *, seed: int) -> str:
                 f'the identifier "{given}" is {len(ids)} tokens to this tokenizer; give a word of'
                 f" one token, {remedy}"
             )
-        if _means_something(tokenizer, given, ids[0]):
+        if not common and _means_something(tokenizer, given, ids[0]):
             raise UserError(
                 f'the identifier "{given}" means something to this backbone already; give a rare'
                 f" word, {remedy}"
