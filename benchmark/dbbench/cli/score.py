@@ -154,7 +154,7 @@ def oracle(
                 cast, found.files, device=place, status=status, advance=advance
             )
         if table.empty:
-            raise UserError(f"nothing could be scored: {notes[0] if notes else 'no images'}")
+            raise UserError(f"nothing could be scored: {'; '.join(notes) or 'no images'}")
         print_oracle(table, cast, describe(found), found.banner or banner_of(cast), notes, console)
 
 
