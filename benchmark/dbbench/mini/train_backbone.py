@@ -239,3 +239,7 @@ def export_backbone(out: Path, folder: Path) -> None:
     )
     pipeline.to(torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
+    config = folder / "vae" / "config.json"  # diffusers notes there the folder that it came from
+    settings = json.loads(config.read_text())
+    settings.pop("_name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2) + "\n")
