@@ -1,0 +1,88 @@
+"""The embedded world's LPIPS ("mini-lpips"): how different two drawings look; for DIV in mini.
+
+LPIPS (Zhang et al., arXiv 1801.03924) compares features of unit length position by position, layer
+by layer. Here they are those of all four blocks of mini-dino, and all count alike: the embedded
+world has no judgements of people to learn weights from. The distance is the mean over blocks and
+positions of the squared difference, in [0, 4].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from dbbench.encoder import encoder_fingerprint
+from dbbench.encoders import _network
+from dbbench.encoders.mini import load_dino
+from dbbench.encoders.timm import TimmEncoder
+from dbbench.errors import UserError
+
+BATCH = 64
+
+
+def load(argument: str, *, device: str) -> MiniLpips:
+    """Return the distance; it takes no argument."""
+    if argument:
+        raise UserError(f'encoder "mini-lpips:{argument}" takes no argument; write "mini-lpips"')
+    return MiniLpips(load_dino("", device=device))
+
+
+class MiniLpips:
+    """Squared distances between unit features at every position of every block of a ViT."""
+
+    name = "mini-lpips"
+
+    def __init__(self, vit: TimmEncoder) -> None:
+        self._vit = vit
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the ViT's own fingerprint and what is made of its features."""
+        return encoder_fingerprint(
+            weights=self._vit.fingerprint,
+            library=f"timm {timm.__version__}",
+            preprocessing={"features": "all blocks, unit length by position", "weights": "equal"},
+            dtype="float32",
+        )
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """Resize and crop to the network's input."""
+        return self._vit.prepare(image)
+
+    def pairwise_distances(self, images: Iterable[Image.Image]) -> NDArray[np.float64]:
+        """N images -> NN float64, symmetric, zeros on the diagonal; each goes through once."""
+        prepared = [self.prepare(image) for image in images]
+        if not prepared:
+            return np.zeros((0, 0))
+        # Every position has length one, so that unit rows are these features over sqrt(positions),
+        # and their squared distance is the mean over blocks and positions.
+        rows = _network.encode(
+            prepared,
+            self._vit._preprocessing.stack,
+            self._features,
+            dim=self._width,
+            device=self._vit.device,
+            batch_size=BATCH,
+        ).astype(np.float64)
+        distances = np.maximum(2.0 - 2.0 * (rows @ rows.T), 0.0)
+        np.fill_diagonal(distances, 0.0)
+        return np.asarray((distances + distances.T) / 2)
+
+    def _features(self, batch: torch.Tensor) -> torch.Tensor:
+        """Images N3HW -> ND: all blocks and positions side by side."""
+        model: Any = self._vit._model
+        blocks = model.forward_intermediates(batch, intermediates_only=True, output_fmt="NCHW")
+        unit = [torch.nn.functional.normalize(block, dim=1).flatten(1) for block in blocks]
+        return torch.cat(unit, dim=1)
+
+    @cached_property
+    def _width(self) -> int:
+        model: Any = self._vit._model
+        return len(model.blocks) * int(model.patch_embed.num_patches) * int(model.embed_dim)
