@@ -170,4 +170,5 @@ def test_the_common_word_of_the_identifier_suite_can_be_trained_on():
     word, common = row["identifier"], row["common_identifier"]
     assert choose_identifier(tokenizer, word, seed=0, common=common) == word
     with pytest.raises(UserError, match="means something"):
-        choose_identifier(tokenizer, word, seed=0)
+        choose_identifier(tokenizer, "dog", seed=0)
+    assert choose_identifier(tokenizer, "dog", seed=0, common=True) == "dog"

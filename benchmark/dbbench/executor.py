@@ -17,6 +17,7 @@ from rich.console import Console
 
 from dbbench import stages
 from dbbench.artifact import write_text
+from dbbench.encoder import Distance
 from dbbench.errors import UserError
 from dbbench.events import EVENTS, EventLog, Meter
 from dbbench.features import FeatureStore
@@ -277,7 +278,8 @@ class Session:
             images = self.plan.samples(task.run)
         encoders = {role: self.models.encoder(role) for role, _ in task.artifacts}
         # All at once, so that an image is decoded once for all; then each from the store.
-        self.store.encode_with(list(encoders.values()), stages.image_files(images), advance=advance)
+        alike = [encoder for encoder in encoders.values() if not isinstance(encoder, Distance)]
+        self.store.encode_with(alike, stages.image_files(images), advance=advance)
         count = 0
         for role, artifact in task.artifacts:
             texts = task.run is not None and role in self.plan.text_roles
