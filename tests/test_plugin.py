@@ -29,7 +29,7 @@ def test_a_third_partys_version_is_part_of_where_it_comes_from(installed: None) 
     ("kind", "name", "message"),
     [
         ("methods", "dreamboth", 'unknown method "dreamboth"; did you mean "dreambooth"?'),
-        ("metrics", "dino-i", 'unknown metric "dino-i"; did you mean "dino"?'),
+        ("metrics", "clip_t", 'unknown metric "clip_t"; did you mean "clip-t"?'),
         ("encoders", "tim", 'unknown encoder "tim"; did you mean "timm"? (dbbench list encoders)'),
     ],
 )
