@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,15 +12,23 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import ValidationError
 
+from dbbench.artifact import fingerprint, hash_file
 from dbbench.errors import UserError
+from dbbench.identity import versions
 from dbbench.leaderboard import Expectation, Leaderboard, rank_methods
 from dbbench.metric import Metric
+from dbbench.plan import VERSIONS
 from dbbench.plugin import load_metric
 from dbbench.scores import REAL, read_scores
 from dbbench.suite import Suite
 from dbbench.workspace import Workspace
 
+from .gallery import read_json
+
 SCORES = "scores.parquet"
+RANKED = "leaderboard.json"
+BOARD = ("leaderboard", "leaderboard-subjects", "leaderboard-differences")
+"""The files of a leaderboard's three tables."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,8 @@ class Results:
     suite: Suite
     scores: pd.DataFrame
     leaderboard: Leaderboard
+    key: str
+    """Of the leaderboard's tables: what they were made from."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -137,7 +147,33 @@ def _load(out: Path, stamp: tuple[int, ...]) -> Results:
     )
     scores = read_scores(out / SCORES)
     metrics = [load_metric(name) for name in suite.metrics]
-    return Results(out, record, suite, scores, rank_methods(scores, expectation, metrics))
+    key = _ranking_key(out, expectation, suite.metrics)
+    board = _remembered(out, key, expectation, metrics)
+    if board is None:
+        board = rank_methods(scores, expectation, metrics)
+    return Results(out, record, suite, scores, board, key)
+
+
+def _ranking_key(out: Path, expectation: Expectation, metrics: Sequence[str]) -> str:
+    """Return what the leaderboard's tables depend on, as one hash."""
+    code = [VERSIONS["score"], versions()["dbbench"]]
+    return fingerprint([code, hash_file(out / SCORES), asdict(expectation), list(metrics)])
+
+
+def _remembered(
+    out: Path, key: str, expectation: Expectation, metrics: Sequence[Metric]
+) -> Leaderboard | None:
+    """Return the leaderboard as an earlier report wrote it, if it was made from the same things.
+
+    Intervals and tests of a full run take seconds, and so does loading what computes them.
+    """
+    if read_json(out / RANKED).get("key") != key:
+        return None
+    try:
+        tables = [pd.read_parquet(out / f"{name}.parquet") for name in BOARD]
+    except (OSError, ValueError):
+        return None
+    return Leaderboard(expectation, tuple(metrics), *tables)
 
 
 def columns_of(table: pd.DataFrame) -> list[tuple[str, str]]:

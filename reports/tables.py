@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from dbbench.metric import Metric
 
 from .latex import latex_document, latex_table
 from .paper import judge, paper_rows
-from .results import Results, columns_of
+from .results import BOARD, RANKED, Results, columns_of
 
 NOT_KNOWN = "-"
 HOW = (
@@ -46,14 +47,10 @@ class Table:
 def write_tables(results: Results, folder: Path) -> None:
     """Write leaderboard.* beside the scores, and every table in four forms into `folder`."""
     board = results.leaderboard
-    tables = {
-        "leaderboard": board.ranking,
-        "leaderboard-subjects": board.subjects,
-        "leaderboard-differences": board.differences,
-    }
-    for name, table in tables.items():
+    for name, table in zip(BOARD, (board.ranking, board.subjects, board.differences), strict=True):
         _write_parquet(table, results.out / f"{name}.parquet")
         write_text(results.out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text(results.out / RANKED, json.dumps({"key": results.key}) + "\n")
     write_text(results.out / "leaderboard.md", markdown(results))
     folder.mkdir(parents=True, exist_ok=True)
     made = [table for table in all_tables(results) if table.rows]

@@ -22,6 +22,7 @@ from dbbench.cli import app
 from dbbench.errors import UserError
 from dbbench.prompt import load_prompts
 from dbbench.reports import print_leaderboard, write_overview, write_report
+from dbbench.reports.results import _load, load_results
 from dbbench.suite import Suite
 
 
@@ -380,3 +381,18 @@ def test_a_run_that_was_stopped_half_way_is_reported_with_what_it_has(
     assert result.exit_code == 0, result.output
     assert "1/2 subjects" in result.output
     assert "1/2 subjects, not ranked" in Page(out / "report/index.html").text
+
+
+def test_a_leaderboard_is_ranked_again_only_when_scores_or_selection_change(make_run: MakeRun):
+    out = make_run(subjects=DOGS)
+    write_report(out)
+    fresh = load_results(out).leaderboard
+    _load.cache_clear()
+    kept = load_results(out).leaderboard
+    for name in ("ranking", "subjects", "differences"):
+        pd.testing.assert_frame_equal(getattr(fresh, name), getattr(kept, name), check_dtype=False)
+    make_run(subjects=DOGS, level={"dreambooth": 0.05})
+    _load.cache_clear()
+    changed = load_results(out).leaderboard.ranking.set_index("method")["dino"]
+    before = fresh.ranking.set_index("method")["dino"]
+    assert changed["dreambooth"] == pytest.approx(before["dreambooth"] - 0.05)

@@ -3,6 +3,8 @@
 Images of one subject resemble each other, so 3,000 images are no 3,000 independent draws. Whoever
 runs the benchmark wants to know how a method does on *other subjects*: every interval and test here
 resamples or flips whole subjects (clusters), of which the paper has 30.
+
+scipy takes longer to load than a page takes to write: the functions that need it load it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
@@ -53,6 +54,8 @@ def subject_interval(
     Expanded percentile bootstrap (Hesterberg, arXiv 1411.5279, section 4.2): the plain percentile
     interval is too short by about t/z * sqrt(n/(n-1)), which is 8% at 30 subjects and a third at 6.
     """
+    from scipy import stats
+
     sample = _finite(values)
     if len(sample) < MIN_SUBJECTS:
         return Interval(None, None, _too_few(len(sample)))
@@ -82,6 +85,8 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Differenc
     may be exchanged within each subject. All 2^n flips are tried where there are fewer than 10,000.
     With n subjects it cannot be below 2^(1-n): five subjects never reach 0.05.
     """
+    from scipy import stats
+
     first, second = _finite(a), _finite(b)
     if first.shape != second.shape:
         raise ValueError(f"not paired: {len(first)} and {len(second)} subjects")
@@ -115,6 +120,8 @@ def detectable_difference(
     on. The level is shared equally between `comparisons` (Holm's first step). None for fewer
     subjects than an interval needs.
     """
+    from scipy import optimize, stats
+
     sample = _finite(values)
     count = len(sample)
     if count < MIN_SUBJECTS:
@@ -180,6 +187,8 @@ def _mean_difference(
 
 def _expanded(count: int) -> float:
     """Return the level at which a percentile interval has about the width of a t interval."""
+    from scipy import stats
+
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1) * math.sqrt(count / (count - 1))
     return float(1.0 - 2.0 * stats.norm.sf(half))
 

@@ -10,6 +10,8 @@ nothing else may be read out of them.
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -37,6 +39,7 @@ def main(
     subjects: Annotated[str, typer.Option(help="all, or names.")] = "all",
     suite: Annotated[str, typer.Option(help="An experiment or mini.")] = "table1",
     calls: Annotated[int, typer.Option(help="Calls with everything in place.", min=1)] = 5,
+    chromium: Annotated[bool, typer.Option(help="Also open the page, from disk.")] = True,
     out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")] = None,
 ) -> None:
     """Make the folder, then time the first report and those after it, in new processes."""
@@ -44,16 +47,48 @@ def main(
         write_run(folder, load_suite(suite, None if suite == "mini" else "mini"), subjects)
     shutil.rmtree(folder / "report", ignore_errors=True)
     command = [str(Path(sys.executable).with_name("dbbench")), "report", str(folder)]
-    seconds = []
+    seconds, busy = [], []
     for _ in range(1 + calls):
-        began = time.perf_counter()
+        began, before = time.perf_counter(), _cpu()
         subprocess.run(command, check=True, capture_output=True)
         seconds.append(round(time.perf_counter() - began, 2))
-    images = sum(1 for _ in folder.glob("runs/*/*/*/samples/*/*.png"))
-    result = {"images": images, "first": seconds[0], "again": seconds[1:]}
+        busy.append(round(_cpu() - before, 2))
+    page = folder / "report" / "index.html"
+    result: dict[str, Any] = {
+        "images": sum(1 for _ in folder.glob("runs/*/*/*/samples/*/*.png")),
+        "load average": round(os.getloadavg()[0], 1),
+        "first call, seconds": seconds[0],
+        "first call, CPU seconds": busy[0],
+        "later calls, seconds": seconds[1:],
+        "later calls, CPU seconds": busy[1:],
+        "page, bytes": page.stat().st_size,
+        "page in Chromium, ms": _open(page) if chromium else None,
+    }
     print(json.dumps(result))
     if out is not None:
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _cpu() -> float:
+    """Seconds of CPU that finished children took: what a busy machine does not change."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _open(page: Path) -> dict[str, float]:
+    """Open the page; return when it could be used and when all that is shown had come."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        tab = browser.new_page()
+        tab.goto(page.resolve().as_uri())
+        tab.wait_for_selector("#stage .strip")
+        times = "performance.getEntriesByType('navigation')[0].toJSON()"
+        found = tab.evaluate(times)
+        browser.close()
+    return {key: round(found[key]) for key in ("domInteractive", "domComplete", "loadEventEnd")}
 
 
 def write_run(folder: Path, suite: Suite, subjects: str) -> None:
