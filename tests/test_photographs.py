@@ -88,8 +88,9 @@ def summary(subjects: list[str], vectors: Vectors) -> dict[str, list[float]]:
     }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(
+    "name", ["small", pytest.param("efficientnet-lite0", marks=pytest.mark.slow)]
+)
 def test_the_photographs_have_frozen_features(name: str, photographs: Path, tmp_path: Path) -> None:
     subjects, vectors = encode(name, photographs, tmp_path)
     frozen = json.loads(FROZEN.read_text())[name]
