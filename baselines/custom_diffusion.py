@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dbbench.backbone import Backbone
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
 from dbbench.errors import UserError
-from dbbench.method import Checkpoint, Concept, Progress
+from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
 from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
 from dbbench.tokens import (
@@ -92,15 +92,9 @@ class CustomDiffusion:
             backbone.restore()
         checkpoint = Checkpoint(
             files={_PROJECTIONS: learned, _WORD: name_vectors(word, vectors)},
-            metadata={
-                "method": self.name,
-                "settings": settings.model_dump(),
-                "seed": seed,
-                "backbone": backbone.fingerprint,
-                "token": word,
-                "initial_word": initial,
-                "class_noun": class_noun,
-            },
+            metadata=checkpoint_metadata(
+                self, concept, backbone, seed=seed, token=word, initial_word=initial
+            ),
             losses=training.losses[0],
         )
         return training.keep(checkpoint)

@@ -14,7 +14,7 @@ from dbbench.backbone import Backbone
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
 from dbbench.baselines.training import given_checkpoint, given_word, read_tensors
 from dbbench.errors import UserError
-from dbbench.method import Checkpoint, Concept, Progress
+from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
 from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
 from dbbench.tokens import choose_identifier
@@ -127,14 +127,7 @@ class DreamBooth:
     ) -> Checkpoint:
         return Checkpoint(
             files=files,
-            metadata={
-                "method": self.name,
-                "settings": self.settings.model_dump(),
-                "seed": seed,
-                "backbone": backbone.fingerprint,
-                "identifier": identifier,
-                "class_noun": concept.class_noun,
-            },
+            metadata=checkpoint_metadata(self, concept, backbone, seed=seed, identifier=identifier),
             losses=list(losses),
             configs={
                 f"{part}/config.json": backbone.config(part)

@@ -11,7 +11,7 @@ from dbbench import lora
 from dbbench.backbone import Backbone
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
 from dbbench.baselines.training import given_checkpoint, given_word, read_tensors
-from dbbench.method import Checkpoint, Concept, Progress
+from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
 from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
 from dbbench.tokens import choose_identifier
@@ -59,7 +59,7 @@ class DreamBoothLora:
             finally:
                 backbone.restore()
             word = given_word(settings.identifier, self.name)
-            metadata = self._metadata(concept, backbone, seed, word)
+            metadata = checkpoint_metadata(self, concept, backbone, seed=seed, identifier=word)
             return Checkpoint(files={_FILE: tensors}, metadata=metadata)
         identifier = choose_identifier(backbone.tokenizer, settings.identifier, seed=seed)
         parts = lora.parts_of(backbone, with_text=settings.train_text_encoder)
@@ -79,7 +79,7 @@ class DreamBoothLora:
             backbone.restore()
         checkpoint = Checkpoint(
             files={_FILE: tensors},
-            metadata=self._metadata(concept, backbone, seed, identifier),
+            metadata=checkpoint_metadata(self, concept, backbone, seed=seed, identifier=identifier),
             losses=training.losses[0],
         )
         return training.keep(checkpoint)
@@ -102,15 +102,3 @@ class DreamBoothLora:
             yield from backbone.sample(texts, seeds=seeds, settings=sample)
         finally:
             backbone.restore()
-
-    def _metadata(
-        self, concept: Concept, backbone: Backbone, seed: int, identifier: str
-    ) -> dict[str, object]:
-        return {
-            "method": self.name,
-            "settings": self.settings.model_dump(),
-            "seed": seed,
-            "backbone": backbone.fingerprint,
-            "identifier": identifier,
-            "class_noun": concept.class_noun,
-        }

@@ -23,7 +23,7 @@ from dbbench.baselines.training import (
 )
 from dbbench.errors import UserError
 from dbbench.latents import Posterior
-from dbbench.method import Checkpoint, Concept, Progress
+from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
 from dbbench.prompt import NEUTRAL_TEMPLATES, PromptTemplate
 from dbbench.sampling import SampleSettings
 from dbbench.text import Tokens
@@ -159,14 +159,7 @@ class TextualInversion:
         word, vectors = learned
         return Checkpoint(
             files={_FILE: name_vectors(word, vectors)},
-            metadata={
-                "method": self.name,
-                "settings": self.settings.model_dump(),
-                "seed": seed,
-                "backbone": backbone.fingerprint,
-                "token": word,
-                "class_noun": concept.class_noun,
-            },
+            metadata=checkpoint_metadata(self, concept, backbone, seed=seed, token=word),
             losses=list(losses),
         )
 

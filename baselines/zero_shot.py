@@ -17,7 +17,7 @@ from torch import Tensor
 from dbbench.backbone import Backbone
 from dbbench.errors import UserError
 from dbbench.loading import quiet
-from dbbench.method import Checkpoint, Concept, Progress
+from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
 from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
 
@@ -68,12 +68,7 @@ class ZeroShot:
         progress(1, 1, {})
         return Checkpoint(
             files={_FILE: {"image_embeds": embeds.contiguous()}},
-            metadata={
-                "method": self.name,
-                "settings": self.settings.model_dump(),
-                "backbone": backbone.fingerprint,
-                "class_noun": concept.class_noun,
-            },
+            metadata=checkpoint_metadata(self, concept, backbone),
         )
 
     def generate(

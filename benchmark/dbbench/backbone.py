@@ -333,7 +333,7 @@ class Backbone:
             try:
                 with torch.inference_mode(), self.autocast():
                     latents = pipeline(
-                        **self._architecture.arguments(text, nothing.repeat(len(text))),
+                        **text.arguments(nothing.repeat(len(text))),
                         height=self.resolution,
                         width=self.resolution,
                         num_inference_steps=settings.steps,

@@ -155,6 +155,19 @@ class Method(Protocol):
         ...
 
 
+def checkpoint_metadata(
+    method: Method, concept: Concept, backbone: Backbone, **own: Any
+) -> dict[str, Any]:
+    """Return what every checkpoint says of itself, and `own`, what the method needs of it later."""
+    return {
+        "method": method.name,
+        "settings": method.settings.model_dump(),
+        "backbone": backbone.fingerprint,
+        "class_noun": concept.class_noun,
+        **own,
+    }
+
+
 def _at(share: float) -> str:
     """Return the name of a snapshot's folder."""
     return f"at-{share:g}"

@@ -50,6 +50,14 @@ class Text:
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
         return Text(torch.zeros_like(self.states), pooled)
 
+    def arguments(self, negative: Text) -> dict[str, Tensor]:
+        """These texts and the negative ones as the call of any pipeline names them."""
+        named = {"prompt_embeds": self.states, "negative_prompt_embeds": negative.states}
+        if self.pooled is not None and negative.pooled is not None:
+            named["pooled_prompt_embeds"] = self.pooled
+            named["negative_pooled_prompt_embeds"] = negative.pooled
+        return named
+
 
 def join(texts: Sequence[Text]) -> Text:
     """Texts one after the other."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -38,10 +37,6 @@ class Architecture(Protocol):
 
     def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
         """Return the denoiser's prediction for latents (N, C, h, w) at `times` (N,)."""
-        ...
-
-    def arguments(self, text: Text, negative: Text) -> Mapping[str, Tensor]:
-        """Return encoded texts as the pipeline's call names them."""
         ...
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -31,7 +30,3 @@ class StableDiffusion:
         """One pass of the UNet."""
         prediction: Tensor = pipeline.unet(noisy, times, text.states, return_dict=False)[0]
         return prediction
-
-    def arguments(self, text: Text, negative: Text) -> Mapping[str, Tensor]:
-        """States alone."""
-        return {"prompt_embeds": text.states, "negative_prompt_embeds": negative.states}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -57,14 +56,3 @@ class StableDiffusion3:
             return_dict=False,
         )[0]
         return prediction
-
-    def arguments(self, text: Text, negative: Text) -> Mapping[str, Tensor]:
-        """States and summaries."""
-        assert text.pooled is not None
-        assert negative.pooled is not None
-        return {
-            "prompt_embeds": text.states,
-            "negative_prompt_embeds": negative.states,
-            "pooled_prompt_embeds": text.pooled,
-            "negative_pooled_prompt_embeds": negative.pooled,
-        }
