@@ -11,8 +11,9 @@ import tinted_plugin
 from rich.console import Console
 
 from dbbench import plugin
-from dbbench.executor import Outcome, execute
+from dbbench.executor import execute
 from dbbench.mini.source import MiniSource
+from dbbench.session import Outcome
 from dbbench.suite import Suite, load_suite, override, plan_runs
 
 

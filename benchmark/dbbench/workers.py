@@ -11,10 +11,11 @@ from queue import Empty
 from typing import Any
 
 from dbbench.errors import UserError
-from dbbench.executor import Failure, Outcome, Session, make_plan
+from dbbench.executor import make_plan
 from dbbench.models import Models
 from dbbench.plan import Task
 from dbbench.progress import Progress
+from dbbench.session import Failure, Outcome, Session
 from dbbench.subject import ImageSource
 from dbbench.suite import Run, Suite
 from dbbench.workspace import Workspace

@@ -14,7 +14,7 @@ from dbbench.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dbbench.executor import Outcome
+    from dbbench.session import Outcome
     from dbbench.subject import ImageSource
     from dbbench.suite import Run, Suite
 
