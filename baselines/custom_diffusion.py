@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dbbench.backbone import Backbone
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
+from dbbench.baselines.training import snapshots
 from dbbench.errors import UserError
 from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
 from dbbench.prompt import PromptTemplate
@@ -76,6 +77,11 @@ class CustomDiffusion:
                     f"custom_diffusion trains the cross-attention of a UNet, and this backbone is a"
                     f" {backbone.denoiser}; use dreambooth_lora"
                 )
+
+            def files() -> dict[str, dict[str, Tensor]]:
+                learned = _pack(backbone, projections)
+                return {_PROJECTIONS: learned, _WORD: name_vectors(word, vectors)}
+
             with backbone.added_tokens({word: vectors}):
                 training = train_preserving(
                     [*projections.values(), *vectors],
@@ -86,12 +92,13 @@ class CustomDiffusion:
                     text_changes=True,
                     seed=seed,
                     progress=progress,
+                    after_step=snapshots(concept, settings, files),
                 )
-            learned = _pack(backbone, projections)
+            learned = files()
         finally:
             backbone.restore()
         checkpoint = Checkpoint(
-            files={_PROJECTIONS: learned, _WORD: name_vectors(word, vectors)},
+            files=learned,
             metadata=checkpoint_metadata(
                 self, concept, backbone, seed=seed, token=word, initial_word=initial
             ),

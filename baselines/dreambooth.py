@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from PIL.Image import Image
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from dbbench.backbone import Backbone
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
-from dbbench.baselines.training import given_checkpoint, given_word, read_tensors
+from dbbench.baselines.training import given_checkpoint, given_word, read_tensors, snapshots
 from dbbench.errors import UserError
 from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
 from dbbench.prompt import PromptTemplate
@@ -39,9 +38,6 @@ class DreamBooth:
             default=False,
             description="train the text encoder too; not published for Stable Diffusion",
         )
-        snapshots: tuple[float, ...] = Field(
-            default=(), description="shares of the steps at which weights are kept too, in memory"
-        )
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or self.Settings()
@@ -58,21 +54,15 @@ class DreamBooth:
         settings = self.settings
         folder = given_checkpoint(settings, concept)
         if folder is not None:
-            files = _read(folder, backbone)
-            return self._checkpoint(
-                files, concept, backbone, seed, given_word(settings.identifier, self.name)
-            )
+            word = given_word(settings.identifier, self.name)
+            return self._checkpoint(_read(folder, backbone), concept, backbone, seed, word)
         identifier = choose_identifier(
             backbone.tokenizer, settings.identifier, seed=seed, common=settings.common_identifier
         )
         trained = backbone.parts if settings.train_text_encoder else (backbone.denoiser,)
-        shares = {max(1, round(share * settings.steps)): share for share in settings.snapshots}
-        snapshots: dict[float, dict[str, dict[str, Tensor]]] = {}
 
-        def keep(done: int) -> None:
-            if done in shares:
-                weights = {backbone.file(part): backbone.weights(part) for part in trained}
-                snapshots[shares[done]] = weights
+        def files() -> dict[str, dict[str, Tensor]]:
+            return {backbone.file(part): backbone.weights(part) for part in trained}
 
         try:
             training = train_preserving(
@@ -84,15 +74,16 @@ class DreamBooth:
                 text_changes=settings.train_text_encoder,
                 seed=seed,
                 progress=progress,
-                after_step=keep,
+                after_step=snapshots(concept, settings, files),
             )
-            files = {backbone.file(part): backbone.weights(part) for part in trained}
+            learned = files()
         finally:
             backbone.restore()
-        checkpoint = self._checkpoint(
-            files, concept, backbone, seed, identifier, losses=training.losses[0]
+        return training.keep(
+            self._checkpoint(
+                learned, concept, backbone, seed, identifier, losses=training.losses[0]
+            )
         )
-        return training.keep(replace(checkpoint, snapshots=snapshots))
 
     def generate(
         self,

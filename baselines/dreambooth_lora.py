@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from PIL.Image import Image
 from pydantic import Field
+from torch import Tensor
 
 from dbbench import lora
 from dbbench.backbone import Backbone
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
-from dbbench.baselines.training import given_checkpoint, given_word, read_tensors
+from dbbench.baselines.training import given_checkpoint, given_word, read_tensors, snapshots
 from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
 from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
@@ -63,6 +64,10 @@ class DreamBoothLora:
             return Checkpoint(files={_FILE: tensors}, metadata=metadata)
         identifier = choose_identifier(backbone.tokenizer, settings.identifier, seed=seed)
         parts = lora.parts_of(backbone, with_text=settings.train_text_encoder)
+
+        def files() -> dict[str, dict[str, Tensor]]:
+            return {_FILE: lora.weights(backbone, parts)}
+
         try:
             training = train_preserving(
                 lora.add(backbone, parts, rank=settings.rank, seed=seed),
@@ -73,12 +78,13 @@ class DreamBoothLora:
                 text_changes=settings.train_text_encoder,
                 seed=seed,
                 progress=progress,
+                after_step=snapshots(concept, settings, files),
             )
-            tensors = lora.weights(backbone, parts)
+            learned = files()
         finally:
             backbone.restore()
         checkpoint = Checkpoint(
-            files={_FILE: tensors},
+            files=learned,
             metadata=checkpoint_metadata(self, concept, backbone, seed=seed, identifier=identifier),
             losses=training.losses[0],
         )

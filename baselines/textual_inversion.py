@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from PIL.Image import Image
@@ -19,6 +20,7 @@ from dbbench.baselines.training import (
     given_checkpoint,
     read_tensors,
     side_by_side,
+    snapshots,
     train,
 )
 from dbbench.errors import UserError
@@ -115,6 +117,15 @@ class TextualInversion:
                 for c, seed in zip(concepts, seeds, strict=True)
             ]
             rows = [len(part.mean) for part in posteriors]
+            keep = [
+                snapshots(concept, settings, partial(_files, word, vectors))
+                for concept, (word, vectors) in zip(concepts, words.items(), strict=True)
+            ]
+
+            def after_step(done: int) -> None:
+                for each in keep:
+                    each(done)
+
             shares = torch.eye(len(concepts), device=backbone.device) / size
             training = train(
                 backbone,
@@ -124,6 +135,7 @@ class TextualInversion:
                 side_by_side(own, images=rows, contexts=count),
                 settings,
                 progress=progress,
+                after_step=after_step,
             )
         learned = zip(concepts, seeds, words.items(), training.losses, strict=True)
         return [
@@ -158,10 +170,14 @@ class TextualInversion:
     ) -> Checkpoint:
         word, vectors = learned
         return Checkpoint(
-            files={_FILE: name_vectors(word, vectors)},
+            files=_files(word, vectors),
             metadata=checkpoint_metadata(self, concept, backbone, seed=seed, token=word),
             losses=list(losses),
         )
+
+
+def _files(word: str, vectors: Sequence[Tensor]) -> dict[str, dict[str, Tensor]]:
+    return {_FILE: name_vectors(word, vectors)}
 
 
 def _start(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -20,7 +20,7 @@ from dbbench.backbone import Backbone
 from dbbench.errors import UserError
 from dbbench.latents import Posterior
 from dbbench.memory import fitted
-from dbbench.method import Checkpoint, Concept, Diverged, Progress
+from dbbench.method import Checkpoint, Concept, Diverged, Progress, save_files
 
 READ_SECONDS = 0.5  # how often losses are read back; each time waits for the device
 
@@ -192,6 +192,25 @@ def train(
     batch = weights.shape[1]
     with fitted(backbone, parameters, batch=batch, moment_bytes=moment_bytes) as at_once:
         return _loop(groups, errors_of, weights, steps, settings, progress, at_once, after_step)
+
+
+def snapshots(
+    concept: Concept,
+    settings: TrainSettings,
+    files: Callable[[], Mapping[str, Mapping[str, Tensor]]],
+) -> Callable[[int], None]:
+    """Return what `train` calls after each step to write the concept's snapshots.
+
+    `files` gives a checkpoint's files as they are at that moment.
+    """
+    shares = {share: max(1, round(share * settings.steps)) for share in concept.snapshots}
+
+    def keep(done: int) -> None:
+        for share, step in shares.items():
+            if step == done:
+                save_files(concept.snapshots[share], files())
+
+    return keep
 
 
 def _loop(

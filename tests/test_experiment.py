@@ -14,7 +14,7 @@ from dbbench.errors import UserError
 from dbbench.method import Checkpoint
 from dbbench.prompt import load_applications
 from dbbench.subject import load_subjects
-from dbbench.suite import Suite, load_suite, method_settings, read_suite, suite_names
+from dbbench.suite import Suite, load_suite, read_suite, suite_names
 from dbbench.variant import variant
 
 EXPERIMENTS = [name for name in suite_names() if "table" in read_suite(name)]
@@ -135,28 +135,50 @@ def test_metrics_of_prompts_leave_the_bare_class_noun_out_and_pres_sees_it_alone
     assert ranking.loc["plain", "pres_rank"] == 1
 
 
-def test_rows_that_look_into_one_training_train_once(suite: Suite, tmp_path: Path):  # noqa: F811
-    short = {"steps": 4, "learning_rate": 0.05, "prior_weight": 0.0}
+@pytest.mark.parametrize(
+    "method", ["dreambooth", "dreambooth_lora", "textual_inversion", "custom_diffusion"]
+)
+def test_rows_that_look_into_one_training_train_once(
+    suite: Suite,  # noqa: F811
+    tmp_path: Path,
+    method: str,
+):
+    short = {"base": method, "steps": 4, "learning_rate": 0.05, "batch_size": 1}
     rows = {
-        "half": {"base": "dreambooth", "at": 0.5},
-        "whole": {"base": "dreambooth", "at": 1.0},
-        "dreambooth": short,
+        "early": {"base": "trained", "at": 0.1},
+        "quarter": {"base": "trained", "at": 0.25},
+        "whole": {"base": "trained", "at": 1.0},
+        "trained": short if method == "textual_inversion" else short | {"prior_weight": 0.0},
     }
     varied = Suite.model_validate(suite.model_dump() | {"methods": rows})
-    assert method_settings(varied, "dreambooth", short)["snapshots"] == (0.5, 1.0)
-    outcome = run(varied, tmp_path, subjects="dog")
-    assert not outcome.failures
+    assert not run(varied, tmp_path, subjects="dog").failures
     trainings = sorted(p.parent.parent.parent.name for p in tmp_path.glob("runs/*/*/*/checkpoint"))
-    assert trainings == ["dreambooth"]
-    folder = tmp_path / "runs/dreambooth/dog/0/checkpoint"
-    final, whole, half = (Checkpoint.load(folder, at=at).files for at in (None, 1.0, 0.5))
+    assert trainings == ["trained"]
+    folder = tmp_path / "runs/trained/dog/0/checkpoint"
+    final, whole, quarter, early = (
+        Checkpoint.load(folder, at=at).files for at in (None, 1.0, 0.25, 0.1)
+    )
+    assert final.keys() == whole.keys() == quarter.keys() == early.keys()
     for name, tensors in final.items():
         assert all((whole[name][key] == value).all() for key, value in tensors.items())
-        assert any((half[name][key] != value).any() for key, value in tensors.items())
+        assert any((quarter[name][key] != value).any() for key, value in tensors.items())
+        # A tenth of four steps is none, and the first is what there is.
+        assert all((quarter[name][key] == value).all() for key, value in early[name].items())
     pictures = {row: (tmp_path / f"runs/{row}/dog/0/samples/jungle/0.png") for row in rows}
-    assert pictures["whole"].read_bytes() == pictures["dreambooth"].read_bytes()
-    assert pictures["half"].read_bytes() != pictures["dreambooth"].read_bytes()
+    assert pictures["whole"].read_bytes() == pictures["trained"].read_bytes()
+    assert pictures["quarter"].read_bytes() != pictures["trained"].read_bytes()
     assert run(varied, tmp_path, subjects="dog").done == 0
+
+
+def test_a_method_that_keeps_nothing_on_its_way_cannot_be_looked_into(
+    suite: Suite,  # noqa: F811
+    tmp_path: Path,
+):
+    rows = {"half": {"base": "plain", "at": 0.5}, "plain": {}}
+    varied = Suite.model_validate(suite.model_dump() | {"methods": rows})
+    (failure,) = run(varied, tmp_path, subjects="dog").failures
+    assert "plain kept no checkpoints on its way" in failure.reason
+    assert not (tmp_path / "runs/plain/dog/0/checkpoint").exists()
 
 
 def test_the_common_word_of_the_identifier_suite_can_be_trained_on():

@@ -34,6 +34,8 @@ class Concept:
     """RGB, 3 to 6 of them."""
     prior_images: tuple[Image, ...] = ()
     """Images of the class, drawn by the frozen backbone; empty for methods that need none."""
+    snapshots: Mapping[float, Path] = field(default_factory=dict)
+    """Shares of the training -> the folder that what was learned by then goes into."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +50,10 @@ class Checkpoint:
     """One for each training step."""
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Relative .json name -> the config that diffusers wants beside a file."""
-    snapshots: Mapping[float, Mapping[str, Mapping[str, Tensor]]] = field(default_factory=dict)
-    """Share of the training -> what `files` was there; of methods with a setting "snapshots"."""
 
     def save(self, folder: Path) -> None:
-        """Write every file, and checkpoint.json with metadata and losses, into `folder`.
-
-        Snapshots lie in folders of their own, in the same layout.
-        """
-        from safetensors.torch import save_file
-
-        earlier = {
-            f"{_at(share)}/{name}": tensors
-            for share, files in self.snapshots.items()
-            for name, tensors in files.items()
-        }
-        for name, tensors in {**self.files, **earlier}.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(dict(tensors), path, metadata={"format": "pt"})
+        """Write every file, and checkpoint.json with metadata and losses, into `folder`."""
+        save_files(folder, self.files)
         for name, config in self.configs.items():
             _write_json(folder / name, config)
         listing = {"files": sorted(self.files), "configs": sorted(self.configs)}
@@ -82,7 +69,7 @@ class Checkpoint:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        weights = folder if at is None else folder / _at(at)
+        weights = folder if at is None else snapshot_folder(folder, at)
         try:
             document = json.loads((folder / "checkpoint.json").read_text("utf-8"))
             return cls(
@@ -168,9 +155,19 @@ def checkpoint_metadata(
     }
 
 
-def _at(share: float) -> str:
-    """Return the name of a snapshot's folder."""
-    return f"at-{share:g}"
+def save_files(folder: Path, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write state dicts, each into the .safetensors file of its relative name."""
+    from safetensors.torch import save_file
+
+    for name, tensors in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+
+
+def snapshot_folder(checkpoint: Path, share: float) -> Path:
+    """Return where a checkpoint's folder keeps what was learned by a share of the training."""
+    return checkpoint / f"at-{share:g}"
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -108,7 +108,7 @@ class Plan:
         return self._artifact(
             f"{folder(run)}/checkpoint",
             "train",
-            method=run.method,
+            method=row.plugin,
             code=provenance("methods", row.plugin),
             settings=None if facts is None else dict(facts.settings),
             backbone=self.backbone,

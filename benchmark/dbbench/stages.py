@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from dbbench.variant import Variant
 if TYPE_CHECKING:
     from dbbench.backbone import Backbone
     from dbbench.encoder import Encoder
-    from dbbench.method import Concept, Method
+    from dbbench.method import Checkpoint, Concept, Method
     from dbbench.sampling import SampleSettings
 
 PENDING_IMAGES = 64  # Images that may wait for the disk.
@@ -106,7 +107,6 @@ def train(
     from dbbench.method import Diverged
 
     row = row or Variant(run.method, run.method, run.method)
-    concept = _concept(subject, references, prior, row)
     steps = 0
 
     def count(done: int, total: int, figures: Mapping[str, Any], /) -> None:
@@ -119,13 +119,14 @@ def train(
     backbone.restore()
     kept = artifact.path.with_name("last_good")
     shutil.rmtree(kept, ignore_errors=True)
-    try:
-        checkpoint = method.fit(concept, backbone, seed=seed, progress=count)
-    except Diverged as error:
-        error.checkpoint.save(kept)
-        raise UserError(f"{error}; the state before that step is kept in {kept}") from error
     with artifact.create() as folder:
-        checkpoint.save(folder)
+        concept = _concept(subject, references, prior, row, folder)
+        try:
+            checkpoint = method.fit(concept, backbone, seed=seed, progress=count)
+        except Diverged as error:
+            error.checkpoint.save(kept)
+            raise UserError(f"{error}; the state before that step is kept in {kept}") from error
+        _save(checkpoint, concept, method, folder)
     return steps
 
 
@@ -154,14 +155,16 @@ def train_together(
 
     backbone.restore()
     row = row or Variant(runs[0].method, runs[0].method, runs[0].method)
-    concepts = [
-        _concept(s, images, None, row) for s, images in zip(subjects, references, strict=True)
-    ]
-    seeds = [train_seed(run.seed, run.subject) for run in runs]
-    checkpoints = fit_many(concepts, backbone, seeds=seeds, progress=count)
-    for artifact, checkpoint in zip(artifacts, checkpoints, strict=True):
-        with artifact.create() as folder:
-            checkpoint.save(folder)
+    with ExitStack() as stack:
+        folders = [stack.enter_context(artifact.create()) for artifact in artifacts]
+        concepts = [
+            _concept(subject, images, None, row, folder)
+            for subject, images, folder in zip(subjects, references, folders, strict=True)
+        ]
+        seeds = [train_seed(run.seed, run.subject) for run in runs]
+        checkpoints = fit_many(concepts, backbone, seeds=seeds, progress=count)
+        for checkpoint, concept, folder in zip(checkpoints, concepts, folders, strict=True):
+            _save(checkpoint, concept, method, folder)
     return steps
 
 
@@ -284,9 +287,9 @@ def seed_everything(seed: int) -> None:
 
 
 def _concept(
-    subject: Subject, references: Artifact, prior: Artifact | None, row: Variant
+    subject: Subject, references: Artifact, prior: Artifact | None, row: Variant, folder: Path
 ) -> Concept:
-    from dbbench.method import Concept
+    from dbbench.method import Concept, snapshot_folder
 
     class_images = () if prior is None else tuple(_load_images(prior.path))
     return Concept(
@@ -294,7 +297,17 @@ def _concept(
         class_noun=row.noun(subject),
         images=tuple(_load_images(references.path))[: row.references],
         prior_images=class_images[: row.prior_images],
+        snapshots={share: snapshot_folder(folder, share) for share in row.snapshots},
     )
+
+
+def _save(checkpoint: Checkpoint, concept: Concept, method: Method, folder: Path) -> None:
+    checkpoint.save(folder)
+    if any(not path.is_dir() for path in concept.snapshots.values()):
+        raise UserError(
+            f'{method.name} kept no checkpoints on its way, and rows with "at" look into them;'
+            " leave those rows out"
+        )
 
 
 def _sample_into(

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from dbbench.suite import Suite
 
 CONDITIONS = ("base", "class_noun", "references", "prior_images", "at")
-SNAPSHOTS = "snapshots"
-"""The training setting that makes a method keep checkpoints on its way, as shares of its steps."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,8 @@ class Variant:
     references: int | None = None
     prior_images: int | None = None
     at: float | None = None
+    snapshots: tuple[float, ...] = ()
+    """Shares of its training at which other rows look into it."""
 
     def noun(self, subject: Subject) -> str:
         """Return what this row calls the subject's class."""
@@ -50,9 +50,13 @@ class Variant:
         return self.class_noun.get(subject.class_noun, subject.class_noun)
 
     @property
-    def conditions(self) -> dict[str, int]:
+    def conditions(self) -> dict[str, Any]:
         """What of its training is neither a setting of the method nor the class noun."""
-        given = {"references": self.references, "prior_images": self.prior_images}
+        given = {
+            "references": self.references,
+            "prior_images": self.prior_images,
+            "snapshots": self.snapshots or None,
+        }
         return {key: value for key, value in given.items() if value is not None}
 
 
@@ -70,21 +74,20 @@ def variant(suite: Suite, name: str) -> Variant:
         class_noun=row.get("class_noun"),
         references=row.get("references"),
         prior_images=row.get("prior_images"),
+        snapshots=tuple(
+            sorted(
+                float(other["at"])
+                for other in suite.methods.values()
+                if other.get("at") is not None and other.get("base") == name
+            )
+        ),
     )
 
 
 def own_settings(suite: Suite, name: str) -> dict[str, Any]:
-    """Return what a row says of its method's settings, with the checkpoints that others want."""
+    """Return what a row says of its method's settings."""
     row = suite.methods.get(name, {})
-    settings = {key: value for key, value in row.items() if key not in CONDITIONS}
-    shares = sorted(
-        {
-            float(other["at"])
-            for other in suite.methods.values()
-            if other.get("at") is not None and other.get("base") == name
-        }
-    )
-    return settings | ({SNAPSHOTS: tuple(shares)} if shares else {})
+    return {key: value for key, value in row.items() if key not in CONDITIONS}
 
 
 def row_problem(methods: Mapping[str, Mapping[str, Any]], name: str) -> str | None:
