@@ -64,7 +64,8 @@ def main(
     Console().print(table, f"of {studies} studies each; {SIMULATED}")
     if out is not None:
         known = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-        known[f"{studies} studies"] = counts
+        key = f"{studies} studies"
+        known[key] = known.get(key, {}) | counts
         out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
