@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from dbbench.cli import app
 from dbbench.errors import UserError
+from dbbench.experiment import PAPER
 from dbbench.method import Checkpoint
 from dbbench.prompt import load_applications
 from dbbench.subject import load_subjects
@@ -22,10 +23,7 @@ SUBJECTS = {subject.name: subject for subject in load_subjects()}
 
 
 def test_every_experiment_of_the_paper_is_there():
-    assert set(EXPERIMENTS) == {
-        "table1", "prior-ablation", "class-noun-ablation", "input-images", "identifier",
-        "prior-count", "steps", "applications",
-    }  # fmt: skip
+    assert set(EXPERIMENTS) == set(PAPER)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -97,7 +95,7 @@ def test_a_row_that_makes_no_sense_is_named(suite: Suite, rows, message):  # noq
 
 def test_conditions_reach_the_training_and_share_what_they_can(suite: Suite, tmp_path: Path):  # noqa: F811
     rows = {
-        "few": {"base": "tinted", "prior_images": 1},
+        "few": {"base": "tinted", "prior_images": 1, "references": 2},
         "tinted": {},
         "elsewhere": {"base": "tinted", "class_noun": {"dog": "can"}},
     }
@@ -111,6 +109,7 @@ def test_conditions_reach_the_training_and_share_what_they_can(suite: Suite, tmp
         return json.loads(path.read_text())["metadata"]
 
     assert (metadata("few")["priors"], metadata("tinted")["priors"]) == (1, 3)
+    assert (metadata("few")["references"], metadata("tinted")["references"]) == (2, 5)
     assert sorted(folder.name for folder in (tmp_path / "prior").iterdir()) == ["can", "dog"]
     images = json.loads((tmp_path / "runs/few/dog/0/samples/samples.json").read_text())["images"]
     bare = [image for image in images if image["category"] == "class"]

@@ -89,6 +89,7 @@ class Tinted:
         metadata = {
             "pixels": image.tobytes().hex(),
             "seed": seed,
+            "references": len(concept.images),
             "priors": len(concept.prior_images),
         }
         return Checkpoint(files={}, metadata=metadata, losses=[1.0])

@@ -20,6 +20,7 @@ from dbbench.plugin import add_method_file, find, load_metric
 from dbbench.progress import show
 from dbbench.scoring import finished_runs, score, scored
 from dbbench.session import Outcome, Session
+from dbbench.sharing import take_over
 from dbbench.subject import ImageSource, load_subjects
 from dbbench.suite import Run, Suite
 from dbbench.variant import variant
@@ -55,11 +56,13 @@ def execute(
     console: Console,
     jobs: int = 1,
     together: int = 1,
+    others: Sequence[Path] = (),
 ) -> Outcome:
     """Do what is missing of these runs, then score all runs of the folder that are finished.
 
     `jobs` runs are done at once, each in a process of its own. `together` subjects are trained side
-    by side in one process where the method can do so.
+    by side in one process where the method can do so. What the output folders `others` hold of it
+    is taken from there.
 
     Raises UserError for what stops everything (settings, references, weights, the disk); a run that
     fails by itself is reported in the outcome. KeyboardInterrupt and Terminated pass through;
@@ -76,6 +79,8 @@ def execute(
         tasks = plan.tasks(runs)
         while models.load_for(tasks, lambda text: console.print(text, style="dim")):
             tasks = plan.tasks(runs)  # What was loaded may be another than was remembered.
+        if take_over(plan, tasks, others):
+            tasks = plan.tasks(runs)
         workspace.refuse_if_full(estimate_bytes(plan, tasks), suite)
         workspace.write(plan, selection, device)
         outcome = Outcome()

@@ -12,6 +12,18 @@ from typing import Any
 
 from dbbench.errors import UserError, unknown
 
+PAPER = (
+    "table1",
+    "prior-ablation",
+    "class-noun-ablation",
+    "input-images",
+    "identifier",
+    "prior-count",
+    "steps",
+    "applications",
+)
+"""The suites that are experiments of the paper; later ones can take over what earlier ones make."""
+
 
 def bases(values: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the suites that a suite's file can stand on; none where it stands by itself."""

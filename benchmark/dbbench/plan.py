@@ -117,7 +117,7 @@ class Plan:
             prior=self.prior(class_noun).fingerprint if needs_prior else None,
             subject=run.subject,
             seed=run.seed,
-            **row.conditions,
+            **({"conditions": conditions} if (conditions := row.conditions) else {}),
         )
 
     def training(self, run: Run) -> Run:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dbbench.cli import cache, data, listing, report, run, score, study
+from dbbench.cli import cache, data, listing, report, reproduce, run, score, study
 from dbbench.errors import UserError
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     help="Subject-driven generation measured by the DreamBooth protocol.",
     epilog="Start with: dbbench run --suite mini --subjects dog,teapot",
 )
-for group in (run, score, report, listing, data, cache, study):
+for group in (run, reproduce, score, report, listing, data, cache, study):
     app.add_typer(group.app)
 
 

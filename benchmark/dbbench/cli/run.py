@@ -95,8 +95,8 @@ def run(
 
     console = Console()
     place = resolve_device(device)
-    chosen = _choose_suite(suite, on, settings or [], place, data)
-    source = _choose_source(chosen, data)
+    chosen = choose_suite(suite, on, settings or [], place, data)
+    source = choose_source(chosen, data)
     chosen_subjects = [s.name for s in select_subjects(subjects or chosen.subjects)]
     chosen, chosen_methods = _choose_methods(chosen, names(methods, "--methods"))
     runs = plan_runs(chosen, chosen_subjects, chosen_methods, numbers(seeds))
@@ -112,9 +112,7 @@ def run(
             device=place, console=console, jobs=jobs, together=together,
         )  # fmt: skip
     except KeyboardInterrupt as interrupt:
-        by_signal = bool(str(interrupt))
-        console.print("stopped; what is complete is kept, and the same command goes on from here")
-        raise typer.Exit(143 if by_signal else 130) from None
+        raise say_stopped(interrupt, console) from None
     _finish(outcome, folder, console)
 
 
@@ -130,9 +128,10 @@ def status(
     print_status(folder or latest(), Console())
 
 
-def _choose_suite(
+def choose_suite(
     name: str | None, on: str | None, settings: list[str], device: str, data: Path | None
 ) -> Suite:
+    """Return the suite of that name as the options change it; the device decides the defaults."""
     from dbbench.experiment import bases
     from dbbench.suite import load_suite, override, read_suite, with_photos
 
@@ -142,6 +141,12 @@ def _choose_suite(
         on = default
     suite = override(load_suite(name, on), settings)
     return suite if data is None else with_photos(suite)
+
+
+def say_stopped(interrupt: KeyboardInterrupt, console: Console) -> typer.Exit:
+    """Say what an interruption means; return the exit code as shells know it."""
+    console.print("stopped; what is complete is kept, and the same command goes on from here")
+    return typer.Exit(143 if str(interrupt) else 130)  # A signal's error has its name.
 
 
 def _choose_methods(suite: Suite, given: list[str] | None) -> tuple[Suite, list[str] | None]:
@@ -169,7 +174,8 @@ def _default_suite(device: str) -> tuple[str, str]:
     return "mini", f"there is no CUDA device in use ({device})"
 
 
-def _choose_source(suite: Suite, data: Path | None) -> ImageSource:
+def choose_source(suite: Suite, data: Path | None) -> ImageSource:
+    """Return where the suite's images come from. Raises UserError where `data` is needed."""
     if suite.source == "mini":
         from dbbench.mini.source import MiniSource
 

@@ -1,0 +1,115 @@
+"""`dbbench reproduce`: every table of the paper from one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dbbench.cli.options import RESULTS, names, numbers
+from dbbench.cli.run import choose_source, choose_suite, say_stopped
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Examples:\n\ndbbench reproduce --on mini\n\n"
+    "dbbench reproduce --on paper --data photos --dry-run\n\n"
+    "dbbench reproduce --suites table1,prior-ablation --subjects dog,teapot --out results/two"
+)
+def reproduce(
+    on: Annotated[
+        str | None,
+        typer.Option(help="mini or paper. Default: paper with a CUDA device, else mini."),
+    ] = None,
+    suites: Annotated[
+        str | None,
+        typer.Option(help="Experiments by name: table1,steps. Default: all of the paper's."),
+    ] = None,
+    subjects: Annotated[
+        str | None,
+        typer.Option(help="all, objects, live, or names, for each suite. Default: its own."),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Numbers: 0,1. Default: each suite's.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder with one folder for each suite, and the page of all.")
+    ] = RESULTS,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the photographs (see: dbbench data fetch).")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")] = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change every suite: train.steps=400. Repeatable."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs-per-device", min=1, help="Runs at once, as for dbbench run.")
+    ] = 1,
+    together: Annotated[
+        int, typer.Option(min=1, help="Subjects that textual_inversion trains side by side.")
+    ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what all of it would take, and stop.")
+    ] = False,
+) -> None:
+    """Run every experiment of the paper, then put all their tables and verdicts on one page.
+
+    Suites share references, class images, trainings and encoded images where their settings are the
+    same. What is complete is skipped, so that the same command goes on after an interruption; a
+    suite that fails does not stop the others.
+    """
+    from dbbench.device import resolve_device
+    from dbbench.experiment import PAPER
+    from dbbench.reproduction import Part, check_parts, print_costs
+    from dbbench.reproduction import reproduce as do_all
+    from dbbench.subject import select_subjects
+    from dbbench.suite import plan_runs
+
+    console = Console()
+    place = resolve_device(device)
+    parts = []
+    for name in dict.fromkeys(names(suites, "--suites") or PAPER):
+        suite = choose_suite(name, on, settings or [], place, data)
+        chosen = [subject.name for subject in select_subjects(subjects or suite.subjects)]
+        runs = plan_runs(suite, chosen, None, numbers(seeds))
+        parts.append(Part(suite, out / suite.name, choose_source(suite, data), runs))
+    with console.status("reading the suites"):
+        check_parts(parts, place)
+    if dry_run:
+        print_costs(parts, place, console)
+        return
+    try:
+        results = do_all(parts, device=place, console=console, jobs=jobs, together=together)
+    except KeyboardInterrupt as interrupt:
+        raise say_stopped(interrupt, console) from None
+    scored = [
+        result.part.out for result in results if (result.part.out / "scores.parquet").is_file()
+    ]
+    missing = [
+        f"{result.part.suite.name}: {result.problem or 'nothing of it could be scored'}"
+        for result in results
+        if result.part.out not in scored
+    ]
+    if scored:
+        from dbbench.reports import print_findings, write_overview
+
+        with console.status("writing the pages"):
+            page = write_overview(scored, out, missing=missing)
+        print_findings(scored, console)
+        console.print(f"report: {page}", soft_wrap=True, highlight=False)
+    broken = [result for result in results if not result.complete]
+    if broken:
+        errors = Console(stderr=True)
+        count = f"{len(broken)} of {len(results)} suites"
+        errors.print(f"{count} are not complete; the same command tries again:", style="red")
+        for result in broken:
+            failed = [
+                f"{f.task.stage} {f.task.name}: {f.reason} (see {f.log})" for f in result.failures
+            ]
+            for line in [result.problem] if result.problem else failed:
+                errors.print(f"  {result.part.suite.name}: {line}", markup=False, soft_wrap=True)
+        raise typer.Exit(1)
