@@ -10,31 +10,53 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-__all__ = ["print_leaderboard", "write_overview", "write_report"]
+__all__ = ["print_findings", "print_leaderboard", "write_overview", "write_report"]
 
 
-def write_report(out: Path, *, price: float | None = None) -> Path:
+def write_report(
+    out: Path, *, price: float | None = None, studies: Sequence[Path] | None = None
+) -> Path:
     """Write OUT/leaderboard.{parquet,csv,md} with its companions and OUT/report; return the page.
 
     OUT/report holds the page, plots/ (SVG, PNG) and tables/ (Markdown, CSV, Parquet, LaTeX).
+    `studies` are folders or answers of user studies to show; None shows those beside `out` that
+    were made of it and have been answered.
 
     Nothing leaves the folder and nothing is fetched; pictures that are up to date are kept. Raises
     UserError where `out` holds no scored run.
     """
-    from .render import REPORT, write_page
+    from .overview import write_run
     from .results import load_results
-    from .tables import write_tables
+    from .study import find_preferences, read_preferences
 
-    results = load_results(out)
-    write_tables(results, out / REPORT / "tables")
-    return write_page(results, price)
+    study = find_preferences(out) if studies is None else read_preferences(studies)
+    return write_run(load_results(out), price, study)
 
 
-def write_overview(folders: Sequence[Path], out: Path, *, price: float | None = None) -> Path:
-    """Write the report of each folder, and a page in `out` that shows them all; return that."""
+def write_overview(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    price: float | None = None,
+    missing: Sequence[str] = (),
+    studies: Sequence[Path] | None = None,
+) -> Path:
+    """Write the report of each folder, and a page in `out` that shows them all; return that.
+
+    `missing` says what has no results, and why. `studies` as for `write_report`.
+    """
     from .overview import write_overview
+    from .study import read_preferences
 
-    return write_overview(folders, out, price)
+    given = None if studies is None else read_preferences(studies)
+    return write_overview(folders, out, price, missing, given)
+
+
+def print_findings(folders: Sequence[Path], console: Console) -> None:
+    """Print what each folder says of its paper's findings."""
+    from .overview import print_findings
+
+    print_findings(folders, console)
 
 
 def print_leaderboard(out: Path, console: Console) -> None:

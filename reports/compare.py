@@ -21,7 +21,7 @@ from dbbench.statistics import Difference, holm, paired_difference
 from .comparable import difference_between, identity
 from .gallery import SubjectPictures, make_pictures
 from .results import Results, load_results
-from .tables import interval, number, p_value
+from .table import interval, number, p_value
 
 MOVED = 6
 """Subjects shown that moved most."""

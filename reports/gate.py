@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from dbbench.gate import Line
 
-from .tables import cell, number, p_value
+from .table import cell, number, p_value
 
 HEADER = ("method", "metric", "baseline", "now", "difference", "trainings", "p (Holm)", "verdict")
 HOW = (

@@ -6,25 +6,49 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.markup import escape
+
 from dbbench.artifact import write_text
 
 from .comparable import combined, grouped
 from .paper import judge
 from .render import PAGE, REPORT, environment, shared_context, write_page
-from .results import load_results
-from .tables import write_tables
+from .results import Results, load_results
+from .study import Preferences, find_preferences, write_study
+from .tables import print_verdicts, write_tables
 
 
-def write_overview(folders: Sequence[Path], out: Path, price: float | None = None) -> Path:
-    """Write every run's own page, and OUT/index.html with all of them; return that."""
+def write_run(results: Results, price: float | None, study: Preferences) -> Path:
+    """Write a run's tables and its page, with what people said of it; return the page."""
+    tables = results.out / REPORT / "tables"
+    write_tables(results, tables, write_study(study, tables))
+    return write_page(results, price, study)
+
+
+def write_overview(
+    folders: Sequence[Path],
+    out: Path,
+    price: float | None = None,
+    missing: Sequence[str] = (),
+    given: Preferences | None = None,
+) -> Path:
+    """Write every run's own page, and OUT/index.html with all of them; return that.
+
+    `missing` says what has no results, and why; `given` are the studies to show in place of those
+    that lie beside each run.
+    """
     runs = [load_results(folder) for folder in folders]
+    study = find_preferences(*folders) if given is None else given
     for run in runs:
-        write_tables(run, run.out / REPORT / "tables")
-        write_page(run, price)
+        write_run(run, price, study.of(run.out))
+    write_study(study, out / "tables")
     banners = {run.banner for run in runs}
     context = shared_context(runs[0]) | {
         "banner": banners.pop() if len(banners) == 1 else None,
         "plain": str,
+        "missing": missing,
+        "study": study,
         "groups": [
             {
                 "title": ", ".join(run.out.name for run in group),
@@ -45,3 +69,15 @@ def write_overview(folders: Sequence[Path], out: Path, price: float | None = Non
     }
     write_text(out / PAGE, environment().get_template("overview.html.j2").render(context))
     return out / PAGE
+
+
+def print_findings(folders: Sequence[Path], console: Console) -> None:
+    """Print the verdicts of every run under the title of its table, and the banner they share."""
+    runs = [load_results(folder) for folder in folders]
+    for run in runs:
+        if run.suite.table is not None:
+            title = f"{run.suite.table.title} ({run.suite.name})"
+            console.print(escape(title), style="bold", highlight=False)
+            print_verdicts(run, console)
+    for banner in dict.fromkeys(run.banner for run in runs if run.banner):
+        console.print(escape(banner), style="yellow", highlight=False)

@@ -30,6 +30,13 @@ class Verdict:
     outcome: Outcome
     difference: Difference | None
 
+    simulated = False
+
+    @property
+    def text(self) -> str:
+        """The finding as a sentence without its end."""
+        return self.claim.text
+
     @property
     def numbers(self) -> str:
         """Difference, interval and subjects in words; "" where there is no difference."""

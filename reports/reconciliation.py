@@ -23,7 +23,7 @@ from dbbench.reconciliation import Reconciliation
 from dbbench.scores import REAL
 
 from .remarks import count, encoder_lines, number, remarks, span, spread
-from .tables import arrowed, p_value
+from .table import arrowed, p_value
 
 SHOWN = 12
 """How many lines of a long list stand in the terminal; the files have all of them."""

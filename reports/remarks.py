@@ -11,7 +11,7 @@ from dbbench.protocol import Protocol
 from dbbench.reconciliation import Reconciliation
 from dbbench.scores import REAL
 
-from .tables import NOT_KNOWN
+from .table import NOT_KNOWN
 
 
 def encoder_lines(result: Reconciliation) -> list[str]:

@@ -26,7 +26,9 @@ from .paper import judge, paper_rows
 from .plots import Plot, draw_plots
 from .provenance import credits_of, facts_of
 from .results import Results, columns_of
-from .tables import HOW, arrowed, interval, number, p_value, rank
+from .study import Preferences, percent, span
+from .table import arrowed, interval, number, p_value, rank
+from .tables import HOW
 from .training import read_curves
 
 REPORT = "report"
@@ -47,7 +49,9 @@ class Bar:
     zero: float | None = None
 
 
-def write_page(results: Results, price: float | None = None) -> Path:
+def write_page(
+    results: Results, price: float | None = None, study: Preferences | None = None
+) -> Path:
     """Write pictures and plots, then the page that shows them; return the page.
 
     `price` is what an hour of the device costs.
@@ -63,7 +67,7 @@ def write_page(results: Results, price: float | None = None) -> Path:
         seeds=board.expectation.seeds,
     )
     plots = draw_plots(results, report, read_curves(results))
-    context = _context(results, pictures, plots, price)
+    context = _context(results, pictures, plots, price) | {"study": study or Preferences(())}
     page = environment().get_template("index.html.j2").render(context)
     write_text(report / PAGE, page)
     return report / PAGE
@@ -79,16 +83,21 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        number=number, interval=interval, p_value=p_value, arrowed=arrowed, rank=rank
-    )
+        number=number, interval=interval, p_value=p_value, arrowed=arrowed, rank=rank,
+        percent=percent, span=span,
+    )  # fmt: skip
     environment.filters["url"] = quote
     return environment
 
 
 def shared_context(results: Results) -> dict[str, Any]:
     """Return what every page needs: its style, the suite, its banner."""
-    style = files("dbbench.reports").joinpath("style.css").read_text(encoding="utf-8")
-    return {"suite": results.suite, "banner": results.banner, "style": style}
+    return {"suite": results.suite, "banner": results.banner, "style": style()}
+
+
+def style() -> str:
+    """Return the style sheet, which every page holds in itself."""
+    return files("dbbench.reports").joinpath("style.css").read_text(encoding="utf-8")
 
 
 def _context(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,55 +17,45 @@ from rich.text import Text
 from dbbench.artifact import write_text
 from dbbench.metric import Metric
 
-from .latex import latex_document, latex_table
+from .latex import latex_document
 from .paper import judge, paper_rows
 from .results import BOARD, RANKED, Results, columns_of
+from .table import (
+    NOT_KNOWN,
+    Table,
+    arrowed,
+    cell,
+    interval,
+    markdown_table,
+    number,
+    p_value,
+    rank,
+    write_parquet,
+    write_table,
+)
 
-NOT_KNOWN = "-"
 HOW = (
     "Mean over subjects of the mean over images, with the 95% interval (bootstrap over subjects). "
     "Methods share a rank unless a paired test over subjects tells them apart (p < 0.05, Holm)."
 )
 
 
-@dataclass(frozen=True)
-class Table:
-    """One table: as people read it, and its numbers unrounded."""
+def write_tables(results: Results, folder: Path, more: Sequence[Table] = ()) -> None:
+    """Write leaderboard.* beside the scores, and every table in four forms into `folder`.
 
-    name: str
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    data: pd.DataFrame
-    texts: int = 1
-    """How many of the first columns are words."""
-
-
-def write_tables(results: Results, folder: Path) -> None:
-    """Write leaderboard.* beside the scores, and every table in four forms into `folder`."""
+    `more` are tables of a user study, which carry their own banners.
+    """
     board = results.leaderboard
     for name, table in zip(BOARD, (board.ranking, board.subjects, board.differences), strict=True):
-        _write_parquet(table, results.out / f"{name}.parquet")
+        write_parquet(table, results.out / f"{name}.parquet")
         write_text(results.out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
     write_text(results.out / RANKED, json.dumps({"key": results.key}) + "\n")
     write_text(results.out / "leaderboard.md", markdown(results))
-    folder.mkdir(parents=True, exist_ok=True)
+    banners = [results.banner] if results.banner else []
     made = [table for table in all_tables(results) if table.rows]
     for each in made:
-        _write(each, results, folder)
-    write_text(folder / "all.tex", latex_document(table.name for table in made))
-
-
-def _write(table: Table, results: Results, folder: Path) -> None:
-    data = table.data.assign(banner=results.banner) if results.banner else table.data
-    _write_parquet(data, folder / f"{table.name}.parquet")
-    write_text(folder / f"{table.name}.csv", data.to_csv(index=False, lineterminator="\n"))
-    text = io.StringIO()
-    _write_markdown(text, table, results.banner)
-    write_text(folder / f"{table.name}.md", text.getvalue())
-    caption = ". ".join(filter(None, [f"{results.suite.name}: {table.title}", results.banner]))
-    tex = latex_table(table.name, caption, table.header, table.rows, table.texts)
-    write_text(folder / f"{table.name}.tex", tex)
+        write_table(each, folder, origin=results.suite.name, banners=banners)
+    write_text(folder / "all.tex", latex_document(t.name for t in (*made, *more)))
 
 
 def all_tables(results: Results) -> list[Table]:
@@ -111,68 +98,24 @@ def print_tables(results: Results, console: Console) -> None:
         above = label
     if differences.row_count:
         console.print(differences)
-    for verdict in judge(results):
-        style = {"reproduced": "green", "not reproduced": "red"}.get(verdict.outcome, "yellow")
-        console.print(escape(verdict.sentence), style=style, highlight=False)
+    print_verdicts(results, console)
     for reason in board.reasons:
         console.print(escape(reason), style="yellow", highlight=False)
 
 
+def print_verdicts(results: Results, console: Console) -> None:
+    """Print one sentence for each finding that the suite's table states."""
+    for verdict in judge(results):
+        style = {"reproduced": "green", "not reproduced": "red"}.get(verdict.outcome, "yellow")
+        console.print(escape(verdict.sentence), style=style, highlight=False)
+
+
 def markdown(results: Results) -> str:
     """Return all tables as one Markdown text."""
-    text = io.StringIO()
-    text.write(f"# dbbench: {cell(results.suite.name)}\n")
-    for table in all_tables(results):
-        if table.rows:
-            text.write("\n")
-            _write_markdown(text, table, results.banner)
-    text.write(f"\n{HOW}\n")
-    text.writelines(f"\n{cell(reason)}.\n" for reason in results.leaderboard.reasons)
-    return text.getvalue()
-
-
-def _write_markdown(text: io.StringIO, table: Table, banner: str | None) -> None:
-    text.write(f"## {cell(table.title[0].upper() + table.title[1:])}\n\n")
-    if banner:
-        text.write(f"**{cell(banner)}**\n\n")
-    text.write(f"| {' | '.join(map(cell, table.header))} |\n")
-    right = len(table.header) - table.texts
-    text.write(f"|{'---|' * table.texts}{'---:|' * right}\n")
-    text.writelines(f"| {' | '.join(map(cell, row))} |\n" for row in table.rows)
-
-
-def number(value: float | None, *, signed: bool = False) -> str:
-    """Return a score as tables show it: three decimals, "-" where there is none."""
-    if value is None or pd.isna(value):
-        return NOT_KNOWN
-    return f"{value:+.3f}" if signed else f"{value:.3f}"
-
-
-def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
-    """Return "low to high", "-" where there is no interval."""
-    if low is None or high is None or pd.isna(low) or pd.isna(high):
-        return NOT_KNOWN
-    return f"{number(low, signed=signed)} to {number(high, signed=signed)}"
-
-
-def p_value(value: float | None) -> str:
-    """Return a p-value as tables show it."""
-    if value is None or pd.isna(value):
-        return NOT_KNOWN
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def arrowed(metric: Metric) -> str:
-    """Return the metric's label with the direction that is better."""
-    return f"{metric.label} {'↑' if metric.higher_is_better else '↓'}"
-
-
-def rank(row: Mapping[Any, Any], metric: Metric) -> str:
-    """Return "1", "1=" where the rank is shared, "" where there is none."""
-    value = row[f"{metric.name}_rank"]
-    if pd.isna(value):
-        return ""
-    return f"{int(value)}{'=' if row[f'{metric.name}_tied'] else ''}"
+    banners = [results.banner] if results.banner else []
+    made = [markdown_table(table, banners) for table in all_tables(results) if table.rows]
+    reasons = [f"{cell(reason)}.\n" for reason in results.leaderboard.reasons]
+    return "\n".join([f"# dbbench: {cell(results.suite.name)}\n", *made, f"{HOW}\n", *reasons])
 
 
 def _paper_table(results: Results) -> Table:
@@ -183,11 +126,11 @@ def _paper_table(results: Results) -> Table:
         header += [arrowed(metric), "95%", "published"]
     for row in paper_rows(results):
         cells = [row.label]
-        for cell in row.cells:
-            cells += [number(cell.found), interval(cell.low, cell.high), number(cell.published)]
-            values = {"found": cell.found, "low": cell.low, "high": cell.high}
-            values["published"] = cell.published
-            data.append({"method": row.method, "metric": cell.metric.name, **values})
+        for each in row.cells:
+            cells += [number(each.found), interval(each.low, each.high), number(each.published)]
+            values = {"found": each.found, "low": each.low, "high": each.high}
+            values["published"] = each.published
+            data.append({"method": row.method, "metric": each.metric.name, **values})
         rows.append(cells)
     title = f"{paper.title} ({paper.source})" if paper else ""
     return Table("paper", title, header, rows, pd.DataFrame(data))
@@ -282,16 +225,3 @@ def _printed(title: str, results: Results, first: str) -> rich.table.Table:
     table = rich.table.Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, overflow="fold")
     return table
-
-
-def cell(text: str) -> str:
-    """Escape what Markdown or an HTML reader of it would take for markup."""
-    for mark, replacement in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("\n", " ")):
-        text = text.replace(mark, replacement)
-    return text
-
-
-def _write_parquet(table: pd.DataFrame, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    table.to_parquet(temporary, index=False)
-    os.replace(temporary, path)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from study_answers import rows
 
 from dbbench.errors import UserError
 from dbbench.study.agreement import krippendorff_alpha, metric_agreement, strengths
-from dbbench.study.analysis import SIMULATED, Analysis, analyse
+from dbbench.study.analysis import analyse
 from dbbench.study.shares import (
     FIRST,
     SECOND,
@@ -25,37 +25,8 @@ from dbbench.study.shares import (
     wilson,
 )
 from dbbench.study.simulate import Crowd, simulate_votes
-from dbbench.study.tables import html_fragment, latex, markdown, study_tables, write_tables
 
 PAPER = {"subject": (0.68, 0.22, 0.10), "prompt": (0.81, 0.12, 0.07)}
-
-
-def rows(
-    *answers: str, origin: str = "link", methods: tuple[str, str] = ("b", "a")
-) -> pd.DataFrame:
-    """Each answer is "rater pair choice [known answer]"; the left method is the later name."""
-    table = []
-    for number, answer in enumerate(answers):
-        rater, pair, choice, *check = answer.split()
-        table.append(
-            {
-                "rater": rater,
-                "pair": pair,
-                "question": "subject",
-                "subject": "dog",
-                "prompt": "jungle",
-                "left_method": methods[0],
-                "right_method": methods[1],
-                "left_image": f"{pair}-left",
-                "right_image": f"{pair}-right",
-                "choice": choice,
-                "check": check[0] if check else "",
-                "seconds": float(number + 1),
-                "answered_at": "2026-01-01T00:00:00+00:00",
-                "origin": origin,
-            }
-        )
-    return pd.DataFrame(table)
 
 
 @pytest.mark.parametrize(
@@ -318,37 +289,3 @@ def test_attention_checks_count_and_can_leave_raters_out() -> None:
 def test_nothing_to_analyse_is_one_line() -> None:
     with pytest.raises(UserError, match="no answers yet"):
         analyse(rows("r1 c left left"))
-
-
-@pytest.fixture(scope="module")
-def analysis() -> Analysis:
-    choices = ["left", "left", "right", "undecided"]
-    answers = [f"r{r} p{p} {choices[(p * 7 + r) % 4]}" for p in range(8) for r in range(3)]
-    table = rows(*answers, origin="simulated", methods=("textual_inversion", "dream<b>&booth|x"))
-    images = [f"p{p}-{side}" for p in range(8) for side in ("left", "right")]
-    scores = pd.DataFrame({"image": images, "metric": "dino", "value": np.linspace(0, 1, 16)})
-    return analyse(table, scores=scores, banner="mini: embedded world")
-
-
-def test_every_form_carries_every_banner(analysis: Analysis, tmp_path: Path) -> None:
-    assert analysis.banners == ("mini: embedded world", SIMULATED)
-    count = len(study_tables(analysis))
-    for banner in analysis.banners:
-        assert markdown(analysis).count(banner) == count
-        assert html_fragment(analysis).count(banner) == count
-        assert latex(analysis).count(banner) == count
-    page = write_tables(analysis, tmp_path / "tables")
-    assert page.read_text().count(SIMULATED) == count + 1
-    names = {path.name for path in (tmp_path / "tables").iterdir()}
-    assert {"majority.csv", "raw.csv", "metrics.csv", "results.md", "results.tex"} <= names
-    for path in (tmp_path / "tables").glob("*.csv"):
-        table = pd.read_csv(path)
-        assert set(table["banner"]) == {"; ".join(analysis.banners)}
-
-
-def test_names_with_markup_are_escaped_in_every_form(analysis: Analysis) -> None:
-    assert "dream&lt;b&gt;&amp;booth|x" in html_fragment(analysis)
-    assert "dream&lt;b>&amp;booth\\|x" in markdown(analysis)
-    assert r"textual\_inversion" in latex(analysis)
-    assert r"dream<b>\&booth|x" in latex(analysis)
-    assert "textbackslash" not in latex(analysis)

@@ -62,17 +62,18 @@ def test_results_rank_the_methods_and_say_that_raters_are_simulated(place: Place
     said = call("results", place.folder, "--simulated")
     assert SIMULATED in " ".join(said.split())
     folder = place.folder / "results-simulated"
-    strengths = pd.read_csv(folder / "strengths.csv")
+    strengths = pd.read_csv(folder / "study-subject-strengths.csv")
     assert strengths["method"].tolist() == ["best", "middle", "worst"]
-    majority = pd.read_csv(folder / "majority.csv")
+    shares = pd.read_csv(folder / "study-subject-shares.csv")
+    majority = shares[shares["of"] == "pairs"]
     assert len(majority) == 3
     assert (majority["first_share"] > majority["second_share"]).all()
-    metrics = pd.read_csv(folder / "metrics.csv").set_index("metric")
+    metrics = pd.read_csv(folder / "study-subject-metrics.csv").set_index("metric")
     assert set(metrics.index) == {"dino", "clip-t"}
     # Both were written higher for better methods, as the raters prefer them.
     assert (metrics["pearson"] > 0.2).all()
     assert (metrics["accuracy"] > 0.55).all()
-    checks = pd.read_csv(folder / "checks.csv")
+    checks = pd.read_csv(folder / "study-subject-checks.csv")
     assert 0 < checks["failed"].sum() < checks["checks"].sum() / 2
     assert "simulated" in (folder / "results.tex").read_text()
 
@@ -181,7 +182,7 @@ def test_links_are_personal_and_the_same_every_time(place: Place) -> None:
 
 def test_neither_help_nor_create_needs_torch(place: Place, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from dbbench.study import web, tables, simulate;"
+        "import sys; from dbbench.study import web, simulate; from dbbench.reports import study;"
         "from dbbench.study.create import create_study; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

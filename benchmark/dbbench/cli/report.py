@@ -17,7 +17,7 @@ app = typer.Typer()
 @app.command(
     epilog="Examples:\n\ndbbench report results/mini\n\n"
     "dbbench report results/table1-mini results/prior-ablation-mini --out results/all\n\n"
-    "dbbench report results/paper --price 2.50"
+    "dbbench report results/paper --price 2.50 --study results/study-subject"
 )
 def report(
     folders: Annotated[
@@ -29,6 +29,14 @@ def report(
     ] = None,
     price: Annotated[
         float | None, typer.Option(help="What an hour of the device costs, for the provenance.")
+    ] = None,
+    study: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="A user study's folder or answers, for Table 2. Repeatable. Default: the studies"
+            " beside the folders that were made of them and answered.",
+        ),
     ] = None,
 ) -> None:
     """Print leaderboards, then write their pages, tables and plots.
@@ -44,9 +52,9 @@ def report(
         print_leaderboard(place, console)
     with console.status("writing the page"):
         if len(places) == 1:
-            page = write_report(places[0], price=price)
+            page = write_report(places[0], price=price, studies=study)
         else:
-            page = write_overview(places, out or RESULTS, price=price)
+            page = write_overview(places, out or RESULTS, price=price, studies=study)
     console.print(f"report: {page}", soft_wrap=True, highlight=False)
 
 

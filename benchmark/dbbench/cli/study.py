@@ -245,8 +245,8 @@ def results(
     from dbbench.study import require_extra
 
     require_extra()
+    from dbbench.reports.study import Preferences, print_study, write_study_page
     from dbbench.study.results import analyse_file, analyse_folder, simulated_url
-    from dbbench.study.tables import print_tables, write_tables
     from dbbench.workspace import storage_errors
 
     console = Console()
@@ -258,9 +258,10 @@ def results(
             url = simulated_url(source) if simulated else database
             analysis = analyse_folder(source, url, only_attentive=only_attentive)
             folder = out or source / ("results-simulated" if simulated else "results")
-    print_tables(analysis, console)
+    preferences = Preferences((analysis,))
+    print_study(preferences, console)
     with storage_errors(folder):
-        page = write_tables(analysis, folder)
+        page = write_study_page(preferences, folder)
     console.print(f"page: {page}", soft_wrap=True, highlight=False, markup=False)
 
 

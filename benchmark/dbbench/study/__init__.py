@@ -2,7 +2,8 @@
 
     create     runs -> study folder (draw, study, texts)
     serve      study folder -> pages and answers (web, admin, store, database)
-    results    answers -> the paper's second table with its evidence (answers, analysis, tables)
+    results    answers -> what people prefer and how surely (answers, analysis)
+    reports    analysis -> the paper's second table, pages and files (dbbench.reports.study)
     simulate   raters with a known preference -> answers, for planning and for testing
 
 What only `serve` and the statistics need is the extra `study`; see README.md beside this file.

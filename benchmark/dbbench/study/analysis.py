@@ -45,6 +45,11 @@ class Analysis:
     times: pd.DataFrame
     notes: tuple[str, ...]
 
+    @property
+    def simulated(self) -> bool:
+        """Whether some of the answers are not those of people."""
+        return SIMULATED in self.banners
+
 
 def analyse(
     answers: pd.DataFrame,
