@@ -14,8 +14,9 @@ from rich.table import Table
 from dbbench.artifact import write_text
 from dbbench.cost import estimate
 from dbbench.errors import UserError
-from dbbench.executor import Failure, execute, make_plan
+from dbbench.executor import execute, make_plan
 from dbbench.progress import duration
+from dbbench.session import Failure
 from dbbench.sharing import without_shared
 from dbbench.subject import ImageSource
 from dbbench.suite import Run, Suite
