@@ -24,6 +24,7 @@ from dbbench.metrics.copy import Copy
 from dbbench.metrics.dino import Dino
 from dbbench.metrics.dinov2_i import DinoV2I
 from dbbench.metrics.div import Div
+from dbbench.metrics.lpips import Lpips
 from dbbench.metrics.pres import Pres
 from dbbench.plugin import load_metric, names
 
@@ -175,7 +176,13 @@ def test_every_metric_follows_its_image_whatever_the_order(
     rows = rows + np.array([20, 0, 0, 0, 0], np.float32)  # no zero vector
     prompts = ["a", "a", "b", "b", "b", CLASS_PROMPT]
     distances = np.abs(rows[:, None] - rows[None]).sum(axis=-1)
-    features = Features(rows, references=vectors(3, 5), texts=vectors(6, 5), distances=distances)
+    features = Features(
+        rows,
+        references=vectors(3, 5),
+        texts=vectors(6, 5),
+        distances=distances,
+        real_distances=distances[:, :3],
+    )
     turned = np.array(order)
     for name in names("metrics"):
         metric = load_metric(name)
@@ -187,7 +194,7 @@ def test_every_metric_follows_its_image_whatever_the_order(
 
 
 @pytest.mark.parametrize(
-    "metric", [Dino(), ClipI(), ClipT(), Pres(), Div(), Copy(), DinoV2I()], ids=lambda m: m.name
+    "metric", [Dino(), ClipI(), ClipT(), Pres(), Div(), Lpips(), Copy(), DinoV2I()], ids=lambda m: m.name
 )
 def test_missing_features_are_refused(metric: Metric) -> None:
     with pytest.raises(ValueError, match="needs the"):

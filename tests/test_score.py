@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dbbench.cli import app
+from dbbench.encoder import Distance
 from dbbench.encoding import cast_roles, encode
 from dbbench.errors import UserError
 from dbbench.features import FeatureStore
@@ -31,7 +32,7 @@ from dbbench.submissions import read_submission
 
 __all__ = ["installed", "plugin_folder"]  # fixtures
 
-PIXELS = {"dino": "pixels:4", "clip": "pixels:6", "dinov2": "pixels:5"}
+PIXELS = {"dino": "pixels:4", "clip": "pixels:6", "dinov2": "pixels:5", "lpips": "mini-lpips"}
 REFERENCES = {"dog": 4, "teapot": 3, "can": 2}
 NOUNS = {"dog": "dog", "teapot": "teapot", "can": "can"}
 IMAGES = [("dog", "jungle", 3), ("dog", "red-hat", 2), ("teapot", "jungle", 1), ("can", "snow", 4)]
@@ -113,7 +114,7 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
     "oft": {"text": "a sks {noun} {rest}", "mean": "pairs"},
     "textual-inversion": {"text": "a {rest}"},
 }
-ROLES = {"dino": "dino", "clip-i": "clip", "clip-t": "clip", "dinov2-i": "dinov2"}
+ROLES = {"dino": "dino", "clip-i": "clip", "clip-t": "clip", "dinov2-i": "dinov2", "lpips": "lpips"}
 
 
 def by_definition(
@@ -124,6 +125,7 @@ def by_definition(
     encoder = load_encoder(encoders[ROLES[metric]], device="cpu")
 
     def features(path: Path) -> np.ndarray:
+        assert not isinstance(encoder, Distance)
         return np.asarray(encoder.encode_images([Image.open(path).convert("RGB")])[0])
 
     pairs: dict[str, list[list[float]]] = {}
@@ -136,6 +138,11 @@ def by_definition(
                 text = definition["text"].format(noun=NOUNS[subject], rest=TEXTS[file.parent.name])
                 value = cosine(features(file), encoder.encode_texts([text])[0])
                 own = [max(value, definition.get("floor", value))]
+            elif isinstance(encoder, Distance):
+                own = [
+                    encoder.pairwise_distances([Image.open(file), Image.open(r)])[0, 1]
+                    for r in compared
+                ]
             else:
                 own = [cosine(features(file), features(r)) for r in compared if r != file]
             if own:
@@ -168,8 +175,9 @@ def check_definitions(world: Path, scratch: Path, encoders: dict[str, str]) -> N
         )
         assert row["value"] == pytest.approx(expected, abs=1e-5), row
         checked += 1
-    # Six protocols: all but one have DINO, one has DINOv2-I; the photographs have no CLIP-T.
-    assert checked == (5 + 6 + 6 + 1) + (5 + 6 + 1)
+    # Six protocols: all but one have DINO, one has DINOv2-I and one LPIPS; the photographs have no
+    # CLIP-T and no LPIPS.
+    assert checked == (5 + 6 + 6 + 1 + 1) + (5 + 6 + 1)
 
 
 @pytest.mark.usefixtures("installed")
@@ -181,6 +189,7 @@ def test_every_protocol_equals_its_definition_on_the_embedded_encoders(
     world: Path, tmp_path: Path
 ) -> None:
     encoders = {"dino": "mini-dino", "clip": "mini-clip", "dinov2": "mini-dino"}
+    encoders["lpips"] = "mini-lpips"
     check_definitions(world, tmp_path, encoders)
 
 
@@ -190,7 +199,7 @@ def test_frozen_values(world: Path, tmp_path: Path) -> None:
     found = {
         (row["protocol"], row["metric"]): row["value"]
         for row in result.summary.to_dict("records")
-        if row["method"] != REAL
+        if row["method"] != REAL and row["metric"] != "lpips"  # of weights that are trained again
     }
     assert found == pytest.approx(FROZEN, abs=1e-4)
 

@@ -101,7 +101,7 @@ class Encodings:
     """Encoder -> file -> its vector, (D,) float32."""
     texts: Mapping[str, Mapping[str, Vectors]]
     distances: Mapping[str, Mapping[Group, NDArray[np.float64]]]
-    """Distance network -> group -> NN, in the order of the group's pictures."""
+    """Distance network -> group -> MM, the group's pictures and then its subject's references."""
     missing: Mapping[str, str]
     """Encoder -> why it cannot be had."""
     refused: Mapping[Path, str] = field(default_factory=dict)
@@ -155,7 +155,8 @@ def encode(
     for reference, network in loaded.items():
         if isinstance(network, Distance):
             status(f"comparing images with {reference}")
-            distances[reference] = _distances(network, pictures, store, refused, advance)
+            real = references if _with_real(cast, reference) else {}
+            distances[reference] = _distances(network, pictures, real, store, refused, advance)
     return Encodings(vectors, texts, distances, missing, refused)
 
 
@@ -193,9 +194,19 @@ def _texts(cast: Cast, pictures: Sequence[Picture]) -> dict[str, list[str]]:
     return {reference: list(texts) for reference, texts in wanted.items()}
 
 
+def _with_real(cast: Cast, reference: str) -> bool:
+    """Whether a metric wants this network's distances to the real images."""
+    return any(
+        metric.compares == "distances" and cast.encoder(protocol, metric) == reference
+        for protocol in cast.protocols
+        for metric in cast.metrics[protocol.name]
+    )
+
+
 def _distances(
     network: Distance,
     pictures: Sequence[Picture],
+    references: Mapping[str, Sequence[Path]],
     store: FeatureStore,
     refused: dict[Path, str],
     advance: Advance,
@@ -204,7 +215,8 @@ def _distances(
     groups = group_pictures(pictures)
     found: dict[Group, NDArray[np.float64]] = {}
     for done, (group, own) in enumerate(groups.items()):
-        result = store.distances(network, [picture.image for picture in own])
+        real = [file for file in references.get(group[1], ()) if file not in refused]
+        result = store.distances(network, [*(picture.image for picture in own), *real])
         refused |= result.refused
         found[group] = result.matrix
         advance(done + 1, len(groups), {})

@@ -112,7 +112,13 @@ def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
     for reference in suite.encoders.values():
         find("encoders", reference.partition(":")[0])
     for name in suite.metrics:
-        role = load_metric(name).role
+        metric = load_metric(name)
+        if metric.compares == "distances":
+            raise UserError(
+                f"metric {name} is not scored by dbbench run; leave it out, and score the finished"
+                f" run: dbbench score {suite.name} --metrics {name}"
+            )
+        role = metric.role
         if role not in suite.encoders:
             raise UserError(
                 f'metric {name} needs an encoder in the role "{role}" and suite "{suite.name}" has'

@@ -22,7 +22,7 @@ Images of this prompt are no pictures of the subject: only metrics that compare 
 them, and no other metric does.
 """
 
-Comparison = Literal["references", "text", "siblings", "class-images"]
+Comparison = Literal["references", "distances", "text", "siblings", "class-images"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Features:
     texts: Vectors | None = None
     distances: NDArray[np.floating[typing.Any]] | None = None
     """NN: from each generated image to each other; zero on the diagonal."""
+    real_distances: NDArray[np.floating[typing.Any]] | None = None
+    """NR: from each generated image to each real one."""
 
     def take(self, rows: NDArray[np.intp]) -> Features:
         """Return the features of some of the generated images, beside the same references."""
@@ -46,6 +48,7 @@ class Features:
             references=self.references,
             texts=None if self.texts is None else self.texts[rows],
             distances=None if self.distances is None else self.distances[np.ix_(rows, rows)],
+            real_distances=None if self.real_distances is None else self.real_distances[rows],
         )
 
 
@@ -61,7 +64,8 @@ class Metric(typing.Protocol):
     compares: Comparison
     """What is compared with what.
 
-    "references": each generated image with the subject's real images; "text": with its own prompt;
+    "references": each generated image with the subject's real images; "distances": the same by a
+    distance network, only in `dbbench score`; "text": with its own prompt;
     "siblings": with the other images of the same prompt, so that `score` is called once for each
     prompt; "class-images": images of the class noun alone (`CLASS_PROMPT`) with the real images.
     """

@@ -26,6 +26,10 @@ COLUMNS = [*KEYS, "image", "metric", "value", "pairs"]
 FLAGS = ["flag", "method", "subject", "seed", "prompt", "image", "value", "ceiling", "nearest"]
 
 
+WITH_REAL = frozenset({"references", "distances", "class-images"})
+"""Comparisons with the subject's real images."""
+
+
 @dataclass(frozen=True)
 class Reconciliation:
     """The tables of one call of `dbbench score`.
@@ -70,7 +74,7 @@ def reconcile(
                 continue
             for group, own in groups.items():
                 real = whole.get(group[1], [])
-                if metric.compares in {"references", "class-images"} and not real:
+                if metric.compares in WITH_REAL and not real:
                     reason = f'no reference images of "{group[1]}"'
                     missing.setdefault(reason, []).append((metric, protocol))
                     continue
@@ -135,10 +139,14 @@ def _values(
 ) -> tuple[list[float], int]:
     """Return a value for each picture, NaN where there is none, and the pairs behind each."""
     compared = list(real if protocol.references == "all" or metric.flag else real[:1])
-    with_real = metric.compares in {"references", "class-images"}
+    with_real, count = metric.compares in WITH_REAL, len(pictures)
     if encoder in encodings.distances:
-        distances = encodings.distances[encoder][group]
-        features = Features(np.zeros((len(pictures), 0), np.float32), distances=distances)
+        between = encodings.distances[encoder][group][:count]
+        features = Features(
+            np.zeros((count, 0), np.float32),
+            distances=between[:, :count],
+            real_distances=between[:, count : count + len(compared)],
+        )
     else:
         texts = encodings.texts.get(encoder, {})
         features = Features(
