@@ -7,7 +7,8 @@ import pytest
 
 from dbbench.mini.dataset import captions, scene
 from dbbench.mini.judge import HEADS, answers
-from dbbench.mini.source import MiniSource, identities
+from dbbench.mini.places import FRONTS
+from dbbench.mini.source import MiniSource, identities, reference_scenes
 from dbbench.mini.tokenizer import RARE, make_tokenizer, words
 from dbbench.mini.world import SIZE, draw, draw_scene, scene_for_prompt
 from dbbench.prompt import load_prompts
@@ -35,6 +36,14 @@ def test_truth_is_kept_with_each_image():
         assert image.truth is not None
         assert image.truth["identity"]["noun"] == "dog"
         assert image.truth["identity"]["main"] == "brown"
+
+
+def test_references_show_the_same_thing_in_different_places():
+    for subject in SUBJECTS:
+        scenes = reference_scenes(subject)
+        assert {scene.identity for scene in scenes} == {identities()[subject.name]}
+        assert len({scene.place for scene in scenes}) == len(scenes)
+        assert not any(scene.outfit or scene.change or scene.place in FRONTS for scene in scenes)
 
 
 def test_every_prompt_changes_the_picture():

@@ -3,7 +3,8 @@
     python benchmark/quality/settings.py --out benchmark/results/mini-settings.csv
 
 The candidates, their equal budget and the rule of choice stand in `settings.toml`, beside this
-file. A row that is in the output already is not run again.
+file. A row that is in the output already is not run again. Three rows are no methods: the class
+noun alone, the references given back, and the scenes that the prompts ask for, drawn.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,17 +28,24 @@ from dbbench.backbone import Backbone, load_backbone
 from dbbench.encoder import Encoder
 from dbbench.method import Concept
 from dbbench.metric import Features
-from dbbench.mini.judge import Judge, judge_images, load_judge
+from dbbench.mini.judge import judge_images, load_judge
 from dbbench.mini.nouns import LIVE, NOUNS
 from dbbench.mini.source import identities
-from dbbench.mini.world import Identity, draw, draw_identity, draw_scene
+from dbbench.mini.world import (
+    Identity,
+    draw,
+    draw_identity,
+    draw_references,
+    scene_for_prompt,
+)
 from dbbench.plugin import load_encoder, load_method, load_metric
-from dbbench.prompt import load_prompts
+from dbbench.prompt import PromptTemplate, load_prompts
 from dbbench.seed import image_seed, prior_seed, train_seed
 from dbbench.suite import Suite, load_suite
 
 PLAN = Path(__file__).with_suffix(".toml")
 METHODS = ("dreambooth", "textual_inversion")
+METRICS = ("dino", "clip-i", "clip-t")
 
 
 def main(
@@ -49,8 +57,9 @@ def main(
     suite = load_suite("mini")
     backbone = load_backbone("mini", resolution=64, device="cpu")
     encoders = {role: load_encoder(name, device="cpu") for role, name in suite.encoders.items()}
-    concepts = draw_concepts(wanted["subjects"], wanted["seed"], suite, backbone)
-    candidates = [(method, settings) for method in METHODS for settings in wanted[method]]
+    subjects = draw_subjects(wanted["subjects"], wanted["seed"], suite, backbone)
+    candidates: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in _REFERENCE_POINTS]
+    candidates += [(method, settings) for method in METHODS for settings in wanted[method]]
     rows = [] if not out.exists() else pd.read_csv(out).to_dict("records")
     done = {(row["method"], row["settings"]) for row in rows}
     with Progress(console=Console(stderr=True)) as bar:
@@ -58,26 +67,50 @@ def main(
             key = (method, json.dumps(settings, sort_keys=True))
             if key in done:
                 continue
-            common = {k: v for k, v in suite.methods[method].items() if k not in settings}
-            try_one = partial(_try, method, common | settings, suite, backbone, encoders)
-            judge, per_prompt = load_judge(), wanted["images_per_prompt"]
-            scores = pd.DataFrame([try_one(concept, per_prompt, judge) for concept in concepts])
+            if method in METHODS:
+                common = {k: v for k, v in suite.methods[method].items() if k not in settings}
+                make = partial(_train_and_sample, method, common | settings, suite, backbone)
+            else:
+                make = partial(_REFERENCE_POINTS[method], suite, backbone)
+            scores = pd.DataFrame(
+                [_try(make, subject, wanted["images_per_prompt"], encoders) for subject in subjects]
+            )
             rows.append({"method": key[0], "settings": key[1], **scores.mean().round(4).to_dict()})
             pd.DataFrame(rows).to_csv(out, index=False)
-    table = pd.DataFrame(rows)
-    table["mean"] = table[["dino", "clip-i", "clip-t"]].mean(axis=1).round(4)
+    table = rate(pd.DataFrame(rows))
     table.to_csv(out, index=False)
-    print(f"mini: embedded world; {len(concepts)} subjects that are not among the 30")
+    print(f"mini: embedded world; {len(subjects)} subjects that are not among the 30")
     print(table.to_string(index=False))
-    for method, some in table.groupby("method"):
-        print(f"{method}: {some.loc[some['mean'].idxmax(), 'settings']}")
+    for method in METHODS:
+        some = table[table["method"] == method]
+        print(f"{method}: {some.loc[some['rating'].idxmax(), 'settings']}")
 
 
-def draw_concepts(count: int, seed: int, suite: Suite, backbone: Backbone) -> list[Concept]:
+def rate(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the columns that the rule of choice is about, each from 0 to 1 (see settings.toml)."""
+    scores = table.set_index("method")
+    bare, copy = scores.loc["class noun alone"], scores.loc["references given back"]
+    ends = {"dino": (bare, copy), "clip-i": (bare, copy), "clip-t": (copy, bare)}
+    within = {
+        name: (table[name] - low[name]) / (high[name] - low[name])
+        for name, (low, high) in ends.items()
+    }
+    table["subject"] = (within["dino"] + within["clip-i"]) / 2
+    table["prompt"] = within["clip-t"]
+    table["rating"] = (table["subject"] + table["prompt"]) / 2
+    return table.round(4)
+
+
+Kept = tuple[Identity, Concept]
+Job = tuple[PromptTemplate, int]
+Make = Callable[[Kept, Sequence[Job]], list[Image.Image]]
+
+
+def draw_subjects(count: int, seed: int, suite: Suite, backbone: Backbone) -> list[Kept]:
     """Draw subjects with five references each, three in ten of them live, none among the 30."""
     rng = np.random.default_rng(seed)
     taken = {identity.key for identity in identities().values()}
-    concepts = []
+    subjects = []
     for number in range(count):
         live = number < round(0.3 * count)
         nouns = [noun for noun in NOUNS if (noun in LIVE) == live]
@@ -88,9 +121,10 @@ def draw_concepts(count: int, seed: int, suite: Suite, backbone: Backbone) -> li
             seeds=[prior_seed(noun, n) for n in range(suite.prior.count)],
             settings=suite.prior.sampler,
         )
-        references = tuple(draw(draw_scene(identity, rng)) for _ in range(5))
-        concepts.append(Concept(f"kept-{number}", noun, references, tuple(prior)))
-    return concepts
+        references = tuple(map(draw, draw_references(identity, 5, rng)))
+        concept = Concept(f"kept-{number}", noun, references, tuple(prior))
+        subjects.append((identity, concept))
+    return subjects
 
 
 def _new_identity(noun: str, rng: np.random.Generator, taken: set[Any]) -> Identity:
@@ -100,38 +134,73 @@ def _new_identity(noun: str, rng: np.random.Generator, taken: set[Any]) -> Ident
             return identity
 
 
-def _try(
+def _train_and_sample(
     name: str,
     settings: Mapping[str, Any],
     suite: Suite,
     backbone: Backbone,
-    encoders: Mapping[str, Encoder],
-    concept: Concept,
-    images_per_prompt: int,
-    judge: Judge,
-) -> dict[str, float]:
-    """Train and sample one subject; its mean scores, what the judge found, and the seconds."""
-    began = time.monotonic()
-    method = load_method(name, settings)
+    subject: Kept,
+    jobs: Sequence[Job],
+) -> list[Image.Image]:
+    concept, method = subject[1], load_method(name, settings)
     seed = train_seed(0, concept.name)
     checkpoint = method.fit(concept, backbone, seed=seed, progress=lambda *_: None)
-    trained = time.monotonic()
-    jobs = [
-        (p, n) for p in load_prompts(concept.class_noun in LIVE) for n in range(images_per_prompt)
-    ]
-    made: list[Image.Image] = list(
-        method.generate(
-            checkpoint,
-            [prompt for prompt, _ in jobs],
-            concept.class_noun,
-            backbone,
-            seeds=[image_seed(0, concept.name, prompt.id, n) for prompt, n in jobs],
-            sample=suite.sample,
-        )
+    prompts, seeds = [prompt for prompt, _ in jobs], _seeds(concept, jobs)
+    images = method.generate(
+        checkpoint, prompts, concept.class_noun, backbone, seeds=seeds, sample=suite.sample
     )
-    result = {"train_s": trained - began, "sample_s": time.monotonic() - trained}
+    return list(images)
+
+
+def _class_noun_alone(
+    suite: Suite, backbone: Backbone, subject: Kept, jobs: Sequence[Job]
+) -> list[Image.Image]:
+    concept = subject[1]
     texts = [prompt.render("", concept.class_noun) for prompt, _ in jobs]
-    for metric in [load_metric(m) for m in suite.metrics]:
+    return list(backbone.sample(texts, seeds=_seeds(concept, jobs), settings=suite.sample))
+
+
+def _references_given_back(
+    suite: Suite, backbone: Backbone, subject: Kept, jobs: Sequence[Job]
+) -> list[Image.Image]:
+    images = subject[1].images
+    return [images[number % len(images)] for number in range(len(jobs))]
+
+
+def _drawn(
+    suite: Suite, backbone: Backbone, subject: Kept, jobs: Sequence[Job]
+) -> list[Image.Image]:
+    identity, concept = subject
+    seeds = _seeds(concept, jobs)
+    return [
+        draw(scene_for_prompt(identity, prompt, np.random.default_rng(seed)))
+        for (prompt, _), seed in zip(jobs, seeds, strict=True)
+    ]
+
+
+_REFERENCE_POINTS: dict[str, Callable[..., list[Image.Image]]] = {
+    "class noun alone": _class_noun_alone,
+    "references given back": _references_given_back,
+    "drawn as asked": _drawn,
+}
+
+
+def _seeds(concept: Concept, jobs: Sequence[Job]) -> list[int]:
+    return [image_seed(0, concept.name, prompt.id, number) for prompt, number in jobs]
+
+
+def _try(
+    make: Make, subject: Kept, images_per_prompt: int, encoders: Mapping[str, Encoder]
+) -> dict[str, float]:
+    """Make the images of one subject; their mean scores, what the judge found, the seconds."""
+    began = time.monotonic()
+    concept = subject[1]
+    prompts = load_prompts(concept.class_noun in LIVE)
+    jobs = [(prompt, number) for prompt in prompts for number in range(images_per_prompt)]
+    made = make(subject, jobs)
+    result = {"seconds": time.monotonic() - began}
+    texts = [prompt.render("", concept.class_noun) for prompt, _ in jobs]
+    for metric in map(load_metric, METRICS):
         encoder = encoders[metric.role]
         features = Features(
             generated=encoder.encode_images(made),
@@ -139,7 +208,7 @@ def _try(
             texts=encoder.encode_texts(texts) if metric.compares == "text" else None,
         )
         result[metric.name] = float(np.mean(metric.score(features)))
-    verdicts = judge_images(judge, made)
+    verdicts = judge_images(load_judge(), made)
     shown = [v.shows_prompt(prompt) for v, (prompt, _) in zip(verdicts, jobs, strict=True)]
     result["judge_prompt"] = float(np.mean(shown))
     result["judge_noun"] = float(np.mean([v.shows_noun(concept.class_noun) for v in verdicts]))

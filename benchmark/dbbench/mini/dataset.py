@@ -6,6 +6,7 @@ Sample i is a function of (seed, i) alone, so a set can be grown or made again a
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from dbbench.mini.source import identities
-from dbbench.mini.world import SIZE, Scene, caption, draw, draw_random_scene
+from dbbench.mini.world import SIZE, Scene, caption, draw, draw_anywhere, draw_random_scene
 
 CHUNK = 1000
 
@@ -30,6 +31,11 @@ def scene(index: int, *, seed: int = 0) -> Scene:
     return draw_random_scene(np.random.default_rng([seed, index]), held_out=_held_out())
 
 
+def again(index: int, *, seed: int = 0) -> Scene:
+    """The identity of scene `index` once more, somewhere else."""
+    return draw_anywhere(scene(index, seed=seed).identity, np.random.default_rng([seed, index, 2]))
+
+
 def captions(index: int, count: int, *, seed: int = 0) -> list[str]:
     """`count` captions of scene `index`, each naming its own choice of attributes."""
     rng = np.random.default_rng([seed, index, 1])
@@ -37,13 +43,14 @@ def captions(index: int, count: int, *, seed: int = 0) -> list[str]:
     return [caption(here, rng) for _ in range(count)]
 
 
-def _render(start: int, *, seed: int) -> NDArray[np.uint8]:
-    pictures = [np.asarray(draw(scene(i, seed=seed))) for i in range(start, start + CHUNK)]
-    return np.stack(pictures)
+def _render(start: int, *, of: Callable[..., Scene], seed: int) -> NDArray[np.uint8]:
+    return np.stack([np.asarray(draw(of(i, seed=seed))) for i in range(start, start + CHUNK)])
 
 
-def render(folder: Path, count: int, *, seed: int = 0) -> NDArray[np.uint8]:
-    """Pictures 0..count of the training world as a memory map (count, 64, 64, 3), uint8.
+def render(
+    folder: Path, count: int, *, of: Callable[..., Scene] = scene, seed: int = 0
+) -> NDArray[np.uint8]:
+    """Pictures 0..count of `scene` or `again` as a memory map (count, 64, 64, 3), uint8.
 
     Chunks that are there already are kept: an interrupted rendering goes on where it stopped.
     """
@@ -51,7 +58,7 @@ def render(folder: Path, count: int, *, seed: int = 0) -> NDArray[np.uint8]:
     starts = range(0, count, CHUNK)
     todo = [s for s in starts if not (folder / f"{s:07d}.npy").exists()]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        chunks = pool.map(partial(_render, seed=seed), todo)
+        chunks = pool.map(partial(_render, of=of, seed=seed), todo)
         for start, pictures in track(
             zip(todo, chunks, strict=True), "drawing the world", total=len(todo)
         ):

@@ -9,10 +9,10 @@ from functools import cache
 import numpy as np
 
 from dbbench.mini.canvas import Color
-from dbbench.mini.world import SIZE, Identity, Scene, draw, draw_scene
+from dbbench.mini.world import SIZE, Identity, Scene, draw, draw_references
 from dbbench.subject import ReferenceImage, Subject, load_subjects
 
-VERSION = 1  # raise when a drawing changes: the references' fingerprints follow it
+VERSION = 2  # raise when a drawing changes: the references' fingerprints follow it
 
 # Subject -> main color, second color, pattern; after the real things where their names tell.
 _LOOKS: dict[str, tuple[str, str, str]] = {
@@ -75,7 +75,7 @@ def reference_scenes(subject: Subject) -> tuple[Scene, ...]:
     """The scenes of a subject's reference images, as many as the data set has photographs."""
     rng = _rng("references", subject.name)
     identity = identities()[subject.name]
-    return tuple(draw_scene(identity, rng) for _ in subject.photos)
+    return draw_references(identity, len(subject.photos), rng)
 
 
 class MiniSource:

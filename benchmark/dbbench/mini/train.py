@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from dbbench.mini import train_backbone, train_encoders
-from dbbench.mini.dataset import render
+from dbbench.mini.dataset import again, render
 from dbbench.mini.train_loop import computes_in_bfloat16
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -39,7 +39,7 @@ class Part(StrEnum):
 STEPS = {
     Part.autoencoder: 2000,
     Part.backbone: 7_000,
-    Part.dino: 600,
+    Part.dino: 2000,
     Part.clip: 1000,
     Part.judge: 600,
 }
@@ -82,7 +82,8 @@ def _train(
     elif part is Part.backbone:
         train_backbone.train_backbone(pictures, work, steps=steps, compile_=compiled)
     elif part is Part.dino:
-        train_encoders.train_dino(pictures, work, steps=steps)
+        others = render(work / "again", len(pictures), of=again)
+        train_encoders.train_dino(pictures, others, work, steps=steps)
     elif part is Part.clip:
         tokens = train_backbone.tokenize_world(len(pictures), work / f"tokens-{len(pictures)}.npy")
         train_encoders.train_clip(pictures, tokens, work, steps=steps)

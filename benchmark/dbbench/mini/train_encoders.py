@@ -1,7 +1,9 @@
 """Trains what looks at the embedded world: mini-dino, mini-clip, and the judge.
 
-mini-dino is a timm ViT trained without labels: two crops of one picture shall be nearer to each
-other than to any other picture, against a slowly moving copy of itself (arXiv 2104.02057).
+mini-dino is a timm ViT trained without labels: two pictures of one thing, in other places, and the
+crops of one picture shall be nearer to each other than to any other picture, against a slowly
+moving copy of itself (arXiv 2104.02057). With crops of one picture alone it sees the place above
+all: of the right subject in the prompts' places it then thinks little more than of another one.
 mini-clip is an open_clip model trained on pictures and captions (arXiv 2103.00020).
 The judge is a classifier of the truth (`judge.py`); no score is made from it.
 """
@@ -90,9 +92,18 @@ class _Projected(nn.Module):
 
 
 def train_dino(
-    pictures: NDArray[np.uint8], out: Path, *, steps: int, batch: int = 64, seed: int = 1
+    pictures: NDArray[np.uint8],
+    others: NDArray[np.uint8],
+    out: Path,
+    *,
+    steps: int,
+    batch: int = 64,
+    seed: int = 1,
 ) -> None:
-    """Self-supervised: a global and a local crop of a picture against the teacher's other crop."""
+    """Self-supervised: a local crop, and the same thing elsewhere, against the teacher's crop.
+
+    `others[i]` shows the identity of `pictures[i]` in another scene.
+    """
     torch.manual_seed(seed)
     vit = timm.create_model("vit_tiny_patch16_224", pretrained=False, **DINO)
     student = _Projected(vit, 128, predict=True)
@@ -103,11 +114,11 @@ def train_dino(
     labels = torch.arange(batch)
 
     def loss_of(step: int) -> Tensor:
-        _, x, rng = get(step)
+        pick, x, rng = get(step)
         with torch.no_grad():
             key = teacher(crops(x, rng, size=64, scale=(0.5, 1.0)))
         views = (
-            crops(x, rng, size=64, scale=(0.4, 1.0)),
+            crops(images_to_tensor(others[pick]), rng, size=64, scale=(0.4, 1.0)),
             crops(x, rng, size=40, scale=(0.12, 0.4)),
         )
         loss = sum(F.cross_entropy(student(v) @ key.T / 0.15, labels) for v in views)

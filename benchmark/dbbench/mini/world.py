@@ -118,6 +118,18 @@ def draw_scene(
     return Scene(identity, place, outfit, change, pose, light, int(rng.integers(VIEWS)))
 
 
+def draw_references(identity: Identity, count: int, rng: np.random.Generator) -> tuple[Scene, ...]:
+    """What people photograph: the identity as it is, each time somewhere else, nothing before it.
+
+    Were all of them in one place, a method could not tell the subject from it, and an encoder
+    would call every picture elsewhere another thing.
+    """
+    known = list(PLACES)[:10] if identity.noun in LIVE else list(PLACES)
+    places = [None, *(place for place in known if place not in FRONTS)]
+    order = rng.permutation(len(places))[:count]
+    return tuple(draw_scene(identity, rng, place=places[n]) for n in order)
+
+
 def scene_for_prompt(identity: Identity, prompt: PromptTemplate, rng: np.random.Generator) -> Scene:
     """The scene that a prompt asks for: what a perfect method would show."""
     if prompt.id in PLACES:
@@ -259,6 +271,12 @@ def draw_random_scene(
     identity = draw_identity(noun, rng)
     while identity.key in held_out:
         identity = draw_identity(noun, rng)
+    return draw_anywhere(identity, rng)
+
+
+def draw_anywhere(identity: Identity, rng: np.random.Generator) -> Scene:
+    """The identity in a random place or outfit, or changed, or in the studio."""
+    live = identity.noun in LIVE
     kind = rng.random()
     place = outfit = change = None
     if kind < (0.42 if live else 0.7):
