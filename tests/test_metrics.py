@@ -194,7 +194,9 @@ def test_every_metric_follows_its_image_whatever_the_order(
 
 
 @pytest.mark.parametrize(
-    "metric", [Dino(), ClipI(), ClipT(), Pres(), Div(), Lpips(), Copy(), DinoV2I()], ids=lambda m: m.name
+    "metric",
+    [Dino(), ClipI(), ClipT(), Pres(), Div(), Lpips(), Copy(), DinoV2I()],
+    ids=lambda m: m.name,
 )
 def test_missing_features_are_refused(metric: Metric) -> None:
     with pytest.raises(ValueError, match="needs the"):
