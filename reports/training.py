@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dbbench.clock import duration
 from dbbench.events import EVENTS, EventLog
-from dbbench.progress import duration
 
 from .gallery import read_json
 from .results import Results

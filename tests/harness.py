@@ -11,7 +11,7 @@ import tinted_plugin
 from rich.console import Console
 
 from dbbench import plugin
-from dbbench.executor import execute
+from dbbench.executor import Executor, execute
 from dbbench.mini.source import MiniSource
 from dbbench.session import Outcome
 from dbbench.suite import Suite, load_suite, override, plan_runs
@@ -57,7 +57,7 @@ def run(
     methods: list[str] | None = None,
     seeds: list[int] | None = None,
     console: Console | None = None,
-    jobs: int = 1,
+    executor: Executor | None = None,
     together: int = 1,
 ) -> Outcome:
     """Do what `dbbench run` does."""
@@ -69,7 +69,7 @@ def run(
         plan_runs(chosen, subjects.split(","), methods, seeds),
         device="cpu",
         console=console or Console(quiet=True),
-        jobs=jobs,
+        executor=executor,
         together=together,
     )
 

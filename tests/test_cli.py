@@ -12,8 +12,9 @@ from harness import installed, plugin_folder, suite, suite_file  # noqa: F401
 from rich.console import Console
 
 from dbbench import cli, device
+from dbbench.clock import Clock, duration
 from dbbench.plan import Task
-from dbbench.progress import Clock, LiveProgress, PlainProgress, duration
+from dbbench.progress import LiveProgress, PlainProgress
 from dbbench.suite import Run
 
 # ruff: noqa: F811 - fixtures are imported by name
@@ -239,15 +240,15 @@ def test_the_time_left_is_what_like_tasks_took(monkeypatch: pytest.MonkeyPatch) 
     now = 0.0
     monkeypatch.setattr("dbbench.progress.time.monotonic", lambda: now)
     clock = Clock(TASKS)
-    clock.begin()
+    clock.begin(TASKS[0])
     assert clock.left is None
     now = 10.0
     clock.end(TASKS[0])
     assert clock.left is None  # Nothing was sampled yet.
-    clock.begin()
+    clock.begin(TASKS[1])
     now = 30.0
     clock.end(TASKS[1])
-    clock.begin()
+    clock.begin(TASKS[2])
     assert clock.left == pytest.approx(10 + 20)
     now = 35.0
     clock.advance(1, 2)

@@ -19,6 +19,7 @@ from dbbench.baselines.dreambooth_lora import DreamBoothLora
 from dbbench.baselines.textual_inversion import TextualInversion
 from dbbench.errors import UserError
 from dbbench.events import EventLog
+from dbbench.executor import Local
 from dbbench.memory import Demand, Recipe, applied, choose, measure
 from dbbench.method import Checkpoint, Concept, Diverged
 from dbbench.sampling import SampleSettings
@@ -292,7 +293,7 @@ def test_runs_at_once_give_the_files_of_runs_in_turn(
     suite: Suite, tmp_path: Path, plugin_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(plugin_folder))
-    outcome = run(suite, tmp_path / "at-once", "methods.tinted.fail_on='dog'", jobs=2)
+    outcome = run(suite, tmp_path / "at-once", "methods.tinted.fail_on='dog'", executor=Local(2))
     (failure,) = outcome.failures
     assert failure.task.name == "tinted/dog/0"
     assert "cannot learn dog" in failure.reason

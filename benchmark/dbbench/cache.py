@@ -57,11 +57,14 @@ def cache_folder() -> Path:
 def cache_limit() -> int:
     """Return $DBBENCH_CACHE_LIMIT in bytes ("500MB", "20GB"), by default 10 GB."""
     text = os.environ.get("DBBENCH_CACHE_LIMIT", "").strip()
-    if not text:
-        return DEFAULT_LIMIT
+    return parse_size(text, "DBBENCH_CACHE_LIMIT") if text else DEFAULT_LIMIT
+
+
+def parse_size(text: str, what: str) -> int:
+    """Return a size such as "500MB" or "20GB" in bytes. Raises UserError; `what` is its name."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text)
     if match is None:
-        raise UserError(f'DBBENCH_CACHE_LIMIT is "{text}"; write a size such as 500MB or 20GB')
+        raise UserError(f'{what} is "{text}"; write a size such as 500MB or 20GB')
     powers = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
     return int(float(match[1]) * 1000 ** powers[match[2]])
 

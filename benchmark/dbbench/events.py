@@ -10,9 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 EVENTS = "events.jsonl"
+
+
+class Log(Protocol):
+    """Takes events."""
+
+    def write(self, **event: Any) -> None:
+        """Take one."""
 
 
 @dataclass(frozen=True)

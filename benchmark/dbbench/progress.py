@@ -1,12 +1,13 @@
-"""Progress: what a person sees while the executor works; bars on a terminal, lines elsewhere."""
+"""Progress: what is seen while the executor works; bars on a terminal, lines or JSON elsewhere."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from rich.console import Console, Group
@@ -15,9 +16,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dbbench.clock import Clock, duration
 from dbbench.plan import Task
 
 REFRESH = 4.0  # Per second.
+ROWS = 8  # Tasks under way that are shown at once.
 
 
 class Advance(Protocol):
@@ -32,19 +35,19 @@ def silent(done: int, total: int, figures: Mapping[str, Any], /) -> None:
 
 
 class Progress(Protocol):
-    """Hears what the executor does."""
+    """Hears what the executor does.
 
-    def begin(self, task: Task, run: int, runs: int) -> None:
+    `worker` names one of several processes that are at work at once; each does one task at a time.
+    """
+
+    def begin(self, task: Task, run: int, runs: int, worker: str = "") -> None:
         """A task starts; it belongs to run number `run` of `runs` (0 where to none)."""
 
-    def advance(self, done: int, total: int, detail: str) -> None:
+    def advance(self, done: int, total: int, detail: str, worker: str = "") -> None:
         """The task is at `done` of `total` units; `detail` is a figure to show, such as a loss."""
 
-    def end(self, summary: str, seconds: float | None = None) -> None:
-        """The task has ended; `summary` says in a few words how.
-
-        `seconds` is what it added to the whole, where that is not the time since its beginning.
-        """
+    def end(self, summary: str, worker: str = "") -> None:
+        """The task has ended; `summary` says in a few words how."""
 
     def note(self, text: str) -> None:
         """Say something that stays on the screen."""
@@ -53,80 +56,28 @@ class Progress(Protocol):
         """Say what is going on outside of tasks, such as loading."""
 
 
-@dataclass
-class Clock:
-    """Tells how long the rest will take, from how long tasks of each kind took so far."""
-
-    tasks: Sequence[Task]
-    finished: int = 0
-    _seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    _begun: float = 0.0
-    _share: float = 0.0
-
-    def begin(self) -> None:
-        """A task starts now."""
-        self._begun, self._share = time.monotonic(), 0.0
-
-    def advance(self, done: int, total: int) -> None:
-        """That task is so far."""
-        self._share = done / total if total else 0.0
-
-    def end(self, task: Task, seconds: float | None = None) -> None:
-        """It has ended."""
-        took = time.monotonic() - self._begun if seconds is None else seconds
-        self._seconds[task.kind].append(took)
-        self.finished += 1
-
-    @property
-    def left(self) -> float | None:
-        """Seconds until all tasks are done; None while nothing can be said."""
-        rest = self.tasks[self.finished :]
-        if not rest:
-            return 0.0
-        elapsed = time.monotonic() - self._begun
-        typical = {kind: sum(took) / len(took) for kind, took in self._seconds.items()}
-        if rest[0].kind not in typical and self._share > 0.02:
-            typical[rest[0].kind] = elapsed / self._share
-        by_stage: defaultdict[str, list[float]] = defaultdict(list)
-        for kind, seconds in typical.items():
-            by_stage[kind.split()[0]].append(seconds)
-        total = 0.0
-        for task in rest:
-            similar = by_stage.get(task.stage)
-            if task.kind in typical:
-                total += typical[task.kind]
-            elif similar:
-                total += sum(similar) / len(similar)
-            elif task.stage in {"train", "sample"}:
-                return None  # What takes longest has not been seen yet.
-        done = typical.get(rest[0].kind, 0.0) * self._share
-        return max(total - done, 0.0)
-
-
 class PlainProgress:
     """One line for each finished task, for logs and pipes."""
 
     def __init__(self, console: Console, tasks: Sequence[Task]) -> None:
         self._console, self._clock = console, Clock(tasks)
-        self._task: Task | None = None
 
-    def begin(self, task: Task, run: int, runs: int) -> None:
+    def begin(self, task: Task, run: int, runs: int, worker: str = "") -> None:
         """Remember the task."""
-        self._task = task
-        self._clock.begin()
+        self._clock.begin(task, worker)
 
-    def advance(self, done: int, total: int, detail: str) -> None:
+    def advance(self, done: int, total: int, detail: str, worker: str = "") -> None:
         """Update the time left."""
-        self._clock.advance(done, total)
+        self._clock.advance(done, total, worker)
 
-    def end(self, summary: str, seconds: float | None = None) -> None:
+    def end(self, summary: str, worker: str = "") -> None:
         """Print the task's line."""
-        assert self._task is not None
-        self._clock.end(self._task, seconds)
+        task = self._clock.running[worker].task
+        self._clock.end(task, worker)
         count = f"[{self._clock.finished}/{len(self._clock.tasks)}]"
         left = self._clock.left
         tail = f", {duration(left)} left" if left else ""
-        self.note(f"{count} {self._task.stage} {self._task.name}: {summary}{tail}")
+        self.note(f"{count} {task.stage} {task.name}: {summary}{tail}")
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -137,16 +88,80 @@ class PlainProgress:
         self.note(text)
 
 
-class LiveProgress:
-    """Two bars that stay at the bottom of the terminal: all tasks, and the steps of this one."""
+class JsonProgress:
+    """One JSON object a line for all that happens, for programs that read along."""
 
     def __init__(self, console: Console, tasks: Sequence[Task]) -> None:
         self._console, self._clock = console, Clock(tasks)
-        self._task: Task | None = None
-        self._run = self._runs = self._done = self._total = 0
-        self._first = 0
-        self._detail = self._status = ""
-        self._begun = time.monotonic()
+
+    def begin(self, task: Task, run: int, runs: int, worker: str = "") -> None:
+        """Say that a task starts."""
+        self._clock.begin(task, worker)
+        self._say("begin", **_about(task, worker), run=run, runs=runs)
+
+    def advance(self, done: int, total: int, detail: str, worker: str = "") -> None:
+        """Steps are in no log; how far a task is moves the time left."""
+        self._clock.advance(done, total, worker)
+
+    def end(self, summary: str, worker: str = "") -> None:
+        """Say that it has ended, and how long all the rest will take."""
+        running = self._clock.running[worker]
+        seconds = round(running.seconds, 3)
+        self._clock.end(running.task, worker)
+        left = self._clock.left
+        self._say(
+            "end",
+            **_about(running.task, worker),
+            summary=summary,
+            seconds=seconds,
+            finished=self._clock.finished,
+            tasks=len(self._clock.tasks),
+            seconds_left=None if left is None else round(left, 1),
+        )
+
+    def note(self, text: str) -> None:
+        """Say something."""
+        self._say("note", text=text)
+
+    def status(self, text: str) -> None:
+        """Say what is going on."""
+        self._say("status", text=text)
+
+    def _say(self, event: str, **content: Any) -> None:
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
+        text = json.dumps(line | content, ensure_ascii=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass
+class _Row:
+    """One task's bar."""
+
+    task: Task
+    begun: float
+    done: int = 0
+    total: int = 0
+    first: int = 0
+    detail: str = ""
+
+    def speed(self, wide: bool) -> str:
+        seconds = time.monotonic() - self.begun
+        if not self.total or self.done <= self.first or seconds < 0.2:
+            return f"{self.done}/{self.total}" if self.total else ""
+        unit = "step" if self.task.stage == "train" else "img"
+        rate = f"{(self.done - self.first) / seconds:.3g} {unit}/s"
+        detail = f" {self.detail}" if wide and self.detail else ""
+        return f"{self.done}/{self.total} {rate}{detail}"
+
+
+class LiveProgress:
+    """Bars that stay at the bottom of the terminal: all tasks, and each that is under way."""
+
+    def __init__(self, console: Console, tasks: Sequence[Task]) -> None:
+        self._console, self._clock = console, Clock(tasks)
+        self._rows: dict[str, _Row] = {}
+        self._run = self._runs = 0
+        self._status = ""
         self.live = Live(
             get_renderable=self._render,
             console=console,
@@ -154,34 +169,34 @@ class LiveProgress:
             transient=True,
         )
 
-    def begin(self, task: Task, run: int, runs: int) -> None:
+    def begin(self, task: Task, run: int, runs: int, worker: str = "") -> None:
         """Show the task."""
-        self._task, self._run, self._runs = task, run or self._run, runs
-        self._done = self._total = self._first = 0
-        self._detail = self._status = ""
-        self._begun = time.monotonic()
-        self._clock.begin()
+        self._run, self._runs = max(run, self._run), runs or self._runs
+        self._rows[worker] = _Row(task, time.monotonic())
+        self._status = ""
+        self._clock.begin(task, worker)
 
-    def advance(self, done: int, total: int, detail: str) -> None:
-        """Move the inner bar."""
-        if not self._total:
-            self._first = done  # Taken over from an interrupted attempt, or the very first step.
-            self._begun = time.monotonic()
-        self._done, self._total, self._detail = done, total, detail
-        self._clock.advance(done, total)
+    def advance(self, done: int, total: int, detail: str, worker: str = "") -> None:
+        """Move its bar."""
+        if (row := self._rows.get(worker)) is None:
+            return
+        if not row.total:
+            row.first = done  # Taken over from an interrupted attempt, or the very first step.
+            row.begun = time.monotonic()
+        row.done, row.total, row.detail = done, total, detail
+        self._clock.advance(done, total, worker)
 
-    def end(self, summary: str, seconds: float | None = None) -> None:
-        """Move the outer bar."""
-        assert self._task is not None
-        self._clock.end(self._task, seconds)
+    def end(self, summary: str, worker: str = "") -> None:
+        """Move the bar of all tasks."""
+        self._clock.end(self._rows.pop(worker).task, worker)
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""
         self._console.print(text, markup=False, highlight=False)
 
     def status(self, text: str) -> None:
-        """Show a line in place of the inner bar."""
-        self._task, self._status = None, text
+        """Show a line in place of the inner bars."""
+        self._status = text
 
     def _render(self) -> Group:
         wide = self._console.width >= 100
@@ -198,45 +213,30 @@ class LiveProgress:
             ProgressBar(total=max(len(self._clock.tasks), 1), completed=self._clock.finished),
             Text(time_left),
         )
-        if self._task is None:
-            return Group(table, Text(self._status, style="dim", no_wrap=True, overflow="ellipsis"))
-        table.add_row(
-            Text(f"{self._task.stage} {self._task.name}"),
-            ProgressBar(total=self._total or None, completed=self._done, pulse=not self._total),
-            Text(self._speed(wide)),
-        )
+        rows = list(self._rows.values())
+        for row in rows[:ROWS]:
+            table.add_row(
+                Text(f"{row.task.stage} {row.task.name}"),
+                ProgressBar(total=row.total or None, completed=row.done, pulse=not row.total),
+                Text(row.speed(wide)),
+            )
+        more = f"and {len(rows) - ROWS} more under way" if len(rows) > ROWS else ""
+        if line := more or self._status:
+            return Group(table, Text(line, style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(table)
-
-    def _speed(self, wide: bool) -> str:
-        seconds = time.monotonic() - self._begun
-        if not self._total or self._done <= self._first or seconds < 0.2:
-            return f"{self._done}/{self._total}" if self._total else ""
-        assert self._task is not None
-        unit = "step" if self._task.stage == "train" else "img"
-        rate = f"{(self._done - self._first) / seconds:.3g} {unit}/s"
-        detail = f" {self._detail}" if wide and self._detail else ""
-        return f"{self._done}/{self._total} {rate}{detail}"
 
 
 @contextmanager
-def show(console: Console, tasks: Sequence[Task]) -> Iterator[Progress]:
-    """Give the progress display that suits the console."""
-    if not console.is_terminal:
-        yield PlainProgress(console, tasks)
+def show(console: Console, tasks: Sequence[Task], *, as_json: bool = False) -> Iterator[Progress]:
+    """Give the progress display that suits the console, or with `as_json` lines of JSON."""
+    if as_json or not console.is_terminal:
+        yield (JsonProgress if as_json else PlainProgress)(console, tasks)
         return
     progress = LiveProgress(console, tasks)
     with progress.live:
         yield progress
 
 
-def duration(seconds: float) -> str:
-    """Return a time span as a person says it: "45 s", "12 min", "3 h 05 min", "2 d 4 h"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes:02d} min"
-    return f"{hours // 24} d {hours % 24} h"
+def _about(task: Task, worker: str) -> dict[str, str]:
+    about = {"stage": task.stage, "name": task.name}
+    return about | ({"worker": worker} if worker else {})

@@ -14,7 +14,7 @@ from rich.table import Table
 from dbbench.artifact import write_text
 from dbbench.cost import estimate
 from dbbench.errors import UserError
-from dbbench.executor import execute, make_plan
+from dbbench.executor import Local, execute, make_plan
 from dbbench.progress import duration
 from dbbench.session import Failure
 from dbbench.sharing import without_shared
@@ -82,7 +82,7 @@ def _do(
     try:
         outcome = execute(
             part.suite, part.out, part.source, part.runs,
-            device=device, console=console, jobs=jobs, together=together,
+            device=device, console=console, executor=Local(jobs), together=together,
             others=[other.out for other in parts if other.out != part.out],
         )  # fmt: skip
     except UserError as error:

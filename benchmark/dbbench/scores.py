@@ -73,10 +73,24 @@ def check_scores(table: pd.DataFrame) -> pd.DataFrame:
 
 def write_scores(table: pd.DataFrame, path: Path) -> None:
     """Write the checked table as Parquet, to a temporary name first."""
-    arrow = pa.Table.from_pandas(check_scores(table), schema=SCHEMA, preserve_index=False)
+    write_parts([table], path)
+
+
+def write_parts(parts: Iterable[pd.DataFrame], path: Path) -> None:
+    """Write tables one after the other as row groups of one Parquet file, as they come.
+
+    Each is checked by itself: no two may have rows for one image and metric. Only one is held.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(arrow, temporary)
+    writer: pq.ParquetWriter | None = None
+    for part in parts:
+        arrow = pa.Table.from_pandas(check_scores(part), schema=SCHEMA, preserve_index=False)
+        writer = writer or pq.ParquetWriter(temporary, arrow.schema)
+        writer.write_table(arrow.replace_schema_metadata(writer.schema.metadata))
+    if writer is None:
+        raise ValueError("a score table needs at least one part")
+    writer.close()
     os.replace(temporary, path)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,19 @@ from dbbench.suite import Run
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
 
     from dbbench.metric import Metric
 
+    Part = Sequence[Run] | Sequence[str]
+    Work = Callable[[Plan, Part], pd.DataFrame]
+    Each = Callable[[Plan, Work, Iterable[Part]], Iterable[pd.DataFrame]]
+
 SCORES = "scores.parquet"
 MANIFEST = "scores.json"
+RUNS_A_PART = 20
+"""2,000 images of the paper's protocol: some megabytes of table."""
 MADE_FROM_IT = ("leaderboard.parquet", "leaderboard.csv", "leaderboard.md", "report/index.html")
 
 
@@ -39,22 +46,42 @@ def finished_runs(plan: Plan, runs: Iterable[Run]) -> tuple[Run, ...]:
     )
 
 
-def score(plan: Plan, runs: Sequence[Run]) -> int:
+def score(plan: Plan, runs: Sequence[Run], each: Each | None = None) -> int:
     """Score these runs and their subjects' real images; write table, leaderboard and report.
 
-    Returns the number of images scored. What a metric cannot say of an image has no row.
+    `each` works out parts of the table, elsewhere if it likes, and gives them back in order; they
+    are written as they come, so that nobody holds all. Returns the number of images scored. What a
+    metric cannot say of an image has no row.
     """
     from dbbench.reports import write_report
-    from dbbench.scores import score_table, write_scores
+    from dbbench.scores import write_parts
 
-    metrics = [load_metric(name) for name in plan.suite.metrics]
-    rows = [row for run in runs for row in _run_rows(plan, run, metrics)]
-    for subject in dict.fromkeys(run.subject for run in runs):
-        rows.extend(_real_rows(plan, subject, metrics))
-    write_scores(score_table(rows), plan.out / SCORES)
+    subjects = tuple(dict.fromkeys(run.subject for run in runs))
+    parts: list[Part] = [*_chunks(runs, RUNS_A_PART), subjects]
+    made = each(plan, score_part, parts) if each else (score_part(plan, part) for part in parts)
+    write_parts(made, plan.out / SCORES)
     write_report(plan.out)
     write_manifest(plan.out / MANIFEST, plan.scores(runs), [plan.out / SCORES])
     return sum(len(plan.jobs(run)) for run in runs)
+
+
+def score_part(plan: Plan, part: Part) -> pd.DataFrame:
+    """Return the rows of some runs, or of the real images of some subjects."""
+    from dbbench.scores import score_table
+
+    metrics = [load_metric(name) for name in plan.suite.metrics]
+    rows: list[dict[str, Any]] = []
+    for item in part:
+        if isinstance(item, Run):
+            rows.extend(_run_rows(plan, item, metrics))
+        else:
+            rows.extend(_real_rows(plan, item, metrics))
+    return score_table(rows)
+
+
+def _chunks(runs: Sequence[Run], size: int) -> Iterator[Sequence[Run]]:
+    for start in range(0, len(runs), size):
+        yield runs[start : start + size]
 
 
 def _run_rows(plan: Plan, run: Run, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from dbbench import stages
 from dbbench.artifact import write_text
 from dbbench.encoder import Distance
 from dbbench.errors import UserError
-from dbbench.events import EVENTS, EventLog, Meter
+from dbbench.events import EVENTS, EventLog, Log, Meter
 from dbbench.features import FeatureStore
 from dbbench.identity import versions
 from dbbench.models import Models
@@ -51,14 +51,16 @@ class Session:
     outcome: Outcome
     store: FeatureStore = field(default_factory=FeatureStore)
     together: int = 1
+    log: Log | None = None
+    """Where events go in place of the output folder's own file."""
     failed: dict[str, Failure] = field(default_factory=dict)
     made: dict[str, str] = field(default_factory=dict)
     """Trainings that were done side by side with another: key -> its name."""
 
     @property
-    def events(self) -> EventLog:
+    def events(self) -> Log:
         """What each task cost."""
-        return EventLog(self.plan.out / EVENTS)
+        return self.log or EventLog(self.plan.out / EVENTS)
 
     def start(self, tasks: int) -> None:
         """Note with what the tasks are done."""

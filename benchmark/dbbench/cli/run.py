@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,7 @@ from dbbench.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dbbench.executor import Executor
     from dbbench.session import Outcome
     from dbbench.subject import ImageSource
     from dbbench.suite import Run, Suite
@@ -21,11 +24,19 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
+class Where(StrEnum):
+    """What --executor chooses from."""
+
+    local = "local"
+    ray = "ray"
+
+
 @app.command(
     epilog="Examples:\n\ndbbench run --suite mini --subjects dog,teapot\n\n"
     "dbbench run --subjects live --methods dreambooth --seeds 0,1\n\n"
     "dbbench run --suite mini --subjects dog --methods path/to/file.py:MyMethod\n\n"
     "dbbench run --suite prior-ablation --on mini\n\n"
+    "dbbench run --suite paper --data photos --executor ray --address auto\n\n"
     "dbbench run --suite paper --data photos --set train.steps=400 --dry-run"
 )
 def run(
@@ -71,13 +82,29 @@ def run(
         typer.Option(
             "--jobs-per-device",
             min=1,
-            help="Runs at once, each in its own process: small batches do not fill a GPU.",
+            help="Runs at once on a device, each in its own process: small batches do not fill a"
+            " GPU. On a cluster the share of a GPU that a task gets.",
         ),
     ] = 1,
     together: Annotated[
         int,
         typer.Option(min=1, help="Subjects that textual_inversion trains side by side."),
     ] = 1,
+    executor: Annotated[
+        Where, typer.Option(help="Who works: this machine, or a Ray cluster.")
+    ] = Where.local,
+    address: Annotated[
+        str, typer.Option(help="The Ray cluster: auto, host:port, or local for a new one here.")
+    ] = "auto",
+    cpus: Annotated[
+        float, typer.Option("--cpus-per-task", min=0, help="CPUs for a task on the cluster.")
+    ] = 1.0,
+    memory: Annotated[
+        str, typer.Option("--memory-per-task", help="Memory for a task on the cluster: 500MB, 6GB.")
+    ] = "2GB",
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Progress as JSON lines on stderr.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, and stop.")
     ] = False,
@@ -88,32 +115,43 @@ def run(
     interruption, and more subjects, methods or seeds can be added later.
     """
     from dbbench.device import resolve_device
-    from dbbench.executor import execute, make_plan
+    from dbbench.executor import Local, execute, make_plan
     from dbbench.overview import print_dry_run
     from dbbench.subject import select_subjects
     from dbbench.suite import plan_runs
 
-    console = Console()
-    place = resolve_device(device)
-    chosen = choose_suite(suite, on, settings or [], place, data)
-    source = choose_source(chosen, data)
-    chosen_subjects = [s.name for s in select_subjects(subjects or chosen.subjects)]
-    chosen, chosen_methods = _choose_methods(chosen, names(methods, "--methods"))
-    runs = plan_runs(chosen, chosen_subjects, chosen_methods, numbers(seeds))
-    folder = out or RESULTS / chosen.name
-    asked = bool(on) or suite in {"mini", "paper"} or str(suite).endswith(".toml")
-    console.print(_headline(chosen, asked, runs, folder, place), soft_wrap=True, highlight=False)
-    if dry_run:
-        print_dry_run(make_plan(chosen, folder, source, runs, place), runs, console)
-        return
-    try:
-        outcome = execute(
-            chosen, folder, source, runs,
-            device=place, console=console, jobs=jobs, together=together,
-        )  # fmt: skip
-    except KeyboardInterrupt as interrupt:
-        raise say_stopped(interrupt, console) from None
-    _finish(outcome, folder, console)
+    if executor is Where.ray and together > 1:
+        raise UserError("--together is for one process; on a cluster leave it out")
+    console = Console(stderr=log_json)
+    with ExitStack() as stack:
+        work: Executor = Local(jobs)
+        if executor is Where.ray:
+            from dbbench.cluster import connected
+
+            cluster = stack.enter_context(connected(address, cpus, jobs, memory, device))
+            work, device = cluster, cluster.device
+        place = resolve_device(device)
+        chosen = choose_suite(suite, on, settings or [], place, data)
+        source = choose_source(chosen, data)
+        chosen_subjects = [s.name for s in select_subjects(subjects or chosen.subjects)]
+        chosen, chosen_methods = _choose_methods(chosen, names(methods, "--methods"))
+        runs = plan_runs(chosen, chosen_subjects, chosen_methods, numbers(seeds))
+        folder = out or RESULTS / chosen.name
+        asked = bool(on) or suite in {"mini", "paper"} or str(suite).endswith(".toml")
+        if not log_json:
+            headline = _headline(chosen, asked, runs, folder, place)
+            console.print(headline, soft_wrap=True, highlight=False)
+        if dry_run:
+            print_dry_run(make_plan(chosen, folder, source, runs, place), runs, console)
+            return
+        try:
+            outcome = execute(
+                chosen, folder, source, runs,
+                device=place, console=console, executor=work, together=together, as_json=log_json,
+            )  # fmt: skip
+        except KeyboardInterrupt as interrupt:
+            raise say_stopped(interrupt, console) from None
+    _finish(outcome, folder, Console())
 
 
 @app.command(epilog="Example:  dbbench status results/mini")

@@ -1,0 +1,142 @@
+"""What a node of a cluster does with one task, and what it says of it afterwards."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from dbbench.errors import UserError
+from dbbench.identity import Identities
+from dbbench.models import Models
+from dbbench.plan import Plan, Task
+from dbbench.plugin import add_method_file
+from dbbench.relay import Relay
+from dbbench.session import Failure, Outcome, Session
+from dbbench.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Order:
+    """What every task of one call has to know; two orders are the same if their tokens are."""
+
+    token: str
+    plan: Plan = field(compare=False)
+    device: str = field(compare=False)
+    threads: int = field(compare=False)
+
+
+@dataclass
+class Report:
+    """What came of one task."""
+
+    node: str = ""
+    worker: str = ""
+    summary: str = "failed"
+    done: int = 0
+    events: list[dict[str, Any]] = field(default_factory=list)
+    failed: dict[str, Failure] = field(default_factory=dict)
+    """Tasks that later ones need and cannot have."""
+    failures: list[Failure] = field(default_factory=list)
+    """What went wrong here, where `failed` may come from a task before."""
+    log: str = ""
+    stop: str | None = None
+    """Why nothing can go on, such as a full disk."""
+
+
+def do_task(
+    order: Order, task: Task, failed: Mapping[str, Failure], queue: Any, *before: Report
+) -> Report:
+    """Do one task, unless one that it needs has failed; runs in a process of Ray's.
+
+    What an earlier attempt, whose answer was lost with its node, has left whole is not made again.
+    """
+    node = _name()
+    report = Report(node, worker=f"{node}:{os.getpid()}")
+    relay = Relay(report.worker, queue.put_nowait)
+    try:
+        models = _models(order)
+        plan = models.plan
+        session = Session(plan, models, Workspace(plan.out), Outcome(), log=_Kept(report.events))
+        session.failed |= failed
+        for earlier in before:
+            session.failed |= earlier.failed
+        if all(artifact.verify() == "done" for _, artifact in task.artifacts):
+            report.summary = "was there already"
+            return report
+        _check(order.plan.identities, models, task)
+        session.work([task], relay)
+        report.summary = relay.summary
+        report.done = session.outcome.done
+        report.failures = session.outcome.failures
+        if task.key in session.failed:
+            report.failed = {task.key: session.failed[task.key]}
+            log = session.log_of(task)
+            report.log = log.read_text(encoding="utf-8") if log.is_file() else ""
+    except UserError as error:
+        report.stop = str(error)
+    return report
+
+
+def identify(order: Order) -> Identities:
+    """Load backbone and encoders; return their fingerprints on this kind of node."""
+    models = _models(order)
+    _ = models.backbone
+    for role in models.plan.roles:
+        models.encoder(role)
+    return models.identities
+
+
+def run_parts(order: Order, function: Callable[[Plan, Any], Any], item: Any) -> Any:
+    """Return function(plan, item) as this node sees the plan."""
+    return function(order.plan, item)
+
+
+@lru_cache(maxsize=1)
+def _models(order: Order) -> Models:
+    """Return the networks of this process, loaded when a task first needs them."""
+    import torch
+
+    for reference in order.plan.suite.method_files.values():
+        add_method_file(reference)
+    if order.device == "cpu":
+        torch.set_num_threads(order.threads)
+    # A copy: loading enters what is here, and the order keeps what is expected.
+    known = order.plan.identities
+    here = replace(known, encoders=dict(known.encoders), methods=dict(known.methods))
+    return Models(replace(order.plan, identities=here), order.device)
+
+
+def _check(expected: Identities, models: Models, task: Task) -> None:
+    """Raise UserError where this node's weights are not those that the plan was made with."""
+    if task.stage != "encode":
+        if models.backbone.fingerprint != expected.backbone:
+            raise UserError(f"its backbone is another than the plan's; {_SAME}")
+        return
+    for role, _ in task.artifacts:
+        if models.encoder(role).fingerprint != expected.encoders.get(role):
+            raise UserError(f'its encoder "{role}" is another than the plan\'s; {_SAME}')
+
+
+_SAME = "install the same packages and weights on all nodes"
+
+
+@dataclass
+class _Kept:
+    """Takes events in place of a file."""
+
+    events: list[dict[str, Any]]
+
+    def write(self, **event: Any) -> None:
+        """Keep one."""
+        self.events.append(event)
+
+
+def _name() -> str:
+    """Return what tells this node from others, several of which may be on one machine."""
+    import ray
+
+    return f"{socket.gethostname()}-{ray.get_runtime_context().get_node_id()[:6]}"

@@ -1,0 +1,70 @@
+"""Progress that is told from one process to another, where it is shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dbbench.plan import Task
+from dbbench.progress import Progress
+from dbbench.suite import Run
+
+Message = tuple[str, str, Any]
+"""Worker, what happened, and its particulars."""
+SECONDS = 0.5  # Between two messages of how far a task is.
+
+
+@dataclass
+class Relay:
+    """Sends what it hears, under the name of its worker."""
+
+    worker: str
+    put: Callable[[Message], object]
+    summary: str = ""
+    """Of the last task that ended."""
+    _told: float = 0.0
+
+    def begin(self, task: Task, run: int, runs: int, worker: str = "") -> None:
+        """A task starts."""
+        self.put((self.worker, "begin", task))
+
+    def advance(self, done: int, total: int, detail: str, worker: str = "") -> None:
+        """It is so far; said twice a second at most."""
+        now = time.monotonic()
+        if now - self._told >= SECONDS:
+            self._told = now
+            self.put((self.worker, "advance", (done, total, detail)))
+
+    def end(self, summary: str, worker: str = "") -> None:
+        """It has ended."""
+        self.summary = summary
+        self.put((self.worker, "end", summary))
+
+    def note(self, text: str) -> None:
+        """Say something that stays."""
+        self.put((self.worker, "note", text))
+
+    def status(self, text: str) -> None:
+        """Say what is going on."""
+        self.note(text)
+
+
+def show_message(message: Message, runs: Sequence[Run], progress: Progress) -> bool:
+    """Show what a Relay sent; return whether it was such a message."""
+    worker, kind, content = message
+    match kind:
+        case "begin":
+            number = runs.index(content.run) + 1 if content.run in runs else 0
+            progress.begin(content, number, len(runs) if number else 0, worker)
+        case "advance":
+            done, total, detail = content
+            progress.advance(done, total, detail, worker)
+        case "end":
+            progress.end(content, worker)
+        case "note":
+            progress.note(content)
+        case _:
+            return False
+    return True
