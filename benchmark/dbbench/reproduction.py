@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dbbench.artifact import write_text
+from dbbench.clock import duration
 from dbbench.cost import estimate
 from dbbench.errors import UserError
 from dbbench.executor import Local, execute, make_plan
-from dbbench.progress import duration
 from dbbench.session import Failure
 from dbbench.sharing import without_shared
 from dbbench.subject import ImageSource
