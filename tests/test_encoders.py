@@ -58,6 +58,26 @@ def make_clip(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def siglip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SigLIP 2 as open_clip describes it, narrow and shallow, with a word-level tokenizer."""
+    folder = tmp_path_factory.mktemp("siglip2")
+    size = write_tokenizer(folder)
+    model = open_clip.get_model_config("ViT-B-16-SigLIP2")
+    model["embed_dim"] = 64
+    model["vision_cfg"] |= {"timm_model_name": "test_vit", "image_size": 160}
+    model["text_cfg"] |= {"vocab_size": size, "hf_tokenizer_name": "local", "context_length": 24}
+    model["text_cfg"] |= {"width": 64, "heads": 2, "layers": 1}
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+    config = {"model_cfg": model, "preprocess_cfg": preprocess | {"resize_mode": "squash"}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    made = {key: value for key, value in model.items() if key != "custom_text"}
+    network = open_clip.CustomTextCLIP(**made)
+    save_file(network.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
 @pytest.fixture
 def small_clip(monkeypatch: pytest.MonkeyPatch) -> type[open_clip.CLIP]:
     """Make open_clip build ViT-B-32 with one thin layer, so that the real loader takes no time."""
@@ -98,10 +118,14 @@ def test_timm_features_equal_the_networks_own_class_token(dino: Path) -> None:
     assert np.linalg.norm(found, axis=1) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_clip_features_equal_the_networks_own(clip: Path) -> None:
-    encoder = load_encoder(f"open_clip:local-dir:{clip}", device="cpu")
-    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip}")
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{clip}")
+@pytest.mark.parametrize(("kind", "dim"), [("clip", 24), ("siglip2", 64)])
+def test_clip_features_equal_the_networks_own(
+    kind: str, dim: int, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(kind)
+    encoder = load_encoder(f"open_clip:local-dir:{folder}", device="cpu")
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     drawn, texts = images(3, 80), ["a dog in the jungle", "A teapot in the snow."]
     with torch.inference_mode():
         model.eval()
@@ -109,7 +133,7 @@ def test_clip_features_equal_the_networks_own(clip: Path) -> None:
         read = model.encode_text(tokenizer(texts), normalize=True)
     assert encoder.encode_images(drawn) == pytest.approx(seen.numpy(), abs=1e-5)
     assert encoder.encode_texts(texts) == pytest.approx(read.numpy(), abs=1e-5)
-    assert encoder.dim == 24
+    assert encoder.dim == dim
 
 
 @pytest.mark.parametrize("kind", ["timm", "open_clip"])
