@@ -192,6 +192,7 @@ def training(results: Results, curves: Sequence[Curve]) -> Figure:
         _median(axes, own, colour)
         axes.set_title(results.label(method))
         axes.set_xlabel("step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
     panels[0].set_ylabel("loss")
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from rich.markup import escape
 from dbbench.artifact import write_text
 
 from .comparable import combined, grouped
-from .paper import judge
+from .paper import judge, paper_rows
 from .render import PAGE, REPORT, environment, shared_context, write_page
 from .results import Results, load_results
 from .study import Preferences, find_preferences, write_study
+from .table import arrowed
 from .tables import print_verdicts, write_tables
 
 
@@ -48,6 +50,7 @@ def write_overview(
         "banner": banners.pop() if len(banners) == 1 else None,
         "plain": str,
         "missing": missing,
+        "outcomes": Counter(verdict.outcome for run in runs for verdict in judge(run)),
         "study": study,
         "groups": [
             {
@@ -62,6 +65,8 @@ def write_overview(
             {
                 "results": run,
                 "verdicts": judge(run),
+                "paper": paper_rows(run),
+                "metrics": [(metric, arrowed(metric)) for metric in run.metrics],
                 "link": os.path.relpath(run.out / REPORT / PAGE, out),
             }
             for run in runs

@@ -19,6 +19,7 @@ from dbbench.artifact import write_text
 from dbbench.leaderboard import SIGNIFICANCE
 from dbbench.metric import Metric
 from dbbench.scores import REAL
+from dbbench.subject import select_subjects
 
 from .flags import find_flags, measured
 from .gallery import SubjectPictures, make_pictures
@@ -118,6 +119,7 @@ def _context(
         "real": REAL,
         "images": int(board.ranking.loc[board.ranking["method"] != REAL, "images"].sum()),
         "expectation": board.expectation,
+        "planned": len(select_subjects(results.suite.subjects)),
         "ranking": _ranking(results),
         "differences": _differences(results),
         "published": results.published().to_dict("records"),

@@ -68,8 +68,8 @@ class Results:
 
     def label(self, method: str) -> str:
         """Return how people call a method: as the paper's table does where there is one."""
-        table = self.suite.table
-        return table.labels.get(method, method) if table else method
+        labels = {REAL: "Real images"} | (self.suite.table.labels if self.suite.table else {})
+        return labels.get(method, method)
 
     def means_by(self, column: Literal["subject", "prompt"]) -> pd.DataFrame:
         """Return the mean of each (metric, method) by subject or by prompt, in the suite's order.

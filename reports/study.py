@@ -32,6 +32,7 @@ NOTE = (
     "Published: 72 raters and 1,800 answers for each question, by majority vote of three raters, "
     "DreamBooth and Textual Inversion on Stable Diffusion."
 )
+LABELS = {"dreambooth": "DreamBooth", "textual_inversion": "Textual Inversion"}
 PAIR = ("dreambooth", "textual_inversion")
 PUBLISHED = {"subject": (0.68, 0.22, 0.10), "prompt": (0.81, 0.12, 0.07)}
 """For each question the shares of DreamBooth, of Textual Inversion, and undecided."""
@@ -104,8 +105,9 @@ class Preferences:
         rows = []
         for pair in sorted(pairs, key=lambda pair: pair != PAIR):
             for number, key in enumerate(ROWS):
-                name = "undecided" if key == "undecided" else pair[number]
-                of = f" ({' or '.join(pair)})" if len(pairs) > 1 else ""
+                names = [LABELS.get(method, method) for method in pair]
+                name = "undecided" if key == "undecided" else names[number]
+                of = f" ({' or '.join(names)})" if len(pairs) > 1 else ""
                 shares = [
                     _share(found, key, PUBLISHED.get(study.question) if pair == PAIR else None)
                     for study, found in zip(self.studies, pairs[pair], strict=True)

@@ -86,7 +86,7 @@ def machine(results: Results) -> str:
             found = event
     parts = [str(found[key]) for key in ("device", "gpu") if found.get(key)]
     if "threads" in found:
-        parts.append(f"{found['threads']} threads")
+        parts.append(f"{found['threads']} thread{'s' if found['threads'] != 1 else ''}")
     if "python" in found:
         parts.append(f"Python {found['python']}")
     return ", ".join(parts)

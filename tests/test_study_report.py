@@ -82,8 +82,8 @@ def test_the_papers_table_stands_beside_the_published_shares() -> None:
                       "prompt fidelity", "95%", "published"]  # fmt: skip
     shown = [[line[0], line[1], line[3], line[4], line[6]] for line in both.table().rows]
     assert shown == [
-        ["dreambooth", "67%", "68%", "94%", "81%"],
-        ["textual_inversion", "33%", "22%", "6%", "12%"],
+        ["DreamBooth", "67%", "68%", "94%", "81%"],
+        ["Textual Inversion", "33%", "22%", "6%", "12%"],
         ["undecided", "0%", "10%", "0%", "7%"],
     ]
 

@@ -26,11 +26,11 @@
     const subject = subjects[pickSubject.selectedIndex];
     const row = rows(subject)[pickPrompt.selectedIndex];
     const left = make("div", "side");
-    left.append(make("h4", "", "Reference images"), subject.querySelector(".references").cloneNode(true));
+    left.append(make("h3", "", "Reference images"), subject.querySelector(".references").cloneNode(true));
     const right = make("div", "side");
     for (const cell of Array.from(row.cells).slice(1)) {
       const block = make("div", "block");
-      const title = make("h4");
+      const title = make("h3");
       title.append(make("i", "swatch " + cell.dataset.colour), cell.dataset.method);
       block.append(title, ...Array.from(cell.childNodes, (node) => node.cloneNode(true)));
       right.append(block);
