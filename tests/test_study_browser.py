@@ -9,17 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from study_run import write_run
 from study_site import Place, make_place
 
 from dbbench.study.database import default_url, open_database
 from dbbench.study.store import Store
 
 CHROMIUM = Path("/usr/bin/chromium")
+DBBENCH = str(Path(sys.executable).with_name("dbbench"))
 CHOICES = ["left", "right", "undecided", "right", "left", "undecided"]
 
 
@@ -39,14 +42,13 @@ class Server:
         return [row["choice"] for row in rows if row["rater"] == rater]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    place = make_place(tmp_path_factory.mktemp("browser"))
+@contextmanager
+def serving(place: Place) -> Iterator[Server]:
+    """Serve a study until the end of the block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("dbbench")), "study", "serve"]
-    process = subprocess.Popen([*command, str(place.folder), "--port", str(port)])
+    process = subprocess.Popen([DBBENCH, "study", "serve", str(place.folder), "--port", str(port)])
     try:
         for _ in range(600):
             assert process.poll() is None
@@ -58,6 +60,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     finally:
         os.kill(process.pid, signal.SIGTERM)
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(make_place(tmp_path_factory.mktemp("browser"))) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +184,64 @@ def test_a_double_click_answers_one_question(page: Any, number: int, server: Ser
         page.locator("button[value=undecided]").dblclick()
         page.get_by_text(f"Question {question + 1} of 6", exact=True).wait_for()
     assert server.answers(number) == ["undecided"] * 3
+
+
+CONSENT = """We are <b>nobody</b> & pay 2 €.
+
+You may stop
+at any time."""
+PHONE = {
+    "java_script_enabled": False,
+    "viewport": {"width": 360, "height": 740},
+    "is_mobile": True,
+    "has_touch": True,
+}
+
+
+def fits(page: Any) -> None:
+    """Nothing is wider than the window, and what one can press is large enough for a finger."""
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    for button in page.locator("button, a.button").all():
+        box = button.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 360
+        assert box["height"] >= 44
+
+
+@pytest.mark.parametrize("page", [PHONE], indirect=True)
+def test_own_consent_and_code_are_what_raters_read_on_a_phone(page: Any, tmp_path: Path) -> None:
+    consent, study = tmp_path / "consent.txt", tmp_path / "study"
+    consent.write_text(CONSENT, encoding="utf-8")
+    run = write_run(tmp_path / "run", prompts=3, images=2, subjects=("dog", "teapot"))
+    command = [DBBENCH, "study", "create", str(run), "--out", str(study), "--question", "prompt"]
+    command += ["--pairs=10", "--questions-per-rater=5", "--checks=1"]
+    command += [f"--consent={consent}", "--completion-code=C0DE-<7>"]
+    subprocess.run(command, check=True, capture_output=True)
+    with serving(Place(study)) as server:
+        for number in (1, 2):
+            page.context.clear_cookies()
+            page.goto(server.address + server.place.personal(number))
+            paragraphs = page.locator("main p").all_inner_texts()
+            assert paragraphs == ["We are <b>nobody</b> & pay 2 €.", "You may stop at any time."]
+            fits(page)
+            page.get_by_role("button", name="I agree and take part").tap()
+            page.get_by_role("link", name="Start").wait_for()
+            fits(page)
+            page.get_by_role("link", name="Start").tap()
+            for question, choice in enumerate(CHOICES, 1):
+                page.get_by_text(f"Question {question} of 6", exact=True).wait_for()
+                fits(page)
+                # The text, the pair and all three answers are on one screen.
+                last = page.locator("button[value=undecided]").bounding_box()
+                assert last["y"] + last["height"] <= 740
+                page.locator(f"button[value={choice}]").tap()
+            page.get_by_role("heading", name="Thank you").wait_for()
+            assert page.locator("p.code").inner_text() == "C0DE-<7>"
+            fits(page)
+            assert server.answers(number) == CHOICES
+        page.goto(f"{server.address}/admin")
+        page.fill("#token", server.place.secrets.admin_token)
+        page.get_by_role("button", name="Enter").tap()
+        page.get_by_role("heading", name="Progress").wait_for()
+        # Whoever pays compares what raters hand in with this list.
+        assert page.get_by_text("C0DE-<7>").count() == 2

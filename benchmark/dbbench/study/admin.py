@@ -27,9 +27,7 @@ def overview(request: Request) -> Response:
     site = site_of(request)
     if not _is_admin(site, request):
         return site.page("admin_login", wrong=False, status=401)
-    raters = [
-        rater | {"code": site.secrets.completion_code(rater["id"])} for rater in site.store.raters()
-    ]
+    raters = [rater | {"code": site.completion_code(rater["id"])} for rater in site.store.raters()]
     open_link = str(request.url_for("join", token=site.secrets.sign("open", site.study.id)))
     return site.page("admin", progress=site.store.progress(), raters=raters, open_link=open_link)
 

@@ -184,8 +184,7 @@ def done(request: Request) -> Response:
     session = site.session(request)
     if session is None or not site.store.finish(session[1]):
         return _see("/")
-    own = site.secrets.completion_code(session[1])
-    return site.page("done", code=site.study.texts.completion_code or own)
+    return site.page("done", code=site.completion_code(session[1]))
 
 
 def credits(request: Request) -> Response:

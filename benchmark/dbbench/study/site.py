@@ -35,6 +35,10 @@ class Site:
         """Return (origin, rater) of whoever asks; None for somebody without a link."""
         return session_of(self.secrets, request.headers.get("cookie"))
 
+    def completion_code(self, rater: str) -> str:
+        """Return what a rater is given at the end: the study's code, or one of their own."""
+        return self.study.texts.completion_code or self.secrets.completion_code(rater)
+
     def page(self, name: str, *, status: int = 200, **context: Any) -> HTMLResponse:
         """Render a template."""
         text = environment().get_template(f"{name}.html.j2").render(study=self.study, **context)
