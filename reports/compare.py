@@ -19,7 +19,8 @@ from dbbench.scores import REAL
 from dbbench.statistics import Difference, holm, paired_difference
 
 from .comparable import difference_between, identity
-from .gallery import SubjectPictures, make_pictures
+from .contact_sheets import make_pictures
+from .gallery import SubjectPictures
 from .results import Results, load_results
 from .table import interval, number, p_value
 

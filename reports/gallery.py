@@ -1,36 +1,14 @@
-"""Pictures for the page: one sheet per method and subject, one thumbnail per reference image.
-
-A sheet has a row for each prompt and a column for each image, so that 6,000 samples are 60 files
-that a browser fetches only when they are looked at. Pictures that are up to date are kept.
-"""
+"""What the gallery shows of a subject: references, sheets of samples, strips of the class noun."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import re
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from dbbench.artifact import fingerprint, write_text
-from dbbench.errors import UserError
-
-CELL = 160
-"""Largest side of a sample on a sheet in pixels; smaller samples keep their own size."""
-THUMBNAIL = 256
-"""Largest side of a reference image in pixels."""
 PIXEL_ART = 96
 """Images up to this side are shown at twice their size with hard pixels."""
-STRIP = 8
-"""Images of the bare class noun that are shown of each model."""
-RECORD = ".pictures.json"
-QUALITY = 92
 
 
 @dataclass(frozen=True)
@@ -119,201 +97,8 @@ def shown(side: int) -> int:
     return 2 * side if side <= PIXEL_ART else side
 
 
-def make_pictures(
-    out: Path,
-    report: Path,
-    *,
-    subjects: Sequence[str],
-    methods: Sequence[str],
-    seeds: Sequence[int],
-) -> tuple[SubjectPictures, ...]:
-    """Write the pictures below `report` and return what they show, subject by subject.
-
-    Raises UserError where an image that a stage wrote cannot be read.
-    """
-    record = _read_record(report)
-    made: dict[str, str] = {}
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        maker = _Maker(report, record, made)
-        results = [
-            pool.submit(_subject, out, maker, subject, methods, seeds) for subject in subjects
-        ]
-        pictures = tuple(result.result() for result in results)
-    for folder in ("references", "samples", "drift"):
-        for path in (report / folder).glob("*"):
-            if path.is_file() and f"{folder}/{path.name}" not in made:
-                path.unlink()
-    write_text(report / RECORD, json.dumps(made, indent=1, sort_keys=True) + "\n")
-    return pictures
-
-
-@dataclass(frozen=True)
-class _Maker:
-    """Writes a picture unless the one that is there was made from the same things."""
-
-    report: Path
-    known: Mapping[str, str]
-    made: dict[str, str]
-
-    def current(self, name: str, key: str) -> bool:
-        self.made[name] = key
-        return self.known.get(name) == key and (self.report / name).is_file()
-
-    def save(self, image: Image.Image, name: str) -> None:
-        path = self.report / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}")
-        if path.suffix == ".png":
-            image.save(temporary, format="PNG")
-        else:
-            # Full-resolution colour: subsampled chroma would bleed across hard pixels.
-            image.save(temporary, format="JPEG", quality=QUALITY, subsampling=0)
-        os.replace(temporary, path)
-
-
-def _subject(
-    out: Path, maker: _Maker, subject: str, methods: Sequence[str], seeds: Sequence[int]
-) -> SubjectPictures:
-    document = read_json(out / "references" / subject / "references.json")
-    references = [
-        _reference(out / "references" / subject, entry, maker, subject)
-        for entry in document.get("images", [])
-    ]
-    sheets = [_sheet(out, maker, subject, method, seeds) for method in methods]
-    return SubjectPictures(
-        name=subject,
-        class_noun=str(document.get("class_noun", "")),
-        kind=str(document.get("kind", "")),
-        references=tuple(references),
-        sheets=tuple(sheet for sheet in sheets if sheet is not None),
-        drift=_drift(out, maker, document, methods, seeds),
-    )
-
-
-def _reference(folder: Path, entry: Mapping[str, Any], maker: _Maker, subject: str) -> Reference:
-    path = folder / entry["file"]
-    width, height = _size(path)
-    small = max(width, height) <= PIXEL_ART
-    stem = f"references/{_slug(subject)}-{Path(entry['file']).stem}"
-    name = f"{stem}.png" if small else f"{stem}.jpg"
-    key = fingerprint([str(entry.get("sha256")), width, height, THUMBNAIL, QUALITY])
-    scale = min(1.0, THUMBNAIL / max(width, height))
-    width, height = round(width * scale), round(height * scale)
-    if not maker.current(name, key):
-        maker.save(_read(path, (width, height)), name)
-    return Reference(name, shown(width), shown(height), str(entry.get("credit", "")))
-
-
-def _sheet(
-    out: Path, maker: _Maker, subject: str, method: str, seeds: Sequence[int]
-) -> Sheet | None:
-    """Put the samples of all seeds on one sheet; None where there are none."""
-    cells: dict[tuple[str, int, int], Path] = {}
-    prompts: dict[str, str] = {}
-    keys: list[Any] = [CELL, QUALITY]
-    for seed in seeds:
-        folder = out / "runs" / method / subject / str(seed) / "samples"
-        document = read_json(folder / "samples.json")
-        for entry in document.get("images", []):
-            if entry.get("category") == "class":
-                continue
-            prompts.setdefault(entry["prompt"], entry["text"])
-            cells[entry["prompt"], seed, int(entry["number"])] = folder / entry["file"]
-        manifest = read_json(folder / "manifest.json")
-        keys.append([seed, manifest.get("fingerprint"), manifest.get("files")])
-    if not cells:
-        return None
-    columns = sorted({(seed, image) for _, seed, image in cells})
-    cell = min(CELL, max(_size(next(iter(cells.values())))))
-    name = f"samples/{_slug(method)}--{_slug(subject)}.jpg"
-    if not maker.current(name, fingerprint([*keys, cell, list(prompts), columns])):
-        rows = {prompt: row for row, prompt in enumerate(prompts)}
-        sheet = Image.new("RGB", (cell * len(columns), cell * len(rows)), "#888")
-        for (prompt, seed, number), path in cells.items():
-            place = (cell * columns.index((seed, number)), cell * rows[prompt])
-            sheet.paste(_read(path, (cell, cell)), place)
-        maker.save(sheet, name)
-    return Sheet(method, name, tuple(prompts.items()), tuple(columns), cell)
-
-
-def _drift(
-    out: Path,
-    maker: _Maker,
-    subject: Mapping[str, Any],
-    methods: Sequence[str],
-    seeds: Sequence[int],
-) -> tuple[Strip, ...]:
-    """Show the class noun's images before and after; nothing where no run drew any."""
-    name, noun = _slug(str(subject.get("subject", ""))), str(subject.get("class_noun", ""))
-    after = []
-    for method in methods:
-        folder = out / "runs" / method / str(subject.get("subject")) / str(seeds[0]) / "samples"
-        entries = read_json(folder / "samples.json").get("images", [])
-        bare = [str(entry["file"]) for entry in entries if entry.get("category") == "class"]
-        after.append(_strip(maker, method, f"drift/{_slug(method)}--{name}.jpg", folder, bare))
-    if not any(after):
-        return ()
-    folder = out / "prior" / noun.replace(" ", "-")
-    entries = read_json(folder / "prior.json").get("images", [])
-    files = [str(entry["file"]) for entry in entries]
-    before = _strip(maker, "", f"drift/before--{name}.jpg", folder, files)
-    return tuple(strip for strip in (before, *after) if strip is not None)
-
-
-def _strip(
-    maker: _Maker, label: str, name: str, folder: Path, files: Sequence[str]
-) -> Strip | None:
-    chosen = [folder / file for file in files[:STRIP] if (folder / file).is_file()]
-    if not chosen:
-        return None
-    cell = min(CELL, max(_size(chosen[0])))
-    manifest = read_json(folder / "manifest.json")
-    key = fingerprint([manifest.get("fingerprint"), [p.name for p in chosen], cell, QUALITY])
-    if not maker.current(name, key):
-        sheet = Image.new("RGB", (cell * len(chosen), cell), "#888")
-        for column, path in enumerate(chosen):
-            sheet.paste(_read(path, (cell, cell)), (cell * column, 0))
-        maker.save(sheet, name)
-    return Strip(label, name, len(chosen), cell)
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Return width and height; only the head of the file is read."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError) as error:
-        raise _damaged(path, error) from None
-
-
-def _read(path: Path, size: tuple[int, int]) -> Image.Image:
-    """Return the image in RGB and in that size."""
-    try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise _damaged(path, error) from None
-    if picture.size != size:
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-    return picture
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be read ({error}); call the same dbbench run again to mend it")
-
-
 def _percent(index: int, count: int) -> str:
     return f"{100 * index / max(1, count - 1):.4g}%"
-
-
-def _slug(name: str) -> str:
-    """Return a file name for any name; one that had to be changed gets a hash to stay unique."""
-    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name)
-    return slug if slug == name else f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _read_record(report: Path) -> dict[str, str]:
-    return {str(k): str(v) for k, v in read_json(report / RECORD).items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from dbbench.artifact import write_text
 
 from .comparable import combined, grouped
 from .paper import judge, paper_rows
+from .preferences import Preferences, find_preferences
 from .render import PAGE, REPORT, environment, shared_context, write_page
 from .results import Results, load_results
-from .study import Preferences, find_preferences, write_study
+from .study import write_study
 from .table import arrowed
 from .tables import print_verdicts, write_tables
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from finished_run import DOGS, write_run
+from finished_run import DOGS, METHODS, write_run
+from study_answers import rows
 
 from dbbench.reports import write_report
 
@@ -17,8 +18,13 @@ CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("page") / "out"
-    return write_report(write_run(out, subjects=DOGS[:3], drift=2, spread=0.03))
+    """The report of a run with a user study of 80 pairs, in which 60 go to DreamBooth."""
+    folder = tmp_path_factory.mktemp("page")
+    pairs = [f"p{pair} {'left' if pair < 60 else 'right'}" for pair in range(80)]
+    answers = [f"r{rater} {pair}" for pair in pairs for rater in range(3)]
+    rows(*answers, methods=METHODS).to_csv(folder / "answers.csv", index=False)
+    run = write_run(folder / "out", subjects=DOGS[:3], drift=2, spread=0.03)
+    return write_report(run, studies=[folder / "answers.csv"])
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +136,27 @@ def test_a_link_to_subject_and_prompt_opens_them(page, page_file):
     assert page.url.split("#show=")[1].startswith("dog")
 
 
+def test_what_people_prefer_is_read_beside_the_published_shares_and_opened_by_keyboard(page):
+    page.locator("nav").get_by_role("link", name="User study").click()
+    study = page.locator("#study")
+    assert study.evaluate("element => Math.abs(element.getBoundingClientRect().top) < 900")
+    assert study.locator(".verdicts .reproduced").inner_text().startswith("reproduced")
+    cells = study.locator(".booktabs tbody tr").first.locator("th, td").all_inner_texts()
+    assert [cell.split()[0] for cell in cells] == ["DreamBooth", "75%", "68%"]
+    details = study.locator("details").first
+    assert not details.locator("table").is_visible()
+    details.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert "240 answers" in details.locator(".note").inner_text()
+    assert details.locator("table").is_visible()
+
+
 def test_nothing_is_wider_than_a_phone(browser, page_file):
     context = browser.new_context(viewport={"width": 360, "height": 700})
     page = context.new_page()
     page.goto(page_file.as_uri())
+    for details in page.locator("details").all():
+        details.evaluate("element => { element.open = true; }")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     context.close()
 

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from dbbench.cli import app
 from dbbench.reports import write_overview, write_report
-from dbbench.reports.study import Preferences, find_preferences, write_study_page
+from dbbench.reports.preferences import Preferences, find_preferences
+from dbbench.reports.study import write_study_page
 from dbbench.reports.study_tables import study_tables
 from dbbench.reports.table import markdown_table, tex
 from dbbench.study.analysis import SIMULATED, Analysis, analyse

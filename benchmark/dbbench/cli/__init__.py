@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dbbench.cli import cache, data, listing, report, reproduce, run, score, study
+from dbbench.cli import cache, data, listing, report, reproduce, run, score, simulation, study
 from dbbench.errors import UserError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 for group in (run, reproduce, score, report, listing, data, cache, study):
     app.add_typer(group.app)
+study.study_app.add_typer(simulation.app)
 
 
 def main() -> None:

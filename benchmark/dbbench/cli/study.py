@@ -12,8 +12,6 @@ from dbbench.cli.options import RESULTS
 from dbbench.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from dbbench.study.store import Store
     from dbbench.study.study import Question
 
@@ -191,7 +189,7 @@ def export(
     from dbbench.study.answers import KINDS, export_text
     from dbbench.workspace import storage_errors
 
-    store = _store(folder, database)
+    store = open_store(folder, database)
     kind = out.suffix.removeprefix(".")
     if kind not in KINDS:
         raise UserError(f"{out}: the name must end in .csv or .jsonl")
@@ -210,7 +208,7 @@ def import_(
     database: Url = None,
 ) -> None:
     """Add a file's answers, all or none: rater, pair, choice and where known seconds."""
-    store = _store(folder, database)
+    store = open_store(folder, database)
     from dbbench.study.answers import importable
 
     rows = importable(store.study, file)
@@ -245,7 +243,8 @@ def results(
     from dbbench.study import require_extra
 
     require_extra()
-    from dbbench.reports.study import Preferences, print_study, write_study_page
+    from dbbench.reports.preferences import Preferences
+    from dbbench.reports.study import print_study, write_study_page
     from dbbench.study.results import analyse_file, analyse_folder, simulated_url
     from dbbench.workspace import storage_errors
 
@@ -265,138 +264,8 @@ def results(
     console.print(f"page: {page}", soft_wrap=True, highlight=False, markup=False)
 
 
-Shares = Annotated[
-    str,
-    typer.Option(
-        metavar="A,B,C",
-        help="In how many of 100 pairs people prefer the better method, the worse, neither.",
-    ),
-]
-Error = Annotated[float, typer.Option(help="How often a rater says something else.")]
-
-
-@study_app.command(
-    epilog="Example:  dbbench study simulate results/study-subject --shares 68,22,10\n\n"
-    "then:  dbbench study results results/study-subject --simulated"
-)
-def simulate(
-    folder: Folder,
-    shares: Shares = "68,22,10",
-    error: Error = 0.1,
-    careless: Annotated[float, typer.Option(help="Share of raters who press at random.")] = 0.0,
-    dropout: Annotated[float, typer.Option(help="Share of raters who stop half-way.")] = 0.0,
-    order: Annotated[
-        str | None, typer.Option(help="Methods, the best first. Default: by the alphabet.")
-    ] = None,
-    seed: int = 0,
-    database: Url = None,
-) -> None:
-    """Let simulated raters answer, into DIR/simulated.sqlite; results say that they are none."""
-    from rich.progress import Progress
-
-    from dbbench.cli.options import names
-    from dbbench.study import require_extra
-
-    require_extra()
-    from dbbench.study.results import simulated_url
-    from dbbench.study.simulate import Crowd, simulate_study
-
-    crowd = Crowd(_shares(shares), error, careless, dropout)
-    store = _store(folder, database or simulated_url(folder))
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task("answering", total=None)
-        raters = simulate_study(
-            store,
-            crowd,
-            order=names(order, "--order") or (),
-            seed=seed,
-            advance=lambda done, total: bars.update(bar, completed=done, total=total),
-        )
-    store.database.close()
-    print(f"{raters} simulated raters; next: dbbench study results {folder} --simulated")
-
-
-@study_app.command(epilog="Example:  dbbench study plan --shares 50,40,10 --pairs 200,400,800")
-def plan(
-    shares: Shares = "55,35,10",
-    error: Error = 0.1,
-    careless: Annotated[float, typer.Option(help="Share of raters who press at random.")] = 0.0,
-    pairs: Annotated[str, typer.Option(help="Sizes to try.")] = "100,200,400,600,1000",
-    raters_per_pair: Annotated[int, typer.Option(min=1, max=9)] = 3,
-    questions_per_rater: Annotated[int, typer.Option(min=1)] = 25,
-    studies: Annotated[int, typer.Option(min=1, help="Simulated studies of each size.")] = 200,
-    seed: int = 0,
-) -> None:
-    """Say how many raters it takes to tell two methods apart, by simulating studies."""
-    from rich import box
-    from rich.progress import Progress
-    from rich.table import Table
-
-    from dbbench.study import require_extra
-
-    require_extra()
-    from dbbench.study.analysis import SIMULATED
-    from dbbench.study.simulate import Crowd, plan_study
-
-    crowd = Crowd(_shares(shares), error, careless)
-    sizes = _sizes(pairs)
-    console = Console()
-    raw, majority = crowd.expected(raters_per_pair)
-    table = Table(
-        title=f"expected by majority {_three(majority)}, of all answers {_three(raw)}",
-        caption=f"{SIMULATED}; {studies} studies of each size",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for name in ("pairs", "answers", "raters", "difference +-", "told apart"):
-        table.add_column(name, justify="right")
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task("simulating", total=studies * len(sizes))
-        for size in sizes:
-            found = plan_study(
-                crowd,
-                pairs=size,
-                raters_per_pair=raters_per_pair,
-                questions_per_rater=questions_per_rater,
-                studies=studies,
-                seed=seed,
-                advance=lambda: bars.advance(bar),
-            )
-            table.add_row(
-                f"{found.pairs}",
-                f"{found.answers}",
-                f"{found.raters}",
-                f"{100 * found.half_width:.1f} points",
-                f"{100 * found.power:.0f}%",
-            )
-    console.print(table)
-
-
-def _shares(text: str) -> tuple[float, float, float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-        total = sum(values)
-        a, b, c = (value / (100 if total > 1.5 else 1) for value in values)
-    except ValueError:
-        raise UserError(f'cannot read --shares "{text}"; write three, such as 68,22,10') from None
-    return a, b, c
-
-
-def _sizes(text: str) -> list[int]:
-    try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 2:
-        raise UserError(f'cannot read --pairs "{text}"; write numbers from 2 on, such as 200,400')
-    return sizes
-
-
-def _three(shares: Iterable[float]) -> str:
-    return " / ".join(f"{100 * share:.0f}%" for share in shares)
-
-
-def _store(folder: Path, database: str | None) -> Store:
+def open_store(folder: Path, database: str | None) -> Store:
+    """Open a study's answers: its own database, or the one of that URL."""
     from dbbench.study import require_extra
 
     require_extra()

@@ -13,9 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from dbbench.errors import UserError
-from dbbench.study.study import CHOICES
+from dbbench.study.study import CHOICES, SQLITE_FILE
 
-SQLITE_FILE = "answers.sqlite"
 ORIGINS = ("link", "open", "simulated", "import")
 BUSY_SECONDS = 15
 CONNECTIONS = 8

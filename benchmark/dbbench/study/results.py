@@ -12,9 +12,7 @@ from dbbench.study.analysis import Analysis, analyse
 from dbbench.study.answers import answer_table, file_table
 from dbbench.study.database import default_url, open_database
 from dbbench.study.store import Store
-from dbbench.study.study import SCORES, load_study
-
-SIMULATED_FILE = "simulated.sqlite"
+from dbbench.study.study import SCORES, SIMULATED_FILE, load_study
 
 
 def analyse_folder(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,8 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from dbbench.errors import UserError
-from dbbench.seed import stable_seed
 from dbbench.study.database import Database, question_table, rater_table, study_table
+from dbbench.study.leases import hand_out, held, imported
 from dbbench.study.study import Choice, Study
 
 
@@ -90,7 +89,7 @@ class Store:
                     id=rater, origin=origin, admitted_at=now, expires_at=self._lease(now)
                 )
             )
-            if not self._fill(connection, rater, now):
+            if not hand_out(self.study, connection, rater, now):
                 connection.rollback()
                 return Admission.NOTHING_FREE
         return Admission.ADMITTED
@@ -112,7 +111,7 @@ class Store:
             return items
         with self.database.writing() as connection:
             self._lock(connection)
-            self._fill(connection, rater, now)
+            hand_out(self.study, connection, rater, now)
             self._renew(connection, rater, now)
             return _items(connection, rater)
 
@@ -226,43 +225,12 @@ class Store:
             keys = sa.select(question_table.c.rater_id, question_table.c.pair_id)
             present = {(str(row[0]), str(row[1])) for row in connection.execute(keys)}
             slots: defaultdict[str, int] = defaultdict(int)
-            for pair_id, slot in _held(connection):
+            for pair_id, slot in held(connection):
                 slots[pair_id] = max(slots[pair_id], slot + 1)
             known = set(connection.execute(sa.select(rater_table.c.id)).scalars())
-            positions: defaultdict[str, int] = defaultdict(int)
-            raters: dict[str, dict[str, Any]] = {}
-            questions: list[dict[str, Any]] = []
-            for row in rows:
-                rater, pair_id, at = row["rater"], row["pair"], row["answered_at"]
-                if (rater, pair_id) in present or rater in known:
-                    raise ValueError(f"rater {rater} has answers here already (pair {pair_id})")
-                present.add((rater, pair_id))
-                origin = "simulated" if row["origin"] == "simulated" else "import"
-                raters[rater] = {
-                    "id": rater,
-                    "origin": origin,
-                    "admitted_at": at,
-                    "expires_at": at,
-                    "finished_at": at,
-                }
-                check = self.study.by_id[pair_id].answer is not None
-                questions.append(
-                    {
-                        "rater_id": rater,
-                        "pair_id": pair_id,
-                        "position": positions[rater],
-                        "slot": None if check else slots[pair_id],
-                        "is_check": check,
-                        "choice": row["choice"],
-                        "seconds": row["seconds"],
-                        "answered_at": at,
-                    }
-                )
-                positions[rater] += 1
-                if not check:
-                    slots[pair_id] += 1
+            raters, questions = imported(self.study, rows, present, known, slots)
             if raters:
-                connection.execute(sa.insert(rater_table), list(raters.values()))
+                connection.execute(sa.insert(rater_table), raters)
                 connection.execute(sa.insert(question_table), questions)
         return len(rows)
 
@@ -276,70 +244,6 @@ class Store:
         alive = raters.finished_at.is_not(None) | (raters.expires_at >= now)
         query = sa.select(sa.func.count()).where((raters.origin == "open") & alive)
         return _count(connection, query)
-
-    def _fill(self, connection: sa.Connection, rater: str, now: int) -> int:
-        """Lease a rater questions up to their number; return how many they have then.
-
-        Pairs with the fewest raters come first, so that all fill up evenly and the last rater
-        still finds enough different ones.
-        """
-        study, table = self.study, question_table.c
-        gone = sa.select(rater_table.c.id).where(rater_table.c.expires_at < now)
-        connection.execute(
-            sa.update(question_table)
-            .where(table.slot.is_not(None) & table.choice.is_(None) & table.rater_id.in_(gone))
-            .values(slot=None)
-        )
-        taken: defaultdict[str, set[int]] = defaultdict(set)
-        for pair_id, slot in _held(connection):
-            taken[pair_id].add(slot)
-        free = {
-            pair.id: next(n for n in range(study.raters_per_pair) if n not in taken[pair.id])
-            for pair in study.pairs
-            if len(taken[pair.id]) < study.raters_per_pair
-        }
-        rows = connection.execute(
-            sa.select(table.pair_id, table.position, table.slot, table.choice, table.is_check)
-            .where(table.rater_id == rater)
-            .order_by(table.position)
-        ).all()
-        have = sum(1 for row in rows if row.slot is not None)
-        for row in rows:
-            if row.slot is None and not row.is_check and row.pair_id in free:
-                connection.execute(
-                    sa.update(question_table)
-                    .where((table.rater_id == rater) & (table.pair_id == row.pair_id))
-                    .values(slot=free.pop(row.pair_id))
-                )
-                have += 1
-        rng = random.Random(stable_seed("study order", study.seed, rater, len(rows)))
-        seen = {row.pair_id for row in rows}
-        fresh = [pair_id for pair_id in free if pair_id not in seen]
-        rng.shuffle(fresh)
-        fresh.sort(key=lambda pair_id: len(taken[pair_id]))
-        chosen = fresh[: max(study.questions_per_rater - have, 0)]
-        rng.shuffle(chosen)
-        added: list[tuple[str, int | None]] = [(pair_id, free[pair_id]) for pair_id in chosen]
-        if not rows and chosen:
-            for check in rng.sample(study.checks, min(study.checks_per_rater, len(study.checks))):
-                # Never first: the first question is where one learns what is asked.
-                added.insert(rng.randint(1, len(added)), (check.id, None))
-        first = max((row.position for row in rows), default=-1) + 1
-        if added:
-            connection.execute(
-                sa.insert(question_table),
-                [
-                    {
-                        "rater_id": rater,
-                        "pair_id": pair_id,
-                        "position": position,
-                        "slot": slot,
-                        "is_check": slot is None,
-                    }
-                    for position, (pair_id, slot) in enumerate(added, first)
-                ],
-            )
-        return have + len(chosen)
 
     def _renew(self, connection: sa.Connection, rater: str, now: int) -> None:
         connection.execute(
@@ -372,12 +276,6 @@ def _items(connection: sa.Connection, rater: str) -> list[Item]:
         .order_by(table.position)
     )
     return [Item(*row) for row in connection.execute(query)]
-
-
-def _held(connection: sa.Connection) -> Iterable[tuple[str, int]]:
-    table = question_table.c
-    query = sa.select(table.pair_id, table.slot).where(table.slot.is_not(None))
-    return [(pair_id, slot) for pair_id, slot in connection.execute(query)]
 
 
 def _count(connection: sa.Connection, query: sa.Select[Any]) -> int:

@@ -21,6 +21,10 @@ CHOICES: tuple[Choice, ...] = ("left", "right", "undecided")
 RECORD = "study.json"
 IMAGES = "images"
 SCORES = "scores.parquet"
+SQLITE_FILE = "answers.sqlite"
+"""The embedded database, in the study's folder."""
+SIMULATED_FILE = "simulated.sqlite"
+"""The same of simulated raters."""
 
 
 class _Record(BaseModel):

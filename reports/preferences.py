@@ -1,0 +1,252 @@
+"""Preferences: what people said in user studies, as the paper's Table 2 with a verdict on each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from dbbench.claim import Claim
+from dbbench.errors import UserError
+from dbbench.statistics import Difference, Interval
+
+from .paper import Outcome, decide
+from .table import NOT_KNOWN, Table
+
+if TYPE_CHECKING:
+    from dbbench.study.analysis import Analysis
+
+TITLE = "Table 2: what people prefer"
+SOURCE = "arXiv 2208.12242, Table 2"
+NOTE = (
+    "Published: 72 raters and 1,800 answers for each question, by majority vote of three raters, "
+    "DreamBooth and Textual Inversion on Stable Diffusion."
+)
+LABELS = {"dreambooth": "DreamBooth", "textual_inversion": "Textual Inversion"}
+PAIR = ("dreambooth", "textual_inversion")
+PUBLISHED = {"subject": (0.68, 0.22, 0.10), "prompt": (0.81, 0.12, 0.07)}
+"""For each question the shares of DreamBooth, of Textual Inversion, and undecided."""
+ROWS = ("first", "second", "undecided")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether people prefer the paper's method in this study too."""
+
+    text: str
+    outcome: Outcome
+    numbers: str
+    simulated: bool
+
+    @property
+    def sentence(self) -> str:
+        """The finding, the verdict and the numbers behind it."""
+        mark = " (simulated raters)" if self.simulated else ""
+        return f"{self.text}: {self.outcome}{mark} ({self.numbers})."
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of the pairs by majority vote; None is what was not asked, or is not printed."""
+
+    found: float | None
+    low: float | None
+    high: float | None
+    published: float | None
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Some studies, and what in a folder of results could not be read as one."""
+
+    studies: tuple[Analysis, ...]
+    problems: tuple[str, ...] = ()
+    made_of: tuple[tuple[str, ...], ...] = ()
+    """The names of each study's runs, where they were looked for."""
+    title = TITLE
+    source = SOURCE
+    note = NOTE
+
+    def of(self, run: Path) -> Preferences:
+        """Return those that were made of an output folder."""
+        chosen = [run.absolute().name in names for names in self.made_of]
+        return Preferences(tuple(compress(self.studies, chosen)))
+
+    @property
+    def banners(self) -> tuple[str, ...]:
+        """What must stand on everything that comes from them."""
+        return tuple(dict.fromkeys(b for study in self.studies for b in study.banners))
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """What each study asked for."""
+        from .study_tables import study_title
+
+        return tuple(study_title(study) for study in self.studies)
+
+    @property
+    def rows(self) -> list[tuple[str, list[Share]]]:
+        """The paper's rows with a share for each study, pair of methods by pair."""
+        pairs: dict[tuple[str, str], list[Mapping[Any, Any] | None]] = {}
+        for place, study in enumerate(self.studies):
+            for row in study.majority.to_dict("records"):
+                pair = (str(row["first"]), str(row["second"]))
+                pairs.setdefault(pair, [None] * len(self.studies))[place] = row
+        rows = []
+        for pair in sorted(pairs, key=lambda pair: pair != PAIR):
+            for number, key in enumerate(ROWS):
+                names = [LABELS.get(method, method) for method in pair]
+                name = "undecided" if key == "undecided" else names[number]
+                of = f" ({' or '.join(names)})" if len(pairs) > 1 else ""
+                shares = [
+                    _share(found, key, PUBLISHED.get(study.question) if pair == PAIR else None)
+                    for study, found in zip(self.studies, pairs[pair], strict=True)
+                ]
+                rows.append((f"{name}{of}", shares))
+        return rows
+
+    @property
+    def findings(self) -> list[Finding]:
+        """One for each study that compares the paper's two methods."""
+        found = []
+        for study, question in zip(self.studies, self.questions, strict=True):
+            for row in study.majority.to_dict("records"):
+                if (row["first"], row["second"]) == PAIR:
+                    found.append(_finding(row, question, study.simulated))
+        return found
+
+    @property
+    def notes(self) -> list[str]:
+        """How much was asked, what is missing, and what could not be read."""
+        lines = []
+        for study, question in zip(self.studies, self.questions, strict=True):
+            pairs, answers = (int(study.majority[key].sum()) for key in ("pairs", "answers"))
+            counts = f"{pairs:,} pairs, {answers:,} answers, {len(study.checks)} raters"
+            lines.append("; ".join([f"{question}: {counts}", *study.notes]))
+        return [*lines, *self.problems]
+
+    def table(self) -> Table:
+        """Return the paper's table."""
+        header, data, rows = ["preferred"], [], []
+        for question in self.questions:
+            header += [question, "95%", "published"]
+        for name, shares in self.rows:
+            line = [name]
+            for study, share in zip(self.studies, shares, strict=True):
+                line += [percent(share.found), span(share.low, share.high)]
+                line.append(percent(share.published))
+                values = {"found": share.found, "low": share.low, "high": share.high}
+                values["published"] = share.published
+                data.append({"preferred": name, "question": study.question, **values})
+            rows.append(line)
+        title = f"{TITLE} ({SOURCE})"
+        note = f"{NOTE} Here: {'; '.join(self.notes)}."
+        return Table("study", title, header, rows, pd.DataFrame(data), note=note)
+
+    def all_tables(self) -> list[tuple[Table, tuple[str, ...]]]:
+        """Return the paper's table, the verdicts and each study's own, with their banners."""
+        from .study_tables import study_tables
+
+        findings = self.findings
+        header = ["finding", "verdict", "numbers"]
+        rows = [[f.text, _marked(f), f.numbers] for f in findings]
+        verdicts = Table(
+            "study-verdicts",
+            "findings of the user study",
+            header,
+            rows,
+            pd.DataFrame([vars(finding) for finding in findings]),
+            texts=3,
+        )
+        found = [(self.table(), self.banners), (verdicts, self.banners)]
+        for study in self.studies:
+            found += [(table, study.banners) for table in study_tables(study)]
+        return [(table, banners) for table, banners in found if table.rows]
+
+    @property
+    def details(self) -> list[tuple[Table, tuple[str, ...]]]:
+        """Return each study's own tables."""
+        return self.all_tables()[1 + bool(self.findings) :]
+
+
+def find_preferences(*runs: Path) -> Preferences:
+    """Return the studies beside these output folders that were made of one and have answers."""
+    from dbbench.study.study import RECORD, SQLITE_FILE, load_study
+
+    studies, made_of, problems = [], [], []
+    names = {run.absolute().name for run in runs}
+    for place in sorted({run.absolute().parent for run in runs}):
+        for record in sorted(place.glob(f"*/{RECORD}")):
+            if not (record.parent / SQLITE_FILE).is_file():
+                continue
+            try:
+                own = load_study(record.parent).runs
+                if names & set(own):
+                    studies.append(_analyse(record.parent))
+                    made_of.append(own)
+            except UserError as error:
+                problems.append(f"{record.parent.name}: {error}")
+    return Preferences(tuple(studies), tuple(problems), tuple(made_of))
+
+
+def read_preferences(sources: Sequence[Path]) -> Preferences:
+    """Return the studies in these folders and files of answers.
+
+    A folder that nobody has answered gives its simulated answers. Raises UserError for one that
+    cannot be read.
+    """
+    return Preferences(tuple(_analyse(source) for source in sources))
+
+
+def percent(value: float | None) -> str:
+    """Return a share as tables show it."""
+    return NOT_KNOWN if value is None else f"{100 * value:.0f}%"
+
+
+def span(low: float | None, high: float | None) -> str:
+    """Return "64 to 72", "-" where there is no interval."""
+    return NOT_KNOWN if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f}"
+
+
+def _analyse(source: Path) -> Analysis:
+    from dbbench.study import require_extra
+
+    require_extra()
+    from dbbench.study.results import analyse_file, analyse_folder, simulated_url
+    from dbbench.study.study import SIMULATED_FILE, SQLITE_FILE
+
+    if source.is_file():
+        return analyse_file(source)
+    asked = not (source / SQLITE_FILE).is_file() and (source / SIMULATED_FILE).is_file()
+    return analyse_folder(source, simulated_url(source) if asked else None)
+
+
+def _share(row: Mapping[Any, Any] | None, key: str, published: Sequence[float] | None) -> Share:
+    printed = None if published is None else published[ROWS.index(key)]
+    if row is None:
+        return Share(None, None, None, printed)
+    value, low, high = (_known(row[f"{key}_{end}"]) for end in ("share", "low", "high"))
+    return Share(value, low, high, printed)
+
+
+def _finding(row: Mapping[Any, Any], question: str, simulated: bool) -> Finding:
+    low, high = _known(row["difference_low"]), _known(row["difference_high"])
+    difference, pairs = float(row["difference"]), int(row["pairs"])
+    text = f"People prefer DreamBooth to Textual Inversion in {question}"
+    claim = Claim(text=text, metric="preference", first=PAIR[0], second=PAIR[1])
+    outcome = decide(claim, Difference(difference, Interval(low, high), None, pairs))
+    between = "" if low is None or high is None else f", 95% {100 * low:+.1f} to {100 * high:+.1f}"
+    numbers = f"{100 * difference:+.1f} points{between}, {pairs:,} pairs"
+    return Finding(text, outcome, numbers, simulated)
+
+
+def _marked(finding: Finding) -> str:
+    return f"{finding.outcome}{' (simulated raters)' if finding.simulated else ''}"
+
+
+def _known(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)
