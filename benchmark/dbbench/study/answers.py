@@ -124,7 +124,8 @@ def file_table(path: Path) -> pd.DataFrame:
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     table["seconds"] = pd.to_numeric(table["seconds"], errors="coerce")
     text = [name for name in COLUMNS if name != "seconds"]
-    table[text] = table[text].fillna("").astype(str)
+    # As objects: a column without any value is one of floats, which take no text.
+    table[text] = table[text].astype(object).fillna("").astype(str)
     doubled = table.duplicated(["rater", "pair"])
     if doubled.any():
         first = table.loc[doubled].iloc[0]
