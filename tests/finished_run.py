@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from dbbench.prompt import load_prompts
+from dbbench.reports import print_leaderboard
 from dbbench.scores import REAL, score_table, write_scores
 from dbbench.suite import Suite
 
@@ -132,6 +135,12 @@ def make_run(tmp_path: Path) -> MakeRun:
         return write_run(tmp_path / name, **options)
 
     return make
+
+
+def text_of(out: Path) -> str:
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_leaderboard(out, console)
+    return console.export_text()
 
 
 class Page(HTMLParser):

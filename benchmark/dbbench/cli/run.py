@@ -221,7 +221,8 @@ def choose_source(suite: Suite, data: Path | None) -> ImageSource:
     if data is None:
         raise UserError(
             f'suite "{suite.name}" needs the photographs: get them with "dbbench data fetch --out'
-            ' photos", then add --data photos; or take --suite mini, which needs none'
+            ' photos", then add --data photos; or take mini, which needs none (--suite mini, or'
+            " --on mini for an experiment)"
         )
     from dbbench.subject import PhotoFolder
 
