@@ -30,6 +30,7 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Where the runs are made and kept.")],
     subjects: Annotated[int, typer.Option(help="How many of the suite's.", min=7)] = 8,
     seeds: Annotated[int, typer.Option(help="Seeds; n of them are n(n-1)/2 pairs.", min=2)] = 7,
+    jobs: Annotated[int, typer.Option(help="Trainings at once; the result is the same.")] = 1,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Settings for all runs, to make them small.")
     ] = None,
@@ -38,7 +39,7 @@ def main(
     """Make the runs, check all pairs, print and write what came of it."""
     names, common = ",".join(SUBJECTS[:subjects]), settings or []
     for seed in range(seeds):
-        _run(folder / f"seed-{seed}", names, seed, common)
+        _run(folder / f"seed-{seed}", names, seed, jobs, common)
     suite = load_suite("gate", "mini")
     rate = float(suite.methods["dreambooth"]["learning_rate"]) / 2
     faults = {
@@ -46,7 +47,7 @@ def main(
         "no prior loss": "methods.dreambooth.prior_weight=0.0",
     }
     for name, change in faults.items():
-        _run(folder / name.replace(" ", "-"), names, 0, [*common, change])
+        _run(folder / name.replace(" ", "-"), names, 0, jobs, [*common, change])
     alarms = []
     for a, b in combinations(range(seeds), 2):
         lines = _check(folder / f"seed-{a}", folder / f"seed-{b}")
@@ -69,9 +70,10 @@ def main(
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def _run(folder: Path, subjects: str, seed: int, settings: list[str]) -> None:
+def _run(folder: Path, subjects: str, seed: int, jobs: int, settings: list[str]) -> None:
     command = [str(Path(sys.executable).with_name("dbbench")), "run", "--suite=gate", "--on=mini"]
     command += [f"--subjects={subjects}", f"--seeds={seed}", f"--out={folder}"]
+    command += [f"--jobs-per-device={jobs}"]
     subprocess.run([*command, *(f"--set={setting}" for setting in settings)], check=True)
 
 
