@@ -13,6 +13,7 @@ from rich.markup import escape
 from dbbench.artifact import write_text
 
 from .comparable import combined, grouped
+from .limits import read_limits, write_limits
 from .paper import judge, paper_rows
 from .preferences import Preferences, find_preferences
 from .render import PAGE, REPORT, environment, shared_context, write_page
@@ -20,13 +21,17 @@ from .results import Results, load_results
 from .study import write_study
 from .table import arrowed
 from .tables import print_verdicts, write_tables
+from .validity import link_validity
 
 
 def write_run(results: Results, price: float | None, study: Preferences) -> Path:
     """Write a run's tables and its page, with what people said of it; return the page."""
-    tables = results.out / REPORT / "tables"
-    write_tables(results, tables, write_study(study, tables))
-    return write_page(results, price, study)
+    report = results.out / REPORT
+    tables, limits = report / "tables", read_limits(results, report)
+    more = [*write_limits(limits, results, tables), *write_study(study, tables)]
+    write_tables(results, tables, more)
+    shown = {"study": study, "limits": limits, "validity": link_validity(results, report)}
+    return write_page(results, price, shown)
 
 
 def write_overview(

@@ -60,9 +60,9 @@ def draw_plots(results: Results, report: Path, curves: Sequence[Curve]) -> dict[
         key = fingerprint([VERSION, name, results.banner, data])
         files = [report / "plots" / f"{name}.{kind}" for kind in ("svg", "png")]
         if known.get(name) != key or not all(file.is_file() for file in files):
-            _write(draw, files, title, results.banner)
+            write_plot(draw, files, title, results.banner)
         made[name] = key
-        svg = _inline(files[0].read_text(encoding="utf-8"), results)
+        svg = inline(files[0].read_text(encoding="utf-8"))
         plots[name] = Plot(name, title, description, svg)
     for path in (report / "plots").glob("*"):
         if path.stem not in made:
@@ -105,9 +105,10 @@ def _wanted(results: Results, curves: Sequence[Curve]) -> list[Wanted]:
     return wanted
 
 
-def _write(
+def write_plot(
     draw: Callable[[], Figure], files: Sequence[Path], title: str, banner: str | None
 ) -> None:
+    """Draw a figure in the report's style into each of the files, its banner below it."""
     import matplotlib
 
     style: dict[Any, Any] = dict(STYLE)
@@ -126,7 +127,7 @@ def _write(
             temporary.replace(file)
 
 
-def _inline(svg: str, results: Results) -> str:
+def inline(svg: str) -> str:
     """Return an SVG for inside a page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

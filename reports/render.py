@@ -22,7 +22,7 @@ from .flags import find_flags, measured
 from .gallery import SubjectPictures
 from .paper import judge, paper_rows
 from .plots import Plot, draw_plots
-from .preferences import Preferences, percent, span
+from .preferences import percent, span
 from .provenance import credits_of, facts_of
 from .results import Results
 from .table import arrowed, interval, number, p_value, rank
@@ -37,12 +37,11 @@ FLAGS = 12
 """Flagged images shown of each kind."""
 
 
-def write_page(
-    results: Results, price: float | None = None, study: Preferences | None = None
-) -> Path:
+def write_page(results: Results, price: float | None, more: Mapping[str, Any]) -> Path:
     """Write pictures and plots, then the page that shows them; return the page.
 
-    `price` is what an hour of the device costs.
+    `price` is what an hour of the device costs; `more` are the user study, the limits and the
+    validity that the page shows as well.
     """
     report = results.out / REPORT
     board = results.leaderboard
@@ -55,7 +54,7 @@ def write_page(
         seeds=board.expectation.seeds,
     )
     plots = draw_plots(results, report, read_curves(results))
-    context = _context(results, pictures, plots, price) | {"study": study or Preferences(())}
+    context = _context(results, pictures, plots, price) | dict(more)
     page = environment().get_template("index.html.j2").render(context)
     write_text(report / PAGE, page)
     return report / PAGE

@@ -104,14 +104,14 @@ def mean_cosine(generated: Vectors, others: Vectors) -> Values:
     """ND, MD -> N: the mean cosine similarity of each row to all M rows of `others`."""
     _check_match(generated, others)
     # The mean of the cosines is the cosine to the mean of the unit vectors, undivided by its norm.
-    values: Values = _unit(generated) @ _unit(others).mean(axis=0)
+    values: Values = unit_rows(generated) @ unit_rows(others).mean(axis=0)
     return values
 
 
 def highest_cosine(generated: Vectors, others: Vectors) -> Values:
     """ND, MD -> N: the highest cosine similarity of each row to any one row of `others`."""
     _check_match(generated, others)
-    values: Values = (_unit(generated) @ _unit(others).T).max(axis=1)
+    values: Values = (unit_rows(generated) @ unit_rows(others).T).max(axis=1)
     return values
 
 
@@ -119,7 +119,7 @@ def sibling_cosine(generated: Vectors) -> Values:
     """ND -> N: the mean cosine similarity of each row to the N-1 others; nothing for one row."""
     if len(generated) < 2:
         return np.zeros(0)
-    unit = _unit(generated)
+    unit = unit_rows(generated)
     values: Values = (unit @ unit.sum(axis=0) - 1.0) / (len(unit) - 1)
     return values
 
@@ -128,7 +128,7 @@ def paired_cosine(generated: Vectors, others: Vectors) -> Values:
     """ND, ND -> N: the cosine similarity of row i with row i."""
     if generated.ndim != 2 or generated.shape != others.shape:
         raise ValueError(f"features do not match: {generated.shape} and {others.shape}")
-    values: Values = np.einsum("nd,nd->n", _unit(generated), _unit(others))
+    values: Values = np.einsum("nd,nd->n", unit_rows(generated), unit_rows(others))
     return values
 
 
@@ -177,7 +177,8 @@ def _check_match(generated: Vectors, others: Vectors) -> None:
         raise ValueError("no features to compare with")
 
 
-def _unit(vectors: Vectors) -> Values:
+def unit_rows(vectors: Vectors) -> Values:
+    """ND -> ND float64, each row of length one. Raises ValueError for a row that has none."""
     # Cast up: float32 dot products differ in the last digits with the batch and the machine.
     rows = vectors.astype(np.float64)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -12,7 +12,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dbbench.cli import cache, data, listing, report, reproduce, run, score, simulation, study
+from dbbench.cli import (
+    cache,
+    data,
+    listing,
+    report,
+    reproduce,
+    run,
+    score,
+    simulation,
+    study,
+    validity,
+)
 from dbbench.errors import UserError
 
 app = typer.Typer(
@@ -24,7 +35,7 @@ app = typer.Typer(
     help="Subject-driven generation measured by the DreamBooth protocol.",
     epilog="Start with: dbbench run --suite mini --subjects dog,teapot",
 )
-for group in (run, reproduce, score, report, listing, data, cache, study):
+for group in (run, reproduce, score, report, validity, listing, data, cache, study):
     app.add_typer(group.app)
 study.study_app.add_typer(simulation.app)
 

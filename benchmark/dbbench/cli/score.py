@@ -94,7 +94,7 @@ def score(
         banner = submission.banner or used.banner
         only = submission.encoders or (mini_encoders() if banner else None)
         cast = choose_cast(asked, metrics=added, overrides=overrides, only=only)
-        with _shown() as (status, advance):
+        with shown() as (status, advance):
             result, refused = score_images(
                 cast, submission, used, device=place, status=status, advance=advance
             )
@@ -149,7 +149,7 @@ def oracle(
             only=mini_encoders() if found.banner else None,
             flags=(),
         )
-        with _shown() as (status, advance):
+        with shown() as (status, advance):
             table, notes = score_oracle(
                 cast, found.files, device=place, status=status, advance=advance
             )
@@ -170,7 +170,7 @@ def _overrides(encoder: list[str] | None) -> dict[str, str]:
 
 
 @contextmanager
-def _shown() -> Iterator[tuple[Any, Any]]:
+def shown() -> Iterator[tuple[Any, Any]]:
     """Give what hears of the work: a bar with the time left on a terminal, lines elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft

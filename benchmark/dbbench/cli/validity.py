@@ -1,0 +1,70 @@
+"""`dbbench validity`: the metrics held against pictures of which the truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dbbench.cli.options import RESULTS
+from dbbench.cli.score import shown
+from dbbench.errors import UserError
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Examples:\n\ndbbench validity\n\n"
+    "dbbench validity --subjects dog,teapot,clock,can,cat,vase --out results/validity-six"
+)
+def validity(
+    subjects: Annotated[
+        str, typer.Option(help="all, objects, live, or names such as dog,teapot.")
+    ] = "all",
+    prompts: Annotated[
+        int | None, typer.Option(min=2, max=25, help="Only so many of each subject's 25.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=2, max=8, help="Images for each prompt.")] = 2,
+    out: Annotated[
+        Path, typer.Option(help="Where to write; reports of mini runs beside it show it.")
+    ] = RESULTS / "validity",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")] = "auto",
+) -> None:
+    """Draw pictures whose truth is known, and say what the metrics make of them.
+
+    The embedded world only, with its encoders: nothing is trained or sampled. Writes a page, tables
+    and a plot; the same call again does nothing. Two minutes for all subjects on two cores.
+    """
+    from dbbench.device import resolve_device
+    from dbbench.reports.validity import EXAMPLES, print_validity, read_validity, write_validity
+    from dbbench.subject import select_subjects
+    from dbbench.truth import Examples
+    from dbbench.validity import measure_validity, validity_record
+    from dbbench.workspace import RECORD as RUN
+
+    console = Console()
+    place = resolve_device(device)
+    chosen = select_subjects(subjects)
+    if (out / RUN).is_file():
+        raise UserError(f"{out} holds a run; choose another folder with --out")
+    wanted = validity_record(chosen, prompts=prompts, images=images, device=place)
+    record, tables = read_validity(out)
+    if any(record.get(key) != value for key, value in wanted.items()):
+        names = [subject.name for subject in chosen]
+        pictures: Examples = {n: {} for n in EXAMPLES if n in names} or {names[0]: {}}
+        with shown() as (status, advance):
+            status(f"drawing and encoding {len(chosen)} subjects")
+            found = measure_validity(
+                chosen,
+                prompts=prompts,
+                images=images,
+                device=place,
+                advance=advance,
+                examples=pictures,
+            )
+        write_validity(found, pictures, out)
+        record, tables = read_validity(out)
+    print_validity(tables, record["lessons"], console)
+    console.print(f"page: {out}/index.html", soft_wrap=True, highlight=False)

@@ -1,0 +1,210 @@
+"""Validity: do the metrics say what they are taken to say? Scores of drawn pictures -> tables.
+
+Pure pandas on what `truth.py` draws and scores. Subjects are the unit, as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dbbench.limit_truth import limit_agreement, over_subjects, rank_correlation
+from dbbench.metric import Comparison, Metric
+from dbbench.mini.drawn import CLASS_KINDS, KINDS, PARTS
+from dbbench.mini.source import VERSION as WORLD
+from dbbench.plugin import load_metric
+from dbbench.power import TRIALS, detectable_shares
+from dbbench.progress import Advance, silent
+from dbbench.subject import Subject
+from dbbench.truth import METRICS, Examples, draw_truth, score_truth, truth_encoders
+
+VERSION = 1  # Raise when the same pictures shall give other tables.
+
+
+@dataclass(frozen=True)
+class Question:
+    """Two kinds of drawn pictures, the better one first: does a metric put them in this order?"""
+
+    text: str
+    better: str
+    worse: str
+    asked_of: tuple[Comparison, ...]
+    """Which metrics promise to; of the others it is only interesting."""
+
+
+QUESTIONS = (
+    Question(
+        "the subject above another of its class", "perfect", "other identity", ("references",)
+    ),
+    Question(
+        "the subject above another of its class, both in a wrong place",
+        "wrong place",
+        "other identity wrong place",
+        ("references",),
+    ),
+    Question("the subject above another class", "perfect", "other class", ("references",)),
+    Question(
+        "the subject above another class, both in a wrong place",
+        "wrong place",
+        "other class wrong place",
+        ("references",),
+    ),
+    Question(
+        "the subject in a wrong place above another in the right one",
+        "wrong place",
+        "other identity",
+        ("references",),
+    ),
+    Question("the right place above a wrong one", "perfect", "wrong place", ("text",)),
+    Question("the prompt drawn above a reference copied", "perfect", "copied", ("text",)),
+    Question("fresh pictures above one picture again", "perfect", "collapsed", ("siblings",)),
+    Question("the class kept above the class drifted", *CLASS_KINDS, ("class-images",)),
+)
+
+
+@dataclass(frozen=True)
+class Validity:
+    """What drawn pictures say of metrics and limits: tables, and what they were made with."""
+
+    record: Mapping[str, Any]
+    """subjects (names), prompts, images, pictures, encoders (role -> fingerprint)."""
+    means: pd.DataFrame
+    orders: pd.DataFrame
+    correlations: pd.DataFrame
+    power: pd.DataFrame
+    limits: pd.DataFrame
+
+
+def measure_validity(
+    subjects: Sequence[Subject],
+    *,
+    prompts: int | None = None,
+    images: int = 2,
+    device: str = "cpu",
+    advance: Advance = silent,
+    examples: Examples | None = None,
+    trials: int = TRIALS,
+) -> Validity:
+    """Draw, encode and score every kind of pictures, and hold the scores against the truth.
+
+    The options are those of `draw_truth`, and how many comparisons each power is counted in.
+    """
+    truth = draw_truth(
+        subjects, prompts=prompts, images=images, device=device, advance=advance, examples=examples
+    )
+    drawn = list(truth)
+    scores = pd.concat([score_truth(each) for each in drawn], ignore_index=True)
+    metrics = [load_metric(name) for name in METRICS]
+    return Validity(
+        validity_record(subjects, prompts=prompts, images=images, device=device)
+        | {"pictures": sum(len(each.pictures) for each in drawn)},
+        kind_means(scores),
+        orders(scores, metrics),
+        correlations(scores, metrics),
+        detectable_shares(scores, metrics, trials=trials),
+        limit_agreement(drawn),
+    )
+
+
+def validity_record(
+    subjects: Sequence[Subject], *, prompts: int | None, images: int, device: str
+) -> dict[str, Any]:
+    """Return what the tables depend on, before anything is drawn."""
+    return {
+        "version": VERSION,
+        "world": WORLD,
+        "subjects": [subject.name for subject in subjects],
+        "prompts": prompts,
+        "images": images,
+        "encoders": {role: e.fingerprint for role, e in truth_encoders(device).items()},
+    }
+
+
+def kind_means(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return each metric's mean over subjects for each kind of picture, with its 95% interval."""
+    by_subject = scores.groupby(["metric", "kind", "subject"], sort=False)["value"].mean()
+    rows = []
+    for (metric, kind), own in by_subject.reset_index().groupby(["metric", "kind"], sort=False):
+        rows.append({"metric": metric, "kind": kind} | over_subjects(own["value"].to_numpy()))
+    table = pd.DataFrame(rows)
+    order = {kind: number for number, kind in enumerate((*KINDS, *CLASS_KINDS))}
+    return table.sort_values("kind", key=lambda kinds: kinds.map(order), kind="stable")
+
+
+def orders(scores: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
+    """Return how often each metric puts two pictures in the right order, question by question.
+
+    The share of pairs of one subject and prompt, ties counting half, and its mean over subjects
+    with a 95% interval; 0.5 is chance. `asked` says whether the metric promises to tell.
+    """
+    rows: list[dict[str, Any]] = []
+    for metric in metrics:
+        own = scores.loc[scores["metric"] == metric.name]
+        cells = {
+            key: group["value"].to_numpy() * (1 if metric.higher_is_better else -1)
+            for key, group in own.groupby(["kind", "subject", "prompt"], sort=False)
+        }
+        for number, question in enumerate(QUESTIONS):
+            shares: dict[str, list[float]] = {}
+            for (kind, subject, prompt), better in cells.items():
+                worse = cells.get((question.worse, subject, prompt))
+                if kind == question.better and worse is not None:
+                    above = np.sign(better[:, None] - worse[None, :])
+                    shares.setdefault(str(subject), []).append(float((above.mean() + 1) / 2))
+            if not shares:
+                continue
+            values = np.array([np.mean(own) for own in shares.values()])
+            rows.append(
+                {
+                    "metric": metric.name,
+                    "question": number,
+                    "text": question.text,
+                    "better": question.better,
+                    "worse": question.worse,
+                    "asked": metric.compares in question.asked_of,
+                }
+                | over_subjects(values)
+            )
+    return pd.DataFrame(rows)
+
+
+def correlations(scores: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
+    """Return how each metric's order of a subject's pictures follows the truth (Spearman).
+
+    Of pictures in the right place with parts of the identity exchanged ("altered"): with how right
+    the identity is as a whole, and with how right each part is. Of the subject and another of its
+    class, in right and wrong places: with whether the prompt is shown. The mean over subjects, with
+    a 95% interval; 1 is perfect agreement, 0 none.
+    """
+    aspects = ["identity_error", *(f"error_{part}" for part in PARTS)]
+    crossed = ["perfect", "wrong place", "other identity", "other identity wrong place"]
+    rows: list[dict[str, Any]] = []
+    for metric in metrics:
+        own = scores.loc[scores["metric"] == metric.name]
+        altered = own.loc[own["kind"] == "altered"]
+        placed = own.loc[own["kind"].isin(crossed)]
+        # One picture each, or kinds with several would weigh more.
+        placed = placed.loc[placed["number"] == 0]
+        sign = 1.0 if metric.higher_is_better else -1.0
+        for aspect in aspects:
+            found = _by_subject(altered, -altered[aspect] * sign)
+            name = "identity" if aspect == "identity_error" else aspect.removeprefix("error_")
+            rows.append({"metric": metric.name, "with": name} | over_subjects(found))
+        found = _by_subject(placed, placed["shows_prompt"].astype(float) * sign)
+        rows.append({"metric": metric.name, "with": "context"} | over_subjects(found))
+    return pd.DataFrame([row for row in rows if row["subjects"]])
+
+
+def _by_subject(scores: pd.DataFrame, truth: pd.Series[float]) -> NDArray[np.float64]:
+    """Return the rank correlation within each subject that has one."""
+    found = []
+    for _, group in scores.groupby("subject", sort=False):
+        known = truth.loc[group.index]
+        if known.nunique() > 1:
+            found.append(rank_correlation(group["value"], known))
+    return np.asarray(found, dtype=float)

@@ -1,0 +1,161 @@
+"""The limits of each method in a run: a number per subject, kept beside the tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dbbench.artifact import fingerprint, write_text
+from dbbench.encoder import Vectors
+from dbbench.limits import LIMITS, Limit, Shown
+from dbbench.metric import CLASS_PROMPT
+from dbbench.scores import REAL
+
+from .gallery import read_json
+from .results import Results
+from .table import Table, number, write_table
+
+RECORD = ".limits.json"
+VERSION = 1  # Raise when the same features shall give other numbers.
+PLACES = "recontextualization"
+"""The category whose prompts ask for a place, and so for no other look of the subject."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the page shows: methods' means with intervals, and each subject's numbers."""
+
+    means: pd.DataFrame
+    """method, limit, value, low, high, subjects."""
+    table: Table
+    all: tuple[Limit, ...] = LIMITS
+
+    @property
+    def by_method(self) -> list[tuple[str, list[dict[Hashable, Any]]]]:
+        """Each method's cells in the order of the limits."""
+        names = [limit.name for limit in self.all]
+        return [
+            (str(method), own.set_index("limit").loc[names].to_dict("records"))
+            for method, own in self.means.groupby("method", sort=False)
+        ]
+
+
+def read_limits(results: Results, report: Path) -> Limits:
+    """Measure every run whose features are there; what an earlier report measured is kept."""
+    key = fingerprint([VERSION, results.key])
+    known = read_json(report / RECORD)
+    if known.get("key") == key:
+        subjects = pd.DataFrame(known["subjects"], columns=["subject", "method", *_names()])
+        means = pd.DataFrame(known["means"], columns=_MEANS)
+    else:
+        subjects = measure(results)
+        means = _means(subjects)
+        kept = {"key": key} | {
+            name: json.loads(frame.to_json(orient="values", double_precision=15))
+            for name, frame in (("subjects", subjects), ("means", means))
+        }
+        write_text(report / RECORD, json.dumps(kept) + "\n")
+    numbers = dict.fromkeys(_names(), "float64")
+    subjects = subjects.astype(numbers)
+    rows = [
+        [str(row["subject"]), str(row["method"]), *(number(row[name]) for name in numbers)]
+        for row in subjects.to_dict("records")
+    ]
+    header = ["subject", "method", *(limit.label for limit in LIMITS)]
+    note = " ".join(f"{limit.label}: {limit.definition}" for limit in LIMITS)
+    table = Table("limits", "limits by subject", header, rows, subjects, texts=2, note=note)
+    means = means.astype(dict.fromkeys(("value", "low", "high"), "float64"))
+    return Limits(means, table)
+
+
+def write_limits(limits: Limits, results: Results, folder: Path) -> list[Table]:
+    """Write the table in four forms; return it, unless there is nothing in it."""
+    if not limits.table.rows:
+        return []
+    banners = [results.banner] if results.banner else []
+    write_table(limits.table, folder, origin=results.suite.name, banners=banners)
+    return [limits.table]
+
+
+def measure(results: Results) -> pd.DataFrame:
+    """Return one row per subject and method, the mean over seeds; runs without features have none.
+
+    The suite's first metric that compares with references says which features tell subjects
+    apart, its first that compares with texts in which there are texts.
+    """
+    look, meaning = (
+        next((m.role for m in results.metrics if m.compares == what), None)
+        for what in ("references", "text")
+    )
+    expectation, rows = results.leaderboard.expectation, []
+    for subject in expectation.subjects if look and meaning else ():
+        for method in results.rows:
+            if method == REAL:
+                continue
+            runs = [results.out / "runs" / method / subject / str(s) for s in expectation.seeds]
+            real = results.out / "features" / "real" / subject
+            seen = [each for run in runs if (each := _shown(run, real, str(look), str(meaning)))]
+            if seen:
+                numbers = {limit.name: _mean([limit.of(each) for each in seen]) for limit in LIMITS}
+                rows.append({"subject": subject, "method": method} | numbers)
+    return pd.DataFrame(rows, columns=["subject", "method", *_names()])
+
+
+_MEANS = ["method", "limit", "value", "low", "high", "subjects"]
+
+
+def _names() -> list[str]:
+    return [limit.name for limit in LIMITS]
+
+
+def _means(subjects: pd.DataFrame) -> pd.DataFrame:
+    from dbbench.statistics import subject_interval
+
+    rows = []
+    for method, own in subjects.groupby("method", sort=False):
+        for limit in LIMITS:
+            values = own[limit.name].dropna().to_numpy(dtype=float)
+            interval = subject_interval(values)
+            mean = _mean(list(values))
+            rows.append([method, limit.name, mean, interval.low, interval.high, len(values)])
+    return pd.DataFrame(rows, columns=_MEANS)
+
+
+def _shown(run: Path, real: Path, look: str, meaning: str) -> Shown | None:
+    """Return what a run showed of its subject; None where a file of it is missing."""
+    entries = read_json(run / "samples" / "samples.json").get("images", [])
+    features = run / "features"
+    images, means = _vectors(features / look, "images"), _vectors(features / meaning, "images")
+    texts, originals = _vectors(features / meaning, "texts"), _vectors(real / meaning, "images")
+    if images is None or means is None or texts is None or originals is None:
+        return None
+    if not len(entries) == len(images) == len(means) == len(texts):
+        return None
+    asked = np.array([entry["prompt"] != CLASS_PROMPT for entry in entries])
+    return Shown(
+        look=images[asked],
+        meaning=means[asked],
+        texts=texts[asked],
+        prompts=np.array([str(entry["prompt"]) for entry in entries])[asked],
+        keeps_look=np.array([entry["category"] == PLACES for entry in entries])[asked],
+        real_meaning=originals,
+    )
+
+
+def _vectors(folder: Path, name: str) -> Vectors | None:
+    try:
+        vectors: Vectors = np.load(folder / f"{name}.npy", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return vectors
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")

@@ -1,0 +1,221 @@
+"""Validity -> a folder of its own: page, tables in four forms, plot, examples of what was drawn."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Printed
+
+from dbbench.artifact import write_text
+from dbbench.limits import LIMITS, SOURCE
+from dbbench.plugin import load_metric
+from dbbench.prompt import load_prompts
+from dbbench.subject import load_subjects
+from dbbench.suite import load_suite
+
+from .gallery import read_json
+from .latex import latex_document
+from .plots import Plot, inline, write_plot
+from .table import Table, cell, markdown_table, write_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from dbbench.truth import Examples
+    from dbbench.validity import Validity
+
+    from .results import Results
+
+RECORD = "validity.json"
+FOLDER = "validity"
+EXAMPLES = ("dog", "teapot", "monster_toy")
+STRIP = (
+    "jungle",
+    "snow",
+    "beach",
+    "cobblestone-street",
+    "pink-fabric",
+    "wooden-floor",
+    "red",
+    "cube",
+)
+"""The prompts whose pictures are shown."""
+
+
+def write_validity(validity: Validity, examples: Examples, out: Path) -> Path:
+    """Write everything into `out` and return the page; validity.json comes last."""
+    from .render import PAGE, environment, style
+    from .validity_tables import lessons, validity_tables
+
+    banner = _banner()
+    tables = validity_tables(validity)
+    for table in tables:
+        write_table(table, out / "tables", origin="validity of the metrics", banners=[banner])
+    write_text(out / "tables" / "all.tex", latex_document(table.name for table in tables))
+    learned = lessons(validity)
+    text = ["# dbbench: validity of the metrics\n", *(f"- {cell(line)}\n" for line in learned)]
+    write_text(
+        out / "validity.md", "\n".join([*text, *(markdown_table(t, [banner]) for t in tables)])
+    )
+    context = {
+        "banner": banner,
+        "style": style(),
+        "record": validity.record,
+        "lessons": learned,
+        "tables": tables,
+        "limits": LIMITS,
+        "source": SOURCE,
+        "plot": _plot(validity, out, banner),
+        "strips": _write_strips(examples, out),
+    }
+    write_text(out / PAGE, environment().get_template("validity.html.j2").render(context))
+    record = dict(validity.record) | {"lessons": learned}
+    write_text(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return out / PAGE
+
+
+def read_validity(out: Path) -> tuple[dict[str, Any], tuple[Table, ...]]:
+    """Return what was made in a folder: its record and its tables; nothing where there is none."""
+    from dbbench.validity import Validity
+
+    from .validity_tables import validity_tables
+
+    record = read_json(out / RECORD)
+    if not record:
+        return {}, ()
+
+    def read(name: str) -> pd.DataFrame:
+        table = pd.read_parquet(out / "tables" / f"{name}.parquet")
+        return table.drop(columns="banner", errors="ignore")
+
+    validity = Validity(
+        record,
+        means=read("validity-kinds"),
+        orders=read("validity-orders"),
+        correlations=read("validity-correlations"),
+        power=read("validity-power"),
+        limits=read("limits-truth"),
+    )
+    return record, tuple(validity_tables(validity))
+
+
+def print_validity(tables: Sequence[Table], learned: Sequence[str], console: Console) -> None:
+    """Print the tables, then what they teach."""
+    for table in tables:
+        printed = Printed(
+            title=escape(table.title),
+            caption=escape(_banner()),
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        for place, name in enumerate(table.header):
+            printed.add_column(escape(name), justify="left" if place < table.texts else "right")
+        for row in table.rows:
+            printed.add_row(*map(escape, row))
+        console.print(printed)
+    for line in learned:
+        console.print(escape(line), highlight=False)
+
+
+@dataclass(frozen=True)
+class Linked:
+    """What a run's report says of the metrics' validity; without `page` how to have it made."""
+
+    lessons: tuple[str, ...] = ()
+    page: str = ""
+
+
+def link_validity(results: Results, report: Path) -> Linked | None:
+    """Copy the validity made with a run's encoders, from beside the run, into its report.
+
+    None where the run is not of the embedded world, of which alone the truth is known.
+    """
+    if results.record.get("source") != "mini" or not results.banner:
+        return None
+    used = results.record.get("identities", {}).get("encoders", {})
+    for place in sorted(results.out.absolute().parent.glob(f"*/{RECORD}")):
+        record = read_json(place)
+        made = record.get("encoders", {})
+        if made and all(used.get(role) == mark for role, mark in made.items()):
+            target = report / FOLDER
+            if read_json(target / RECORD) != record:
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(place.parent, target)
+            return Linked(tuple(record.get("lessons", ())), f"{FOLDER}/index.html")
+    shutil.rmtree(report / FOLDER, ignore_errors=True)
+    return Linked()
+
+
+def _banner() -> str:
+    return load_suite("mini").banner or ""
+
+
+def _plot(validity: Validity, out: Path, banner: str) -> Plot:
+    title = "What each kind of picture scores"
+    files = [out / "plots" / f"kinds.{kind}" for kind in ("svg", "png")]
+    write_plot(lambda: _draw(validity), files, title, banner)
+    svg = inline(files[0].read_text(encoding="utf-8"))
+    return Plot("kinds", title, "Each kind's mean on each metric, with its 95% interval", svg)
+
+
+def _draw(validity: Validity) -> Figure:
+    """One panel a metric, one row a kind of picture."""
+    from matplotlib.figure import Figure
+
+    from .figures import INK, METHODS
+
+    means = validity.means
+    metrics = [m for m in map(load_metric, dict.fromkeys(means["metric"])) if
+               m.compares in {"references", "text"}]  # fmt: skip
+    kinds = [k for k in dict.fromkeys(means["kind"]) if not k.startswith("class ")]
+    figure = Figure(
+        figsize=(2.6 * len(metrics) + 2.2, 0.34 * len(kinds) + 0.9), layout="constrained"
+    )
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for place, (metric, axes) in enumerate(zip(metrics, panels, strict=True)):
+        own = means.loc[means["metric"] == metric.name].set_index("kind").loc[kinds]
+        colour = METHODS[place]
+        for row, (low, high) in enumerate(own[["low", "high"]].to_numpy(dtype=float)):
+            if np.isfinite([low, high]).all():
+                axes.plot([low, high], [row, row], color=colour, linewidth=4, alpha=0.35)
+        axes.scatter(own["value"], range(len(kinds)), s=34, color=colour, zorder=3, linewidth=0)
+        axes.set_title(metric.label)
+        axes.set_yticks(range(len(kinds)), kinds, color=INK)
+        axes.grid(axis="y", visible=False)
+        axes.margins(x=0.12)
+        axes.locator_params(axis="x", nbins=4)
+    panels[0].set_ylim(len(kinds) - 0.5, -0.5)
+    return figure
+
+
+def _write_strips(examples: Examples, out: Path) -> list[dict[str, Any]]:
+    """Write one strip for each example subject and kind: the same prompts side by side."""
+    found = []
+    live = {subject.name: subject.live for subject in load_subjects()}
+    for subject, pictures in examples.items():
+        texts = {p.id: p.render("", "") for p in load_prompts(live[subject])}
+        prompts = [p for p in STRIP if ("perfect", p) in pictures]
+        strips = []
+        for kind in dict.fromkeys(kind for kind, _ in pictures):
+            row = [pictures[kind, p] for p in prompts if (kind, p) in pictures]
+            row = row or [picture for (k, _), picture in pictures.items() if k == kind]
+            file = f"examples/{subject}-{kind.replace(' ', '-')}.png"
+            path = out / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.concatenate(row, axis=1)).save(path)
+            size = {"width": row[0].shape[1] * len(row), "height": row[0].shape[0]}
+            strips.append({"kind": kind, "file": quote(file), **size})
+        found.append({"subject": subject, "strips": strips, "prompts": [texts[p] for p in prompts]})
+    return found

@@ -1,0 +1,291 @@
+"""Validity -> its tables, each with a sentence on how to read it, and what its numbers teach."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from dbbench.limit_truth import LIMITED
+from dbbench.limits import LIMITS
+from dbbench.metric import Metric
+from dbbench.plugin import load_metric
+from dbbench.power import SPREADS
+from dbbench.validity import QUESTIONS, Validity
+
+from .table import NOT_KNOWN, Table, interval, number
+
+TOLD = {"references": ("other identity", "hallucinated"), "text": ("wrong place", "copied")}
+"""Which defects a metric is meant to find, by what it compares."""
+WORTH = 0.75
+"""A metric that orders fewer pairs than this, where it promises to, is said to fail."""
+
+
+def validity_tables(validity: Validity) -> list[Table]:
+    """Return every table; `data` holds the numbers unrounded, with intervals."""
+    return [
+        _orders(validity),
+        _means(validity),
+        _correlations(validity),
+        _power(validity),
+        _limits(validity),
+        _others(validity),
+    ]
+
+
+def lessons(validity: Validity) -> list[str]:
+    """Return what the numbers teach, one sentence each."""
+    return [
+        *_order_lessons(validity),
+        *_copy_lesson(validity),
+        *_correlation_lessons(validity),
+        *_power_lessons(validity),
+        *_limit_lessons(validity),
+    ]
+
+
+def cell_of(table: pd.DataFrame, row: object, column: str) -> float | None:
+    """Return one number of a table, None where it has none."""
+    if row not in table.index or column not in table.columns:
+        return None
+    return float(table.to_dict("index")[row][column])
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a whole percentage, "-" where there is none."""
+    return NOT_KNOWN if value is None or pd.isna(value) else f"{round(100 * value)}%"
+
+
+def _metrics(names: pd.Series[str]) -> dict[str, Metric]:
+    return {name: load_metric(name) for name in dict.fromkeys(names)}
+
+
+def _orders(validity: Validity) -> Table:
+    data = validity.orders
+    metrics = _metrics(data["metric"])
+    wide = data.pivot(index="question", columns="metric", values="value")
+    rows = []
+    for place, question in enumerate(QUESTIONS):
+        asked = [m.label for m in metrics.values() if m.compares in question.asked_of]
+        shares = [percent(cell_of(wide, place, name)) for name in metrics]
+        rows.append([question.text, ", ".join(asked), *shares])
+    header = ["is it above?", "promised by", *(m.label for m in metrics.values())]
+    note = (
+        "The share of pairs of one subject and prompt that a metric puts in the right order; 50% is"
+        " chance, below it the metric prefers the worse picture. Only those in the second column"
+        " promise to tell; the others show what else moves them."
+    )
+    title = "does a metric put two pictures in the right order?"
+    return Table("validity-orders", title, header, rows, data, texts=2, note=note)
+
+
+def _means(validity: Validity) -> Table:
+    data = validity.means
+    metrics = _metrics(data["metric"])
+    wide = data.pivot(index="kind", columns="metric", values="value")
+    rows = [
+        [str(kind), *(number(cell_of(wide, kind, name)) for name in metrics)]
+        for kind in dict.fromkeys(data["kind"])
+    ]
+    header = ["what is shown", *(m.label for m in metrics.values())]
+    note = (
+        "Means over subjects. Perfect is what the prompt asks for; copied is a reference given back"
+        " in other light; entangled takes the place's color, hallucinated another pattern and"
+        " second color; altered exchanges parts of the identity at random. A score by itself says"
+        " little: hold it against these rows."
+    )
+    title = "what each kind of picture scores"
+    return Table("validity-kinds", title, header, rows, data, note=note)
+
+
+def _correlations(validity: Validity) -> Table:
+    data = validity.correlations
+    metrics = _metrics(data["metric"])
+    wide = data.pivot(index="with", columns="metric", values="value")
+    names = {"identity": "identity as a whole", "context": "prompt shown"}
+    rows = [
+        [
+            names.get(str(w), f"of it: {w}"),
+            *(number(wide.loc[w].get(n), signed=True) for n in metrics),
+        ]
+        for w in dict.fromkeys(data["with"])
+    ]
+    header = ["rank correlation with", *(m.label for m in metrics.values())]
+    note = (
+        "Spearman's correlation within a subject, its mean over subjects: of pictures in the right"
+        " place whose identity is more or less wrong, with how right it is, as a whole (the mean"
+        " of its five parts) and part by part; and of right and wrong places, with whether the"
+        " prompt is shown. A part with a correlation near 0 may be wrong without the metric saying"
+        " so."
+    )
+    title = "do scores follow the truth?"
+    return Table("validity-correlations", title, header, rows, data, note=note)
+
+
+def _power(validity: Validity) -> Table:
+    data = validity.power
+    metrics = _metrics(data["metric"])
+    images = sorted(data["images"].unique())
+    cells = data.set_index(["metric", "defect", "spread", "subjects", "images"])["share"]
+    rows = []
+    for name, metric in metrics.items():
+        for defect in TOLD.get(metric.compares, ()):
+            for subjects in sorted(data["subjects"].unique()):
+                found = [
+                    _share(cells.get((name, defect, spread, subjects, count)))
+                    for spread in SPREADS
+                    for count in images
+                ]
+                rows.append([metric.label, defect, str(subjects), *found])
+    counts = [f"{spread}, {n}" for spread in SPREADS for n in images]
+    header = ["metric", "bad images are", "subjects", *counts]
+    note = (
+        "The smallest share of bad images in one of two methods that the paired test over subjects"
+        " (5%, two-sided) finds in 80% of comparisons, with 1, 2 or 4 images for each prompt."
+        " Evenly: every subject has the same share; by subject: some have hardly any and some many,"
+        " as real methods do. Never: a sign-flip test of five subjects cannot reach 5%."
+    )
+    title = "how many subjects and images it takes to tell two methods apart"
+    return Table("validity-power", title, header, rows, data, texts=2, note=note)
+
+
+def _share(value: float | None) -> str:
+    if value is None or pd.isna(value):
+        return "never"
+    return "under 1%" if value < 0.01 else f"{100 * value:.0f}%"
+
+
+def _limits(validity: Validity) -> Table:
+    data = validity.limits
+    own = data.loc[data["own"]].set_index("limit").to_dict("index")
+    rows = []
+    for limit in LIMITS:
+        row = own[limit.name]
+        rows.append(
+            [
+                limit.label,
+                str(row["defect"]),
+                number(row["without"]),
+                number(row["with_half"]),
+                number(row["value"], signed=True),
+                interval(row["low"], row["high"], signed=True),
+                number(row["pooled"], signed=True),
+                percent(row["images"]),
+            ]
+        )
+    header = [
+        "limit",
+        "truth",
+        "none bad",
+        "half bad",
+        "rank corr.",
+        "95%",
+        "all subjects",
+        "images",
+    ]
+    note = (
+        "From 0 to 50% of a subject's images have the defect. Rank corr.: of the number with the"
+        " true share within a subject; all subjects: over all of them together, which asks that a"
+        " number means the same for each; images: how often a bad image has more than a good one."
+        " Where the correlation within a subject is high and that over all is not, compare methods"
+        " on the same subjects and never two subjects."
+    )
+    title = "do the limits' numbers follow the truth?"
+    return Table("limits-truth", title, header, rows, data, texts=2, note=note)
+
+
+def _others(validity: Validity) -> Table:
+    data = validity.limits
+    wide = data.pivot(index="limit", columns="defect", values="relative")
+    rows = [
+        [limit.label, *(percent(cell_of(wide, limit.name, defect)) for defect in LIMITED)]
+        for limit in LIMITS
+    ]
+    note = (
+        "How far a number moves when half of the images have a defect, its own counting 100%."
+        " What is large off the diagonal cannot be told from the limit itself by its number: a"
+        " copied reference does not show the context either, and images of another thing among"
+        " those of the subject look like hallucinations."
+    )
+    title = "what else moves the limits' numbers"
+    shown = data[["limit", "defect", "without", "with_half", "relative"]]
+    return Table("limits-others", title, ["limit", *LIMITED], rows, shown, note=note)
+
+
+def _order_lessons(validity: Validity) -> list[str]:
+    found = []
+    metrics = _metrics(validity.orders["metric"])
+    for name, own in validity.orders.loc[validity.orders["asked"]].groupby("metric", sort=False):
+        label, rows = metrics[str(name)].label, own.sort_values("value")
+        kept = rows.loc[rows["value"] >= WORTH]
+        if len(kept):
+            share = percent(kept["value"].iloc[0])
+            text = QUESTIONS[int(kept["question"].iloc[0])].text
+            told = f"“{text}” in {share} of pairs"
+            if len(rows) > 1:
+                told = f"{len(kept)} of the {len(rows)} orders that it promises; the least, {told}"
+            found.append(f"{label} keeps {told}.")
+        for row in rows.loc[rows["value"] < WORTH].to_dict("records"):
+            text, share = QUESTIONS[row["question"]].text, percent(row["value"])
+            found.append(f"{label} does not keep “{text}”: {share} of pairs.")
+    return found
+
+
+def _copy_lesson(validity: Validity) -> list[str]:
+    place = next(i for i, q in enumerate(QUESTIONS) if q.worse == "copied")
+    own = validity.orders.loc[validity.orders["question"] == place].set_index("metric")["value"]
+    metrics = _metrics(validity.orders["metric"])
+    fooled = [
+        f"{metrics[str(name)].label} ({percent(1 - share)} of pairs)"
+        for name, share in own.items()
+        if share < 0.5
+    ]
+    if not fooled:
+        return []
+    return [f"A reference given back beats the prompt drawn perfectly by {_listed(fooled)}: "
+            "never read them without CLIP-T and the flags."]  # fmt: skip
+
+
+def _correlation_lessons(validity: Validity) -> list[str]:
+    found = []
+    metrics = _metrics(validity.correlations["metric"])
+    for name, own in validity.correlations.groupby("metric", sort=False):
+        metric, values = metrics[str(name)], own.set_index("with")["value"]
+        if metric.compares != "references":
+            continue
+        parts = values.drop(["identity", "context"], errors="ignore").sort_values()
+        found.append(
+            f"{metric.label} follows how right the identity is with a rank correlation of"
+            f" {number(values['identity'])}; it sees the {parts.index[-1]} best"
+            f" ({number(parts.iloc[-1])}) and the {parts.index[0]} least ({number(parts.iloc[0])})."
+        )
+    return found
+
+
+def _power_lessons(validity: Validity) -> list[str]:
+    found = []
+    metrics = _metrics(validity.power["metric"])
+    cells = validity.power.set_index(["metric", "defect", "spread", "subjects", "images"])["share"]
+    few, many = 10, int(validity.power["subjects"].max())
+    for name, metric in metrics.items():
+        for defect in TOLD.get(metric.compares, ())[:1]:
+            small, large = (
+                _share(cells.get((name, defect, SPREADS[1], subjects, images)))
+                for subjects, images in ((few, 1), (many, 4))
+            )
+            found.append(
+                f"With {few} subjects and one image a prompt {metric.label} finds {small} of images"
+                f" being “{defect}”, with {many} and four {large}, where subjects differ in it."
+            )
+    return found
+
+
+def _limit_lessons(validity: Validity) -> list[str]:
+    own = validity.limits.loc[validity.limits["own"]].set_index("limit")["pooled"]
+    told = [f"{limit.label} {number(own[limit.name])}" for limit in LIMITS]
+    return [
+        "Over all subjects together, the limits' numbers follow the true share of bad images with"
+        f" a rank correlation of: {_listed(told)}."
+    ]
+
+
+def _listed(items: list[str]) -> str:
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else items[0]
