@@ -148,7 +148,9 @@ def link_validity(results: Results, report: Path) -> Linked | None:
     for place in sorted(results.out.absolute().parent.glob(f"*/{RECORD}")):
         record = read_json(place)
         made = record.get("encoders", {})
-        if made and all(used.get(role) == mark for role, mark in made.items()):
+        if made and all(
+            used.get(role, {}).get("fingerprint") == mark for role, mark in made.items()
+        ):
             target = report / FOLDER
             if read_json(target / RECORD) != record:
                 shutil.rmtree(target, ignore_errors=True)
@@ -203,9 +205,10 @@ def _draw(validity: Validity) -> Figure:
 def _write_strips(examples: Examples, out: Path) -> list[dict[str, Any]]:
     """Write one strip for each example subject and kind: the same prompts side by side."""
     found = []
-    live = {subject.name: subject.live for subject in load_subjects()}
+    known = {subject.name: subject for subject in load_subjects()}
     for subject, pictures in examples.items():
-        texts = {p.id: p.render("", "") for p in load_prompts(live[subject])}
+        noun, live = known[subject].class_noun, known[subject].live
+        texts = {p.id: p.render("", noun) for p in load_prompts(live)}
         prompts = [p for p in STRIP if ("perfect", p) in pictures]
         strips = []
         for kind in dict.fromkeys(kind for kind, _ in pictures):

@@ -15,6 +15,15 @@ from .table import NOT_KNOWN, Table, interval, number
 
 TOLD = {"references": ("other identity", "hallucinated"), "text": ("wrong place", "copied")}
 """Which defects a metric is meant to find, by what it compares."""
+ASPECTS = {
+    "identity": "identity as a whole",
+    "noun": "class noun",
+    "main": "main color",
+    "second": "second color",
+    "pattern": "pattern",
+    "proportions": "proportions",
+    "context": "prompt shown",
+}
 WORTH = 0.75
 """A metric that orders fewer pairs than this, where it promises to, is said to fail."""
 
@@ -100,14 +109,10 @@ def _correlations(validity: Validity) -> Table:
     data = validity.correlations
     metrics = _metrics(data["metric"])
     wide = data.pivot(index="with", columns="metric", values="value")
-    names = {"identity": "identity as a whole", "context": "prompt shown"}
-    rows = [
-        [
-            names.get(str(w), f"of it: {w}"),
-            *(number(wide.loc[w].get(n), signed=True) for n in metrics),
-        ]
-        for w in dict.fromkeys(data["with"])
-    ]
+    rows = []
+    for known in map(str, dict.fromkeys(data["with"])):
+        cells = [number(cell_of(wide, known, name), signed=True) for name in metrics]
+        rows.append([ASPECTS[known], *cells])
     header = ["rank correlation with", *(m.label for m in metrics.values())]
     note = (
         "Spearman's correlation within a subject, its mean over subjects: of pictures in the right"
@@ -254,8 +259,9 @@ def _correlation_lessons(validity: Validity) -> list[str]:
         parts = values.drop(["identity", "context"], errors="ignore").sort_values()
         found.append(
             f"{metric.label} follows how right the identity is with a rank correlation of"
-            f" {number(values['identity'])}; it sees the {parts.index[-1]} best"
-            f" ({number(parts.iloc[-1])}) and the {parts.index[0]} least ({number(parts.iloc[0])})."
+            f" {number(values['identity'])}; it sees the"
+            f" {ASPECTS[str(parts.index[-1])]} best ({number(parts.iloc[-1])}) and the"
+            f" {ASPECTS[str(parts.index[0])]} least ({number(parts.iloc[0])})."
         )
     return found
 

@@ -163,7 +163,8 @@ def test_what_was_made_is_read_again_as_it_was(made, tmp_path):
 def run_with(tmp_path: Path, encoders: dict[str, str]) -> Page:
     out = write_run(tmp_path / "run")
     record = json.loads((out / "suite.json").read_text())
-    record["identities"]["encoders"] = encoders
+    marks = {role: {"fingerprint": mark} for role, mark in encoders.items()}
+    record["identities"]["encoders"] = marks
     (out / "suite.json").write_text(json.dumps(record))
     return Page(write_report(out))
 
