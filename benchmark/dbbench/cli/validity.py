@@ -35,7 +35,7 @@ def validity(
     """Draw pictures whose truth is known, and say what the metrics make of them.
 
     The embedded world only, with its encoders: nothing is trained or sampled. Writes a page, tables
-    and a plot; the same call again does nothing. Two minutes for all subjects on two cores.
+    and a plot; the same call again does nothing. Some three minutes of CPU time for all subjects.
     """
     from dbbench.device import resolve_device
     from dbbench.reports.validity import EXAMPLES, print_validity, read_validity, write_validity
