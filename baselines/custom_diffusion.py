@@ -16,6 +16,7 @@ from dbbench.errors import UserError
 from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
 from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
+from dbbench.saves import Saves
 from dbbench.tokens import (
     choose_identifier,
     embeddings_of,
@@ -61,7 +62,13 @@ class CustomDiffusion:
         return self.settings.prior_weight > 0
 
     def fit(
-        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Progress
+        self,
+        concept: Concept,
+        backbone: Backbone,
+        *,
+        seed: int,
+        progress: Progress,
+        saves: Saves | None = None,
     ) -> Checkpoint:
         """Train the projections and the modifier together; the backbone is pristine afterwards."""
         settings = self.settings
@@ -93,6 +100,7 @@ class CustomDiffusion:
                     seed=seed,
                     progress=progress,
                     after_step=snapshots(concept, settings, files),
+                    saves=saves,
                 )
             learned = files()
         finally:

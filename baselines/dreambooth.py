@@ -16,6 +16,7 @@ from dbbench.errors import UserError
 from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
 from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
+from dbbench.saves import Saves
 from dbbench.tokens import choose_identifier
 
 
@@ -48,7 +49,13 @@ class DreamBooth:
         return self.settings.prior_weight > 0 and self.settings.checkpoint is None
 
     def fit(
-        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Progress
+        self,
+        concept: Concept,
+        backbone: Backbone,
+        *,
+        seed: int,
+        progress: Progress,
+        saves: Saves | None = None,
     ) -> Checkpoint:
         """Fine-tune a copy of the denoiser (and text encoders), or take one trained elsewhere."""
         settings = self.settings
@@ -75,6 +82,7 @@ class DreamBooth:
                 seed=seed,
                 progress=progress,
                 after_step=snapshots(concept, settings, files),
+                saves=saves,
             )
             learned = files()
         finally:

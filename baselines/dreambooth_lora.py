@@ -15,6 +15,7 @@ from dbbench.baselines.training import given_checkpoint, given_word, read_tensor
 from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
 from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
+from dbbench.saves import Saves
 from dbbench.tokens import choose_identifier
 
 _FILE = "pytorch_lora_weights.safetensors"
@@ -48,7 +49,13 @@ class DreamBoothLora:
         return self.settings.prior_weight > 0 and self.settings.checkpoint is None
 
     def fit(
-        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Progress
+        self,
+        concept: Concept,
+        backbone: Backbone,
+        *,
+        seed: int,
+        progress: Progress,
+        saves: Saves | None = None,
     ) -> Checkpoint:
         """Train adapters, or take a file of them that was trained elsewhere."""
         settings = self.settings
@@ -79,6 +86,7 @@ class DreamBoothLora:
                 seed=seed,
                 progress=progress,
                 after_step=snapshots(concept, settings, files),
+                saves=saves,
             )
             learned = files()
         finally:

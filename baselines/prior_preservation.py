@@ -19,6 +19,7 @@ from dbbench.baselines.training import (
 )
 from dbbench.errors import UserError
 from dbbench.method import Concept, Progress
+from dbbench.saves import Saves
 
 
 class PreservingSettings(TrainSettings):
@@ -41,6 +42,7 @@ def train_preserving(
     text_changes: bool,
     seed: int,
     progress: Progress,
+    saves: Saves | None,
     after_step: Callable[[int], None] | None = None,
 ) -> Training:
     """Minimise arXiv 2208.12242, eq. 2, over `parameters`.
@@ -78,4 +80,5 @@ def train_preserving(
         settings,
         progress=progress,
         after_step=after_step,
+        saves=saves,
     )

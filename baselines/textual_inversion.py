@@ -28,6 +28,7 @@ from dbbench.latents import Posterior
 from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
 from dbbench.prompt import NEUTRAL_TEMPLATES, PromptTemplate
 from dbbench.sampling import SampleSettings
+from dbbench.saves import Saves
 from dbbench.text import Tokens
 from dbbench.tokens import embeddings_of, find_vectors, name_vectors, new_word
 
@@ -65,10 +66,18 @@ class TextualInversion:
         self.settings = settings or self.Settings()
 
     def fit(
-        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Progress
+        self,
+        concept: Concept,
+        backbone: Backbone,
+        *,
+        seed: int,
+        progress: Progress,
+        saves: Saves | None = None,
     ) -> Checkpoint:
         """Learn the vectors of a new word, beginning from those of the class noun."""
-        (checkpoint,) = self.fit_many([concept], backbone, seeds=[seed], progress=progress)
+        (checkpoint,) = self.fit_many(
+            [concept], backbone, seeds=[seed], progress=progress, saves=saves
+        )
         return checkpoint
 
     def fit_many(
@@ -78,6 +87,7 @@ class TextualInversion:
         *,
         seeds: Sequence[int],
         progress: Progress,
+        saves: Saves | None = None,
     ) -> list[Checkpoint]:
         """Learn the words of several concepts side by side; each comes out as it would alone."""
         settings, size = self.settings, self.settings.batch_size
@@ -136,6 +146,7 @@ class TextualInversion:
                 settings,
                 progress=progress,
                 after_step=after_step,
+                saves=saves,
             )
         learned = zip(concepts, seeds, words.items(), training.losses, strict=True)
         return [

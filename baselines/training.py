@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from dbbench.backbone import Backbone
+from dbbench.baselines.training_state import capture, restore
 from dbbench.errors import UserError
 from dbbench.latents import Posterior
 from dbbench.memory import fitted
 from dbbench.method import Checkpoint, Concept, Diverged, Progress, save_files
+from dbbench.saves import Saves
 
 READ_SECONDS = 0.5  # how often losses are read back; each time waits for the device
 
@@ -177,12 +179,14 @@ def train(
     *,
     progress: Progress,
     after_step: Callable[[int], None] | None = None,
+    saves: Saves | None = None,
 ) -> Training:
     """Minimise, for each group of parameters, its weighted sum of errors with AdamW.
 
     `errors_of` a draw of B latents is (B,), and row g of `weights` (G, B) makes group g's loss of
     it. Groups share the passes through the networks and nothing else. `after_step` is called with
-    the number of steps done after each.
+    the number of steps done after each. With `saves` the state is kept on the way, and a
+    training that was interrupted goes on with the very same bits.
 
     Where memory does not suffice, a step is computed in halves, and halves of them. A loss or a
     gradient that is no longer a number stops training: the weights stay those of the step before.
@@ -191,7 +195,9 @@ def train(
     moment_bytes = 4 if settings.optimizer == "adamw" else 1
     batch = weights.shape[1]
     with fitted(backbone, parameters, batch=batch, moment_bytes=moment_bytes) as at_once:
-        return _loop(groups, errors_of, weights, steps, settings, progress, at_once, after_step)
+        return _loop(
+            groups, errors_of, weights, steps, settings, progress, at_once, after_step, saves
+        )
 
 
 def snapshots(
@@ -222,6 +228,7 @@ def _loop(
     progress: Progress,
     at_once: int,
     after_step: Callable[[int], None] | None,
+    saves: Saves | None,
 ) -> Training:
     """Take the steps, `at_once` latents at a time; nothing in here waits for the device."""
     parameters = [weight for group in groups for weight in group]
@@ -231,8 +238,14 @@ def _loop(
     norms = torch.zeros(settings.steps, device=device)
     stopped = torch.zeros((), device=device)
     optimizer.found_inf = stopped  # AdamW's own way to pass over a step without waiting for it
-    read, last_read = 0, time.monotonic()
-    for done, draw in enumerate(steps, start=1):
+    first = 0
+    if saves is not None and (state := saves.load()) is not None:
+        first = saves.resumed_at
+        at_once = restore(*state, parameters, optimizer, losses, norms)
+        progress(first, settings.steps, {})
+    read, last_read = first, time.monotonic()
+    # The data's order and noise are drawn anew from the seed, up to where it goes on.
+    for done, draw in enumerate(islice(steps, first, None), start=first + 1):
         optimizer.param_groups[0]["lr"] = learning_rate(settings, done - 1)
         at_once = _backward(draw, errors_of, weights, losses[done - 1], at_once, optimizer)
         for group in groups:
@@ -250,6 +263,12 @@ def _loop(
             recent = losses[read:done].mean(dim=0).tolist()
             progress(done, settings.steps, {"loss": sum(recent) / len(recent)})
             read, last_read = done, time.monotonic()
+        if saves is not None and done < settings.steps and saves.due(done):
+            if stopped:
+                return _stopped(losses[:done], norms[:done], settings)
+            state = capture(parameters, optimizer, losses, norms, at_once)
+            saves.save(done, *state)
+            saves.stop.check()
     return Training(tuple(losses.T.tolist()))
 
 

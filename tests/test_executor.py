@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from harness import contents, installed, plugin_folder, run, suite, suite_file, written  # noqa: F401
 
-from dbbench import stages
+from dbbench import image_files
 from dbbench.errors import UserError
 from dbbench.events import EventLog
 from dbbench.suite import Suite
@@ -227,18 +227,18 @@ def test_too_small_a_disk_is_said_before_anything_is_made(
 def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(
     tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch, words: str | None
 ) -> None:
-    real, calls = stages._save_png, []
+    real, calls = image_files.save_png, []
 
-    def save(image: object, path: Path) -> None:
+    def save(image: object, path: Path) -> str:
         calls.append(path)
         if len(calls) > 40:
             raise RuntimeError(words) if words else OSError(errno.ENOSPC, os.strerror(28))
-        real(image, path)  # type: ignore[arg-type]
+        return real(image, path)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stages, "_save_png", save)
+    monkeypatch.setattr(image_files, "save_png", save)
     with pytest.raises(UserError, match="no space left on the disk of .* same command again"):
         run(suite, tmp_path / "out")
-    monkeypatch.setattr(stages, "_save_png", real)
+    monkeypatch.setattr(image_files, "save_png", real)
     kept = written(tmp_path / "out")
     assert "runs/tinted/dog/0/samples" in kept
     run(suite, tmp_path / "out")

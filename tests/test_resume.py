@@ -88,6 +88,6 @@ def test_a_run_that_is_asked_to_stop_says_that_it_can_go_on(
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == code
-    assert said.strip().splitlines()[-1].startswith("stopped; what is complete is kept")
+    assert said.strip().splitlines()[-1].startswith("stopped; what is done so far is kept")
     assert "Traceback" not in said
     assert (tmp_path / "runs/tinted/dog/0/checkpoint/manifest.json").is_file()

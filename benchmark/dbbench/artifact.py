@@ -5,15 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 MANIFEST = "manifest.json"
 State = Literal["done", "missing", "stale", "damaged"]
+
+
+class Damaged(Exception):
+    """An artifact is not, or no longer, what its manifest says."""
+
+    def __init__(self, artifact: Artifact, problem: str) -> None:
+        super().__init__(artifact, problem)  # Both, so that it can be sent to another process.
+        self.artifact, self.problem = artifact, problem
+
+    def __str__(self) -> str:
+        return f"{self.artifact.path}: {self.problem}"
 
 
 def fingerprint(value: Any) -> str:
@@ -55,11 +67,40 @@ class Artifact:
     @property
     def state(self) -> State:
         """Compare fingerprint, file names and sizes; hashes are read by `verify`."""
-        return self._state(hashes=False)
+        return self.inspect(hashes=False)[0]
 
     def verify(self) -> State:
         """Like `state`, but every byte is read and hashed."""
-        return self._state(hashes=True)
+        return self.inspect(hashes=True)[0]
+
+    def inspect(self, *, hashes: bool) -> tuple[State, str]:
+        """Return the state, and what is wrong with it in a few words ("" where nothing is)."""
+        if not self.path.is_dir():
+            return "missing", ""
+        state, problem = inspect(self.path / MANIFEST, self.fingerprint, hashes=hashes)
+        return ("damaged", "it has no manifest") if state == "missing" else (state, problem)
+
+    def require(self) -> None:
+        """Raise Damaged unless every byte is what the manifest says; stages call it to read on."""
+        state, problem = self.inspect(hashes=True)
+        if state != "done":
+            raise Damaged(self, problem or f"it is {state}")
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of one file. Raises Damaged where they are not those once written."""
+        try:
+            files = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["files"]
+            (expected,) = (entry["sha256"] for entry in files if entry["name"] == name)
+            content = (self.path / name).read_bytes()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Damaged(self, f"{name} cannot be read ({error})") from None
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise Damaged(self, f"{name} has changed since it was written")
+        return content
+
+    def discard(self) -> None:
+        """Take away the manifest, so that the next run makes it again; the files stay."""
+        (self.path / MANIFEST).unlink(missing_ok=True)
 
     @contextmanager
     def create(self, *, resume: bool = False) -> Iterator[Path]:
@@ -68,10 +109,16 @@ class Artifact:
         With `resume`, what an interrupted attempt at the same fingerprint wrote is still in the
         folder, and stays there if this attempt fails too. Files whose name starts with "." are
         not part of the artifact and are removed at the end.
+
+        Each attempt has a folder of its own name. A process that stood still for so long that
+        another took its work over finds its folder gone, and can neither mix its files with the
+        other's nor replace what the other made.
         """
-        partial = self.path.with_name(f".{self.path.name}.{self.fingerprint[:16]}.partial")
-        self._remove_leftovers(keep=partial if resume else None)
-        partial.mkdir(parents=True, exist_ok=True)
+        prefix = f".{self.path.name}.{self.fingerprint[:16]}."
+        partial = self.path.with_name(f"{prefix}{secrets.token_hex(4)}.partial")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._clear_leftovers(partial, prefix if resume else None)
+        partial.mkdir(exist_ok=True)
         try:
             yield partial
             self._write_manifest(partial)
@@ -79,18 +126,14 @@ class Artifact:
         except BaseException:
             if not resume:
                 shutil.rmtree(partial, ignore_errors=True)
+            with suppress(OSError):
+                partial.rmdir()  # Where there is nothing in it to go on from.
             raise
 
     def remove(self) -> None:
         """Remove the artifact and anything an interrupted attempt left of it."""
-        self._remove_leftovers(keep=None)
+        self._clear_leftovers(self.path, None)
         shutil.rmtree(self.path, ignore_errors=True)
-
-    def _state(self, *, hashes: bool) -> State:
-        if not self.path.is_dir():
-            return "missing"
-        state = read_state(self.path / MANIFEST, self.fingerprint, hashes=hashes)
-        return "damaged" if state == "missing" else state
 
     def _write_manifest(self, folder: Path) -> None:
         for hidden in folder.rglob(".*"):
@@ -100,36 +143,53 @@ class Artifact:
 
     def _replace(self, partial: Path) -> None:
         old = self.path.with_name(f".{self.path.name}.old")
+        partial.stat()  # Raises where another has taken over.
         if self.path.exists():
             os.rename(self.path, old)  # A folder that is not empty cannot be renamed over.
-        os.rename(partial, self.path)
+        try:
+            os.rename(partial, self.path)
+        except OSError:
+            with suppress(OSError):
+                os.rename(old, self.path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
 
-    def _remove_leftovers(self, keep: Path | None) -> None:
+    def _clear_leftovers(self, partial: Path, adopted: str | None) -> None:
+        """Remove what interrupted attempts left; one whose name starts so becomes `partial`."""
         if not self.path.parent.is_dir():
             return
-        for leftover in self.path.parent.glob(f".{self.path.name}.*"):
-            if leftover != keep and leftover.suffix in {".partial", ".old"}:
+        for leftover in sorted(self.path.parent.glob(f".{self.path.name}.*")):
+            if leftover.suffix not in {".partial", ".old"}:
+                continue
+            if adopted and leftover.name.startswith(adopted) and not partial.exists():
+                os.rename(leftover, partial)
+            else:
                 shutil.rmtree(leftover)
 
 
-def read_state(manifest_path: Path, expected: str, *, hashes: bool) -> State:
-    """Return whether the files that a manifest lists are there, whole and of that fingerprint."""
+def inspect(manifest_path: Path, expected: str, *, hashes: bool) -> tuple[State, str]:
+    """Return whether the files that a manifest lists are there, whole and of that fingerprint.
+
+    The second is what is wrong, in a few words.
+    """
     if not manifest_path.is_file():
-        return "missing"
+        return "missing", ""
     try:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         if str(manifest["fingerprint"]) != expected:
-            return "stale"
+            return "stale", "it was made from other inputs"
         for entry in list(manifest["files"]):
             path = _inside(manifest_path.parent, str(entry["name"]))
-            if path.stat().st_size != int(entry["size"]):
-                return "damaged"
+            size = path.stat().st_size
+            if size != int(entry["size"]):
+                return "damaged", f"{entry['name']} has {size} bytes of {entry['size']}"
             if hashes and hash_file(path) != entry["sha256"]:
-                return "damaged"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "damaged"
-    return "done"
+                return "damaged", f"{entry['name']} has changed since it was written"
+    except OSError as error:
+        return "damaged", f"{Path(error.filename or '').name}: {error.strerror}"
+    except (ValueError, KeyError, TypeError):
+        return "damaged", f"{manifest_path.name} is no manifest"
+    return "done", ""
 
 
 def write_manifest(manifest_path: Path, inputs: Mapping[str, Any], files: Sequence[Path]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Any
 
-from dbbench.artifact import write_text
+from dbbench.artifact import Damaged, write_text
 from dbbench.cache import parse_size
 from dbbench.errors import UserError
 from dbbench.models import Models
@@ -206,7 +206,7 @@ class Cluster:
             return self.ray.get(ref)
         except self.ray.exceptions.RayTaskError as error:
             cause = error.cause
-            raise (cause if isinstance(cause, UserError) else error) from None
+            raise (cause if isinstance(cause, UserError | Damaged) else error) from None
         except self.ray.exceptions.RayError as error:
             raise UserError(f"the cluster could not do it: {_first_line(error)}") from error
 

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Protocol, TypeVar
 
 from rich.console import Console
 
+from dbbench.artifact import Damaged
 from dbbench.errors import UserError
-from dbbench.events import EVENTS, EventLog, Meter
+from dbbench.events import Meter
 from dbbench.identity import Identities
+from dbbench.lease import Leases
 from dbbench.models import Models
 from dbbench.plan import Plan, Task
 from dbbench.plugin import add_method_file, find, load_metric
 from dbbench.progress import Progress, show
+from dbbench.saves import Interval
 from dbbench.scoring import finished_runs, score, scored
 from dbbench.session import Outcome, Session
 from dbbench.sharing import take_over
+from dbbench.stop import listening
 from dbbench.subject import ImageSource, load_subjects
 from dbbench.suite import Run, Suite
 from dbbench.variant import variant
-from dbbench.workspace import Workspace, estimate_bytes, storage_errors
+from dbbench.workspace import RECORD, Workspace, estimate_bytes, storage_errors
+
+ROUNDS = 5
+"""How often it is planned anew where files turn out to be damaged while they are used."""
 
 Item = TypeVar("Item")
 Part = TypeVar("Part")
-
-
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end by SIGTERM or SIGHUP."""
 
 
 def make_plan(
@@ -63,53 +62,64 @@ def execute(
     together: int = 1,
     as_json: bool = False,
     others: Sequence[Path] = (),
+    retries: int = 1,
+    interval: Interval | None = None,
 ) -> Outcome:
     """Do what is missing of these runs, then score all runs of the folder that are finished.
 
     The executor is this process where none is given. `together` subjects are trained side by side
     in one process where the method can do so. `as_json` makes the progress lines JSON. What the
-    output folders `others` hold of it is taken from there.
+    output folders `others` hold of it is taken from there. What fails is tried again `retries`
+    times. Trainings keep their state every `interval`. Other calls may be at work in the same
+    folder: no stage is done twice, and this call ends when all its runs are done, by whomever.
 
     Raises UserError for what stops everything (settings, references, weights, the disk); a run that
-    fails by itself is reported in the outcome. KeyboardInterrupt and Terminated pass through;
-    whatever is complete by then stays.
+    fails by itself is reported in the outcome. Stopped passes through; whatever is complete by then
+    stays.
     """
 
     def say(text: str) -> None:
         if not as_json:
-            console.print(text, style="dim")
+            console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
     workspace = Workspace(out)
     plan = make_plan(suite, out, source, runs, device)
     plan.identities.resolve_methods(workspace.selection().join(runs).methods)
-    with _terminations(), workspace.locked(), storage_errors(out):
+    with (
+        listening() as stop,
+        storage_errors(out),
+        Leases(out) as leases,
+        workspace.entered(leases, [suite.model_dump(mode="json"), device.split(":")[0]], say),
+    ):
         workspace.refuse_other(suite)
-        selection = workspace.selection().join(runs)
-        plan.identities.resolve_methods(selection.methods)
+        plan.identities.resolve_methods(workspace.selection().join(runs).methods)
         models = Models(plan, device)
         executor = executor or Local()
         tasks = plan.tasks(runs)
         while executor.identify(models, tasks, say):
             tasks = plan.tasks(runs)  # What was loaded may be another than was remembered.
-        if take_over(plan, tasks, others):
+        if take_over(plan, tasks, others, leases):
             tasks = plan.tasks(runs)
         workspace.refuse_if_full(estimate_bytes(plan, tasks), suite)
-        workspace.write(plan, selection, device)
-        outcome = Outcome()
-        session = Session(plan, models, workspace, outcome, together=together)
-        if tasks:
-            session.start(len(tasks))
-            with show(console, tasks, as_json=as_json) as progress:
-                executor.work(session, tasks, progress)
-        finished = finished_runs(plan, selection.runs(suite))
-        if finished and not scored(plan, finished):
-            meter = Meter()
-            count = score(plan, finished, executor.map)
-            EventLog(out / EVENTS).write(
-                stage="score", status="done", **meter.read(count, "images")
-            )
-            outcome.done += 1
-        return outcome
+        with leases.hold(RECORD, say):
+            workspace.write(plan, workspace.selection().join(runs), device)
+        session = Session(
+            plan, models, workspace, Outcome(), together=together, retries=retries,
+            interval=interval or Interval(), leases=leases, stop=stop,
+        )  # fmt: skip
+        for _ in range(ROUNDS):
+            if tasks:
+                session.start(len(tasks))
+                with show(console, tasks, as_json=as_json) as progress:
+                    executor.work(session, tasks, progress)
+            damaged = _score(session, executor, leases, say)
+            tasks = session.open(plan.tasks(runs))
+            if not tasks and not damaged:
+                return session.outcome
+        raise UserError(
+            f"files in {out} are damaged again and again as soon as they are written; look after"
+            " the disk, or choose another --out"
+        )
 
 
 class Executor(Protocol):
@@ -153,6 +163,29 @@ class Local:
         return (function(plan, item) for item in items)
 
 
+def _score(
+    session: Session, executor: Executor, leases: Leases, say: Callable[[str], None]
+) -> bool:
+    """Score what is finished, unless another process just did; return whether that met damage."""
+    plan, workspace = session.plan, session.workspace
+    with leases.hold("score", say):
+        selection = workspace.selection()
+        plan.identities.resolve_methods(selection.methods)
+        finished = finished_runs(plan, selection.runs(plan.suite))
+        if not finished or scored(plan, finished):
+            return False
+        meter = Meter()
+        try:
+            count = score(plan, finished, executor.map)
+        except Damaged as error:
+            error.artifact.discard()
+            say(f"{error}; it is made again")
+            return True
+        session.events.write(stage="score", status="done", **meter.read(count, "images"))
+        session.outcome.done += 1
+        return False
+
+
 def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
     """Raise UserError for a plugin that does not exist and an encoder that a metric lacks."""
     for method in [*suite.methods, *(run.method for run in runs)]:
@@ -172,21 +205,3 @@ def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
                 f'metric {name} needs an encoder in the role "{role}" and suite "{suite.name}" has'
                 f" none; add one: --set encoders.{role}=..."
             )
-
-
-@contextmanager
-def _terminations() -> Iterator[None]:
-    """While open, SIGTERM and SIGHUP unwind the stack like Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated(signal.Signals(number).name)
-
-    wanted = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
-    if threading.current_thread() is not threading.main_thread():
-        wanted = []
-    before = {number: signal.signal(number, stop) for number in wanted if number is not None}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

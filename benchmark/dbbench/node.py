@@ -69,6 +69,8 @@ def do_task(
             return report
         _check(order.plan.identities, models, task)
         session.work([task], relay)
+        if session.put_off:
+            report.stop = f"what {task.key} reads was damaged; the same command makes it again"
         report.summary = relay.summary
         report.done = session.outcome.done
         report.failures = session.outcome.failures

@@ -13,6 +13,7 @@ from rich.table import Table
 from dbbench.artifact import MANIFEST, Artifact
 from dbbench.cost import estimate
 from dbbench.identity import Identities
+from dbbench.lease import running
 from dbbench.plan import STAGES, Plan, Task
 from dbbench.plugin import add_method_file
 from dbbench.scoring import finished_runs, scored
@@ -20,7 +21,14 @@ from dbbench.subject import ReferenceImage, Subject, load_subjects
 from dbbench.suite import Run
 from dbbench.workspace import Workspace, count_images, estimate_bytes, gigabytes
 
-STYLES = {"done": "green", "missing": "dim", "stale": "yellow", "damaged": "red", "failed": "red"}
+STYLES = {
+    "running": "cyan",
+    "done": "green",
+    "missing": "dim",
+    "stale": "yellow",
+    "damaged": "red",
+    "failed": "red",
+}
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,9 @@ def print_status(out: Path, console: Console) -> None:
     plan, runs = recorded_plan(out)
     table = _runs_table(plan, runs)
     console.print(table)
+    for name, process in running(out).items():
+        if name.partition(" ")[0] in STAGES:
+            console.print(f"running: {name} ({process})", style="cyan", soft_wrap=True)
     for log in sorted((out / "logs").glob("*.log")):
         reason = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
         console.print(f"failed: {reason} (see {log})", style="red", soft_wrap=True)
@@ -100,12 +111,15 @@ def _runs_table(plan: Plan, runs: Sequence[Run], tasks: Sequence[Task] | None = 
     for column in ("method", "subject", "seed", "train", "sample", "encode"):
         table.add_column(column, no_wrap=True, overflow="ellipsis")
     todo = None if tasks is None else {task.key for task in tasks}
+    at_work = running(plan.out)
     for run in runs:
         cells = [run.method, run.subject, str(run.seed)]
         for stage, artifacts in _run_artifacts(plan, run).items():
             state = _worst(artifacts)
             if (plan.out / "logs" / f"{str(run).replace('/', '-')}.{stage}.log").is_file():
                 state = "failed"
+            if f"{stage} {run}" in at_work:
+                state = "running"
             if todo is not None:
                 state = "to do" if f"{stage} {run}" in todo else "done"
             cells.append(f"[{STYLES.get(state, 'bold')}]{state}[/]")

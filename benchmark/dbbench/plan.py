@@ -242,11 +242,13 @@ class Plan:
         train = (checkpoint.verify() if sample else checkpoint.state) == "damaged"
         train = train or (sample and not checkpoint.complete)
         needs: tuple[str, ...] = (f"references {run.subject}",)
-        if train and (facts is None or facts.needs_prior):
+        if facts is None or facts.needs_prior:
             prior = self.prior(class_noun)
-            if prior.verify() != "done":
+            state = prior.verify() if train else prior.state
+            if state == "damaged" or (train and state != "done"):
                 yield Task("prior", class_noun, (("", prior),), class_noun=class_noun)
-            needs += (f"prior {class_noun}",)
+            if train:
+                needs += (f"prior {class_noun}",)
         name = str(run)
         if train:
             trained = (("", checkpoint),)

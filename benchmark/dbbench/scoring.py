@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbbench.artifact import fingerprint, read_state, write_manifest
+from dbbench.artifact import Artifact, State, fingerprint, inspect, write_manifest
 from dbbench.plan import Plan
 from dbbench.plugin import load_metric
 from dbbench.subject import Subject
@@ -28,15 +28,18 @@ SCORES = "scores.parquet"
 MANIFEST = "scores.json"
 RUNS_A_PART = 20
 """2,000 images of the paper's protocol: some megabytes of table."""
-MADE_FROM_IT = ("leaderboard.parquet", "leaderboard.csv", "leaderboard.md", "report/index.html")
+LEADERBOARD = ("leaderboard.parquet", "leaderboard.csv", "leaderboard.md")
+PAGE = "report/index.html"
 
 
 def scored(plan: Plan, runs: Iterable[Run]) -> bool:
     """Return whether the score table and the report of exactly these runs are there and whole."""
-    expected = fingerprint(plan.scores(runs))
-    if read_state(plan.out / MANIFEST, expected, hashes=False) != "done":
-        return False
-    return all((plan.out / name).is_file() for name in MADE_FROM_IT)
+    return inspect_scores(plan, runs)[0] == "done" and (plan.out / PAGE).is_file()
+
+
+def inspect_scores(plan: Plan, runs: Iterable[Run]) -> tuple[State, str]:
+    """Return the state of the score table and leaderboard of these runs, to the last byte."""
+    return inspect(plan.out / MANIFEST, fingerprint(plan.scores(runs)), hashes=True)
 
 
 def finished_runs(plan: Plan, runs: Iterable[Run]) -> tuple[Run, ...]:
@@ -51,7 +54,8 @@ def score(plan: Plan, runs: Sequence[Run], each: Each | None = None) -> int:
 
     `each` works out parts of the table, elsewhere if it likes, and gives them back in order; they
     are written as they come, so that nobody holds all. Returns the number of images scored. What a
-    metric cannot say of an image has no row.
+    metric cannot say of an image has no row. Raises Damaged where features are not, to the last
+    byte, what their encoder once said.
     """
     from dbbench.reports import write_report
     from dbbench.scores import write_parts
@@ -59,9 +63,11 @@ def score(plan: Plan, runs: Sequence[Run], each: Each | None = None) -> int:
     subjects = tuple(dict.fromkeys(run.subject for run in runs))
     parts: list[Part] = [*_chunks(runs, RUNS_A_PART), subjects]
     made = each(plan, score_part, parts) if each else (score_part(plan, part) for part in parts)
+    (plan.out / MANIFEST).unlink(missing_ok=True)
     write_parts(made, plan.out / SCORES)
     write_report(plan.out)
-    write_manifest(plan.out / MANIFEST, plan.scores(runs), [plan.out / SCORES])
+    files = [plan.out / name for name in (SCORES, *LEADERBOARD)]
+    write_manifest(plan.out / MANIFEST, plan.scores(runs), files)
     return sum(len(plan.jobs(run)) for run in runs)
 
 
@@ -91,19 +97,19 @@ def _run_rows(plan: Plan, run: Run, metrics: Sequence[Metric]) -> Iterator[dict[
 
     from dbbench.metric import Features, evaluate
 
-    entries = _entries(plan.samples(run).path / "samples.json")
+    entries = _entries(plan.samples(run), "samples.json")
     prompts = [str(entry["prompt"]) for entry in entries]
     for metric in metrics:
-        folder = plan.features(run, metric.role).path
+        vectors = plan.features(run, metric.role)
         with_real = metric.compares in {"references", "class-images"}
-        distances = folder / "distances.npy"
-        between = _vectors(distances) if distances.is_file() else None
+        has_distances = (vectors.path / "distances.npy").is_file()
+        between = _vectors(vectors, "distances.npy") if has_distances else None
         none = np.zeros((len(entries), 0), np.float32)
         features = Features(
-            generated=_vectors(folder / "images.npy") if between is None else none,
+            generated=_vectors(vectors, "images.npy") if between is None else none,
             distances=between,
             references=_real(plan, run.subject, metric.role) if with_real else None,
-            texts=_vectors(folder / "texts.npy") if metric.compares == "text" else None,
+            texts=_vectors(vectors, "texts.npy") if metric.compares == "text" else None,
         )
         for entry, value in zip(entries, evaluate(metric, prompts, features), strict=True):
             if math.isnan(value):
@@ -120,7 +126,7 @@ def _real_rows(plan: Plan, subject: str, metrics: Sequence[Metric]) -> Iterator[
     from dbbench.metric import score_real
     from dbbench.scores import REAL
 
-    entries = _entries(plan.references(subject).path / "references.json")
+    entries = _entries(plan.references(subject), "references.json")
     for metric in metrics:
         if metric.compares != "references":
             continue
@@ -147,15 +153,15 @@ def _row(plan: Plan, method: str, subject: Subject, metric: Metric, value: float
 
 
 def _real(plan: Plan, subject: str, role: str) -> NDArray[np.float32]:
-    return _vectors(plan.real_features(subject, role).path / "images.npy")
+    return _vectors(plan.real_features(subject, role), "images.npy")
 
 
-def _vectors(path: Path) -> NDArray[np.float32]:
+def _vectors(features: Artifact, name: str) -> NDArray[np.float32]:
     import numpy as np
 
-    vectors: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    vectors: NDArray[np.float32] = np.load(io.BytesIO(features.read(name)), allow_pickle=False)
     return vectors
 
 
-def _entries(path: Path) -> list[Mapping[str, Any]]:
-    return list(json.loads(path.read_text(encoding="utf-8"))["images"])
+def _entries(images: Artifact, name: str) -> list[Mapping[str, Any]]:
+    return list(json.loads(images.read(name))["images"])

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dbbench import stages
-from dbbench.artifact import write_text
+from dbbench.artifact import Damaged, write_text
 from dbbench.encoder import Distance
 from dbbench.errors import UserError
 from dbbench.events import EVENTS, EventLog, Log, Meter
 from dbbench.features import FeatureStore
 from dbbench.identity import versions
+from dbbench.lease import Lease, Leases
 from dbbench.models import Models
 from dbbench.plan import Plan, Task
 from dbbench.progress import Advance, Progress
+from dbbench.saves import Interval
+from dbbench.stop import Stop
 from dbbench.workspace import Workspace, estimate_bytes, storage_problem
 
 
@@ -38,6 +42,8 @@ class Outcome:
 
     done: int = 0
     """Tasks that were done, the score stage included."""
+    others: int = 0
+    """Tasks that other processes have done in the meantime."""
     failures: list[Failure] = field(default_factory=list)
 
 
@@ -53,9 +59,22 @@ class Session:
     together: int = 1
     log: Log | None = None
     """Where events go in place of the output folder's own file."""
+    retries: int = 1
+    """How often a task that failed is tried again; not where the user has to change something."""
+    interval: Interval = field(default_factory=Interval)
+    """How often trainings keep their state."""
+    leases: Leases | None = None
+    """Those of the process; none: the session's own."""
+    stop: Stop = field(default_factory=Stop)
     failed: dict[str, Failure] = field(default_factory=dict)
+    put_off: set[str] = field(default_factory=set)
+    """Keys of tasks that could not be done because what they read was damaged: plan again."""
     made: dict[str, str] = field(default_factory=dict)
     """Trainings that were done side by side with another: key -> its name."""
+    _logs: dict[Path, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._logs = {path: path.stat().st_mtime_ns for path in self._log_folder.glob("*.log")}
 
     @property
     def events(self) -> Log:
@@ -67,54 +86,164 @@ class Session:
         self.events.write(stage="start", tasks=tasks, versions=versions(), **_machine(self.models))
 
     def work(self, tasks: Sequence[Task], progress: Progress) -> None:
-        """Do the tasks in turn; one that fails stops those that need it."""
-        runs = list(dict.fromkeys(task.run for task in tasks if task.run is not None))
-        with _notes(progress):
-            for position, task in enumerate(tasks):
-                if task.stage == "train":
-                    rest = estimate_bytes(self.plan, tasks[position:])
-                    self.workspace.refuse_if_full(rest, self.plan.suite)
-                number = runs.index(task.run) + 1 if task.run is not None else 0
-                progress.begin(task, number, len(runs))
-                self._work_on(task, tasks[position + 1 :], progress)
+        """Do the tasks, each after those it needs; one that fails stops those that need it.
 
-    def _work_on(self, task: Task, later: Sequence[Task], progress: Progress) -> None:
+        What another process is at is left to it, and waited for in the end.
+        """
+        runs = list(dict.fromkeys(task.run for task in tasks if task.run is not None))
+        waiting = {task.key: task for task in tasks}
+        said = ""
+        with ExitStack() as stack:
+            stack.enter_context(_notes(progress))
+            leases = self.leases or stack.enter_context(Leases(self.plan.out))
+            while waiting:
+                before = len(waiting)
+                for task in tuple(waiting.values()):
+                    if any(key in waiting for key in task.needs):
+                        continue
+                    number = runs.index(task.run) + 1 if task.run is not None else 0
+                    with leases.trying(task.key) as lease:
+                        if lease is None:
+                            continue
+                        progress.begin(task, number, len(runs))
+                        through = self._work_on(task, waiting, progress, leases, lease)
+                    if through:
+                        waiting.pop(task.key)
+                    self.stop.check()
+                if len(waiting) == before:
+                    said = self._wait(waiting, leases, progress, said)
+
+    def open(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
+        """Return those of the tasks that did not fail here, and need none that did."""
+        lost = {*self.failed, *(failure.task.key for failure in self.outcome.failures)}
+        found = []
+        for task in tasks:
+            if task.key in lost or lost.intersection(task.needs):
+                lost.add(task.key)
+            else:
+                found.append(task)
+        self.put_off.clear()
+        return tuple(found)
+
+    def _wait(
+        self, waiting: Mapping[str, Task], leases: Leases, progress: Progress, said: str
+    ) -> str:
+        """Wait a moment for other processes; say what for, unless that was just said."""
+        holders = ((key, leases.holder(key)) for key in waiting)
+        text = next((f"waiting for {key}: {holder}" for key, holder in holders if holder), said)
+        if text != said:
+            progress.status(text)
+        time.sleep(0.2)
+        return text
+
+    def _work_on(
+        self,
+        task: Task,
+        waiting: Mapping[str, Task],
+        progress: Progress,
+        leases: Leases,
+        lease: Lease,
+    ) -> bool:
+        """Do a task; return whether it is through, well or not."""
         if (other := self.made.get(task.key)) is not None:
             self.events.write(**_about(task), status="done", together_with=other)
             progress.end(f"side by side with {other}")
             self.outcome.done += 1
-            return
-        meter = Meter()
-        try:
-            count, unit = self._do(task, later, progress)
-        except Exception as error:
-            problem = storage_problem(error, self.plan.out)
-            if problem is not None:
-                raise problem from error
-            if task.stage == "references" and isinstance(error, UserError):
-                raise
-            failure = self._fail(task, error)
-            self.events.write(**_about(task), status="failed", reason=failure.reason)
-            progress.note(f"{task.stage} {task.name} failed: {failure.reason}")
-            progress.end("failed")
-            return
+            return True
+        if self.put_off.intersection(task.needs):
+            self.put_off.add(task.key)
+            progress.end("put off")
+            return True
+        if not self._is_needed(task, waiting.values()):
+            progress.end("done by another process")
+            self.outcome.others += 1
+            return True
+        tries = self.retries
+        while True:
+            meter = Meter()
+            try:
+                self._refuse_hopeless(task)
+                if task.stage == "train":
+                    rest = estimate_bytes(self.plan, waiting.values())
+                    self.workspace.refuse_if_full(rest, self.plan.suite)
+                with self.stop.in_hand():
+                    count, unit = self._do(task, waiting.values(), progress, leases)
+                break
+            except Damaged as error:
+                error.artifact.discard()
+                self.put_off.add(task.key)
+                progress.note(f"{error}; it is made again")
+                progress.end("put off")
+                return True
+            except Exception as error:
+                if lease.lost:
+                    progress.end("taken over by another process")
+                    return False
+                problem = storage_problem(error, self.plan.out)
+                if problem is not None:
+                    raise problem from error
+                if task.stage == "references" and isinstance(error, UserError):
+                    raise
+                if tries and not isinstance(error, UserError | _Blocked):
+                    tries -= 1
+                    again = f"{_reason(error)}; try {self.retries - tries} of {self.retries} more"
+                    self.events.write(**_about(task), status="retried", reason=_reason(error))
+                    progress.note(f"{task.stage} {task.name} failed: {again}")
+                    continue
+                failure = self._fail(task, error)
+                self.events.write(**_about(task), status="failed", reason=failure.reason)
+                progress.note(f"{task.stage} {task.name} failed: {failure.reason}")
+                progress.end("failed")
+                return True
         measured = meter.read(count, unit)
         self.events.write(**_about(task), status="done", **measured)
         progress.end(_summary(measured, unit))
         self.log_of(task).unlink(missing_ok=True)
         self.outcome.done += 1
+        return True
 
-    def _do(self, task: Task, later: Sequence[Task], progress: Progress) -> tuple[int, str]:
-        """Do one task; return how many steps or images it took."""
+    def _is_needed(self, task: Task, tasks: Iterable[Task]) -> bool:
+        """Whether a task is still to do: another process may have done it, and what follows."""
+
+        def is_done(task: Task) -> bool:
+            return all(artifact.verify() == "done" for _, artifact in task.artifacts)
+
+        if is_done(task):
+            return False
+        followers = [other for other in tasks if task.key in other.needs]
+        return not followers or not all(map(is_done, followers))
+
+    def _refuse_hopeless(self, task: Task) -> None:
+        """Raise for a task that needs a failed one, or at which another process just failed."""
         for key in task.needs:
             if key in self.failed:
                 raise _Blocked(self.failed[key])
+        log = self.log_of(task)
+        if log.is_file() and log.stat().st_mtime_ns != self._logs.get(log):
+            reason = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
+            failure = Failure(task, reason, log)
+            self.outcome.failures.append(failure)
+            raise _Blocked(failure)
+
+    def _do(
+        self, task: Task, later: Iterable[Task], progress: Progress, leases: Leases
+    ) -> tuple[int, str]:
+        """Do one task; return how many steps or images it took.
+
+        Raises Damaged where what it reads is not, to the last byte, what was once written.
+        """
+        plan, models = self.plan, self.models
 
         def advance(done: int, total: int, figures: Mapping[str, Any], /) -> None:
             loss = figures.get("loss")
             progress.advance(done, total, "" if loss is None else f"loss {loss:.3f}")
+            if done % batch == 0:
+                self.stop.check()
 
-        plan, models = self.plan, self.models
+        batch = {
+            "prior": plan.suite.prior.sampler.batch_size,
+            "sample": plan.suite.sample.batch_size,
+        }.get(task.stage, 1)
         artifact = task.artifacts[0][1]
         if task.stage == "prior":
             assert task.class_noun is not None
@@ -131,19 +260,26 @@ class Session:
         row, backbone = plan.variant(run.method), models.backbone
         method = models.method(row.trained_as)
         if task.stage == "train":
-            if mates := self._mates(task, later):
-                try:
-                    return self._train_together([task, *mates], advance), "steps"
-                except Exception as error:
-                    progress.note(f"not side by side, but one by one: {error}")
+            if stages.resumable(method):
+                batch = 2**62  # It stops by itself, once its state is kept.
+            with ExitStack() as stack:
+                if mates := self._mates(task, later, leases, stack):
+                    try:
+                        return self._train_together([task, *mates], advance), "steps"
+                    except Exception as error:
+                        progress.note(f"not side by side, but one by one: {error}")
             prior = plan.prior(row.noun(subject)) if method.needs_prior else None
             references = plan.references(subject.name)
+            for read in filter(None, (references, prior)):
+                read.require()
             count = stages.train(
                 artifact, run, subject, method, backbone,
                 references=references, prior=prior, row=row, advance=advance,
+                interval=self.interval, stop=self.stop,
             )  # fmt: skip
             return count, "steps"
         checkpoint = plan.checkpoint(run)
+        checkpoint.require()
         count = stages.sample(
             artifact, run, subject, method, backbone,
             checkpoint=checkpoint, settings=plan.suite.sample, jobs=plan.jobs(run), row=row,
@@ -154,8 +290,13 @@ class Session:
             checkpoint.remove()
         return count, "images"
 
-    def _mates(self, task: Task, later: Sequence[Task]) -> list[Task]:
-        """Trainings that can be done side by side with a task: of the same method, not blocked."""
+    def _mates(
+        self, task: Task, later: Iterable[Task], leases: Leases, stack: ExitStack
+    ) -> list[Task]:
+        """Trainings that can be done side by side with a task: of the same method, not blocked.
+
+        Their leases are held until the stack is closed.
+        """
         assert task.run is not None
         method = task.run.method
         learner = self.models.method(method)
@@ -166,16 +307,27 @@ class Session:
         for other in later:
             if other.stage != "train" or other.run is None or other.run.method != method:
                 continue
+            if any(before.key in other.needs for before in later):
+                continue
             blocked = any(key in self.failed for key in other.needs)
             if blocked or other.key in self.made or other.subject in subjects:
                 continue
-            if len(mates) + 1 < self.together:
+            if len(mates) + 1 < self.together and not self._is_taken(other, leases, stack):
                 subjects.add(other.subject)
                 mates.append(other)
         return mates
 
+    def _is_taken(self, task: Task, leases: Leases, stack: ExitStack) -> bool:
+        """Whether another process makes, or has made, what a task makes; else it is ours."""
+        if (lease := leases.take(task.key)) is None:
+            return True
+        stack.callback(leases.release, lease)
+        return all(artifact.complete for _, artifact in task.artifacts)
+
     def _train_together(self, tasks: Sequence[Task], advance: Advance) -> int:
         runs = [task.run for task in tasks if task.run is not None]
+        for run in runs:
+            self.plan.references(run.subject).require()
         count = stages.train_together(
             [task.artifacts[0][1] for task in tasks],
             runs,
@@ -185,6 +337,8 @@ class Session:
             references=[self.plan.references(run.subject) for run in runs],
             row=self.plan.variant(runs[0].method),
             advance=advance,
+            interval=self.interval,
+            stop=self.stop,
         )
         self.made |= {task.key: tasks[0].name for task in tasks[1:]}
         return count
@@ -194,6 +348,7 @@ class Session:
         images = self.plan.references(task.subject)
         if task.run is not None:
             images = self.plan.samples(task.run)
+        images.require()
         encoders = {role: self.models.encoder(role) for role, _ in task.artifacts}
         # All at once, so that an image is decoded once for all; then each from the store.
         alike = [encoder for encoder in encoders.values() if not isinstance(encoder, Distance)]
@@ -208,10 +363,9 @@ class Session:
         if isinstance(error, _Blocked):
             failure = Failure(task, error.cause.reason, error.cause.log)
         else:
-            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            reason = f"{kind}{' '.join(str(error).split())}"
-            failure = Failure(task, reason, self.log_of(task))
+            failure = Failure(task, _reason(error), self.log_of(task))
             write_text(failure.log, "".join(traceback.format_exception(error)))
+            self._logs[failure.log] = failure.log.stat().st_mtime_ns
             self.outcome.failures.append(failure)
         self.failed[task.key] = failure
         return failure
@@ -219,7 +373,11 @@ class Session:
     def log_of(self, task: Task) -> Path:
         """Return where it is written why a task failed."""
         name = task.name.replace("/", "-").replace(" ", "-")
-        return self.plan.out / "logs" / f"{name}.{task.stage}.log"
+        return self._log_folder / f"{name}.{task.stage}.log"
+
+    @property
+    def _log_folder(self) -> Path:
+        return self.plan.out / "logs"
 
 
 class _Blocked(Exception):
@@ -228,6 +386,11 @@ class _Blocked(Exception):
     def __init__(self, cause: Failure) -> None:
         super().__init__(cause.reason)
         self.cause = cause
+
+
+def _reason(error: Exception) -> str:
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(str(error).split())}"
 
 
 def _about(task: Task) -> dict[str, Any]:

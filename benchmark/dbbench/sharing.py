@@ -12,23 +12,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dbbench.artifact import MANIFEST, Artifact
+from dbbench.lease import Leases
 from dbbench.plan import Plan, Task
 
 
-def take_over(plan: Plan, tasks: Iterable[Task], folders: Sequence[Path]) -> int:
+def take_over(plan: Plan, tasks: Iterable[Task], folders: Sequence[Path], leases: Leases) -> int:
     """Take what these tasks would make from other output folders; return how many artifacts.
 
-    Every byte is checked. Files are linked where the disk can do so, else copied.
+    Every byte is checked. Files are linked where the disk can do so, else copied. What another
+    process is making here is left to it.
     """
     taken = 0
-    for task in tasks:
-        for _, artifact in task.artifacts if is_shared(task) else ():
-            for place in _places(plan, task, artifact, folders):
-                if Artifact(place, artifact.inputs).verify() == "done":
-                    with artifact.create() as folder:
-                        _link_all(place, folder)
-                    taken += 1
-                    break
+    for task in filter(is_shared, tasks if folders else ()):
+        with leases.trying(task.key) as lease:
+            for _, artifact in task.artifacts if lease else ():
+                for place in _places(plan, task, artifact, folders):
+                    if Artifact(place, artifact.inputs).verify() == "done":
+                        with artifact.create() as folder:
+                            _link_all(place, folder)
+                        taken += 1
+                        break
     return taken
 
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from dbbench.artifact import Artifact, write_text
+from dbbench.artifact import Artifact, fingerprint, write_text
 from dbbench.encoder import Distance
 from dbbench.errors import UserError
 from dbbench.features import FeatureStore
+from dbbench.identity import versions
+from dbbench.image_files import open_image, sample_into, save_png
 from dbbench.plan import ImageJob
 from dbbench.progress import Advance, silent
+from dbbench.saves import Interval, Saves
 from dbbench.seed import prior_seed, stable_seed, train_seed
+from dbbench.stop import Stop
 from dbbench.subject import ImageSource, Subject
 from dbbench.suite import PriorSettings, Run
 from dbbench.variant import Variant
@@ -31,9 +34,6 @@ if TYPE_CHECKING:
     from dbbench.method import Checkpoint, Concept, Method
     from dbbench.sampling import SampleSettings
 
-PENDING_IMAGES = 64  # Images that may wait for the disk.
-PNG_COMPRESSION = 1  # Level 6 takes five times as long for files a tenth smaller.
-
 
 def references(artifact: Artifact, subject: Subject, source: ImageSource) -> int:
     """Write the subject's images as PNG, with credit and truth; return how many."""
@@ -42,7 +42,7 @@ def references(artifact: Artifact, subject: Subject, source: ImageSource) -> int
         entries = []
         for number, reference in enumerate(images):
             file = f"{number:02d}.png"
-            _save_png(reference.image, folder / file)
+            save_png(reference.image, folder / file)
             entries.append(
                 {
                     "file": file,
@@ -80,7 +80,7 @@ def prior(
 
     with artifact.create(resume=True) as folder:
         backbone.restore()
-        made = _sample_into(folder, files, sample, settings.sampler.batch_size, advance)
+        made = sample_into(folder, files, sample, settings.sampler.batch_size, advance)
         entries = [{"file": file, "seed": seed} for file, seed in zip(files, seeds, strict=True)]
         document = {"class_noun": class_noun, "prompt": prompt, "images": entries}
         _write_json(folder / "prior.json", document)
@@ -98,11 +98,14 @@ def train(
     prior: Artifact | None,
     row: Variant | None = None,
     advance: Advance = silent,
+    interval: Interval | None = None,
+    stop: Stop | None = None,
 ) -> int:
-    """Fit the method to the subject's references; return the number of steps.
+    """Fit the method to the subject's references; return the number of steps that were taken.
 
-    Where training stops at a loss that is no number, the state before it is kept beside the
-    artifact, in the folder last_good.
+    A method that can go on in the middle (`resumable`) keeps its state in between, every
+    `interval` and when asked to `stop`. Where training stops at a loss that is no number, the
+    state before it is kept beside the artifact, in the folder last_good.
     """
     from dbbench.method import Diverged
 
@@ -119,15 +122,18 @@ def train(
     backbone.restore()
     kept = artifact.path.with_name("last_good")
     shutil.rmtree(kept, ignore_errors=True)
-    with artifact.create() as folder:
+    with artifact.create(resume=True) as folder:
         concept = _concept(subject, references, prior, row, folder)
+        saves = Saves(folder, _key([artifact]), interval or Interval(), stop or Stop())
+        own: dict[str, Any] = {"saves": saves} if resumable(method) else {}
         try:
-            checkpoint = method.fit(concept, backbone, seed=seed, progress=count)
+            checkpoint = method.fit(concept, backbone, seed=seed, progress=count, **own)
         except Diverged as error:
+            saves.clear()
             error.checkpoint.save(kept)
             raise UserError(f"{error}; the state before that step is kept in {kept}") from error
         _save(checkpoint, concept, method, folder)
-    return steps
+    return steps - saves.resumed_at
 
 
 def train_together(
@@ -140,10 +146,13 @@ def train_together(
     references: Sequence[Artifact],
     row: Variant | None = None,
     advance: Advance = silent,
+    interval: Interval | None = None,
+    stop: Stop | None = None,
 ) -> int:
     """Fit a method that has `fit_many` to several subjects side by side; return the steps of one.
 
-    Nothing is written where one of them fails.
+    Nothing is written where one of them fails. The state in between, which is that of all, lies
+    with the first.
     """
     fit_many = method.fit_many  # type: ignore[attr-defined]
     steps = 0
@@ -156,16 +165,25 @@ def train_together(
     backbone.restore()
     row = row or Variant(runs[0].method, runs[0].method, runs[0].method)
     with ExitStack() as stack:
-        folders = [stack.enter_context(artifact.create()) for artifact in artifacts]
+        folders = [stack.enter_context(a.create(resume=a == artifacts[0])) for a in artifacts]
         concepts = [
             _concept(subject, images, None, row, folder)
             for subject, images, folder in zip(subjects, references, folders, strict=True)
         ]
         seeds = [train_seed(run.seed, run.subject) for run in runs]
-        checkpoints = fit_many(concepts, backbone, seeds=seeds, progress=count)
+        saves = Saves(folders[0], _key(artifacts), interval or Interval(), stop or Stop())
+        # What the others have written on the way would not be there any more.
+        goes_on = resumable(method) and not row.snapshots
+        own: dict[str, Any] = {"saves": saves} if goes_on else {}
+        checkpoints = fit_many(concepts, backbone, seeds=seeds, progress=count, **own)
         for checkpoint, concept, folder in zip(checkpoints, concepts, folders, strict=True):
             _save(checkpoint, concept, method, folder)
-    return steps
+    return steps - saves.resumed_at
+
+
+def resumable(method: Method) -> bool:
+    """Whether a method's training can go on in the middle: `fit` takes `saves`."""
+    return "saves" in signature(method.fit).parameters
 
 
 def sample(
@@ -202,7 +220,7 @@ def sample(
 
     with artifact.create(resume=True) as folder:
         files = [job.file for job in jobs]
-        made = _sample_into(folder, files, generate, settings.batch_size, advance)
+        made = sample_into(folder, files, generate, settings.batch_size, advance)
         entries = [
             {
                 "file": job.file,
@@ -286,6 +304,11 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def _key(artifacts: Sequence[Artifact]) -> str:
+    """Return what a training's state depends on: what is trained, and with which packages."""
+    return fingerprint([[artifact.fingerprint for artifact in artifacts], versions()])
+
+
 def _concept(
     subject: Subject, references: Artifact, prior: Artifact | None, row: Variant, folder: Path
 ) -> Concept:
@@ -310,95 +333,9 @@ def _save(checkpoint: Checkpoint, concept: Concept, method: Method, folder: Path
         )
 
 
-def _sample_into(
-    folder: Path,
-    files: Sequence[str],
-    generate: Callable[[int], Iterator[Image.Image]],
-    batch_size: int,
-    advance: Advance,
-) -> int:
-    """Write files[i] from the i-th image; go on after the whole batches that are there already.
-
-    Batches keep their composition, so that an interrupted pass gives the same bits as one that
-    was not: floating-point sums depend on what is computed side by side.
-    """
-    marker = folder / ".batch_size"
-    present = 0
-    if marker.is_file() and marker.read_text(encoding="ascii") == str(batch_size):
-        present = sum(1 for _ in _leading(files, lambda file: _readable(folder / file)))
-    start = len(files) if present == len(files) else present - present % batch_size
-    marker.write_text(str(batch_size), encoding="ascii")
-    if start == len(files):
-        return 0
-    advance(start, len(files), {})
-    images = generate(start)
-    with _Writer() as writer:
-        for number, file in enumerate(files[start:], start + 1):
-            image = next(images, None)
-            if image is None:
-                raise UserError(
-                    f"the method gave {number - 1} images where {len(files)} were asked for"
-                )
-            path = folder / file
-            path.parent.mkdir(exist_ok=True)
-            writer.save(image, path)
-            advance(number, len(files), {})
-    if next(images, None) is not None:
-        raise UserError(f"the method gave more than the {len(files)} images that were asked for")
-    return len(files) - start
-
-
-def _leading(files: Iterable[str], holds: Callable[[str], bool]) -> Iterator[str]:
-    for file in files:
-        if not holds(file):
-            return
-        yield file
-
-
-def _readable(path: Path) -> bool:
-    try:
-        _open_image(path)
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return True
-
-
-class _Writer:
-    """Writes PNG files in order while the next images are made; an error surfaces in `save`."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1)
-        self._pending: deque[Future[None]] = deque()
-
-    def save(self, image: Image.Image, path: Path) -> None:
-        """Take an image; wait where the disk has fallen behind by many."""
-        while self._pending and (self._pending[0].done() or len(self._pending) >= PENDING_IMAGES):
-            self._pending.popleft().result()
-        self._pending.append(self._pool.submit(_save_png, image, path))
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # Whatever happened, what was handed over is written, so that a resumed try finds it.
-        self._pool.shutdown(wait=True)
-        if error is None:
-            for future in self._pending:
-                future.result()
-
-
-def _save_png(image: Image.Image, path: Path) -> None:
-    image.convert("RGB").save(path, format="PNG", compress_level=PNG_COMPRESSION)
-
-
-def _open_image(path: Path) -> Image.Image:
-    with Image.open(path) as opened:
-        return opened.convert("RGB")
-
-
 def _load_images(folder: Path) -> Iterator[Image.Image]:
     for entry in read_entries(folder):
-        yield _open_image(folder / entry["file"])
+        yield open_image(folder / entry["file"])
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +14,14 @@ from typing import Any
 
 from dbbench.errors import UserError
 from dbbench.executor import make_plan
+from dbbench.lease import Leases
 from dbbench.models import Models
 from dbbench.plan import Task
 from dbbench.progress import Progress
 from dbbench.relay import Relay, show_message
+from dbbench.saves import Interval
 from dbbench.session import Failure, Outcome, Session
+from dbbench.stop import listening
 from dbbench.subject import ImageSource
 from dbbench.suite import Run, Suite
 from dbbench.workspace import Workspace
@@ -35,7 +41,10 @@ def work_at_once(session: Session, tasks: Sequence[Task], jobs: int, progress: P
         return
     session.models.release()
     plan = session.plan
-    order = _Order(plan.suite, plan.out, plan.source, session.models.device, jobs)
+    order = _Order(
+        plan.suite, plan.out, plan.source, session.models.device, jobs, session.retries,
+        session.interval,
+    )  # fmt: skip
     context: Any = multiprocessing.get_context("spawn")
     waiting, messages = context.Queue(), context.Queue()
     for item in (*runs, *(None,) * jobs):
@@ -63,6 +72,8 @@ class _Order:
     source: ImageSource
     device: str
     jobs: int
+    retries: int
+    interval: Interval
 
 
 def _listen(
@@ -91,6 +102,7 @@ def _listen(
             continue
         if kind == "outcome":
             session.outcome.done += content.done
+            session.outcome.others += content.others
             session.outcome.failures += content.failures
             finished += 1
         elif kind == "error":
@@ -118,19 +130,35 @@ def _serve(order: _Order, name: str, waiting: Any, messages: Any) -> None:
     if order.device == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // order.jobs))
     relay = Relay(name, messages.put)
+    _end_with_parent()
     try:
-        models: Models | None = None
-        while (run := waiting.get()) is not None:
-            plan = make_plan(order.suite, order.out, order.source, [run], order.device)
-            plan.identities.resolve_methods([run.method])
-            models = models or Models(plan, order.device)
-            models.plan.identities.methods.update(plan.identities.methods)
-            outcome = Outcome()
-            session = Session(plan, models, Workspace(order.out), outcome)
-            session.work(plan.tasks([run]), relay)
-            messages.put((name, "outcome", outcome))
-        messages.put((name, "through", None))
+        with listening(terminal=False) as stop, Leases(order.out) as leases:
+            models: Models | None = None
+            while (run := waiting.get()) is not None:
+                plan = make_plan(order.suite, order.out, order.source, [run], order.device)
+                plan.identities.resolve_methods([run.method])
+                models = models or Models(plan, order.device)
+                models.plan.identities.methods.update(plan.identities.methods)
+                session = Session(
+                    plan, models, Workspace(order.out), Outcome(), retries=order.retries,
+                    interval=order.interval, leases=leases, stop=stop,
+                )  # fmt: skip
+                session.work(plan.tasks([run]), relay)
+                messages.put((name, "outcome", session.outcome))
+            messages.put((name, "through", None))
     except UserError as error:
         messages.put((name, "error", str(error)))
     except KeyboardInterrupt:
         return
+
+
+def _end_with_parent() -> None:
+    """Stop, as for SIGTERM, when the process that started this one is no more."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

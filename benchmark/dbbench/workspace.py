@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import errno
 import json
-import os
+import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbbench.artifact import write_text
+from dbbench.artifact import fingerprint, write_text
 from dbbench.errors import UserError
 from dbbench.identity import Identities, versions
+from dbbench.lease import Leases
 from dbbench.plan import Plan, Task
 from dbbench.subject import load_subjects
 from dbbench.suite import Run, Suite, plan_runs
 
 RECORD = "suite.json"
 SPARE_BYTES = 64 * 2**20
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_ROOM_WORDS = ("No space left on device", "File too large", "Disk quota exceeded")
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
@@ -68,7 +70,13 @@ class Workspace:
             raise UserError(
                 f"{path} cannot be read ({error}); remove that file and call dbbench run again"
             ) from None
-        return document if isinstance(document, dict) else {}
+        document = document if isinstance(document, dict) else {}
+        if document.pop("seal", None) not in {None, fingerprint(document)}:
+            raise UserError(
+                f"{path} is damaged; remove that file and call dbbench run again, with all that"
+                " was asked for in this folder"
+            )
+        return document
 
     def selection(self) -> Selection:
         """Return what earlier calls asked for."""
@@ -110,7 +118,11 @@ class Workspace:
             "device": device,
             "identities": plan.identities.record(self.read().get("identities", {})),
         }
-        write_text(self.out / RECORD, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        document = json.loads(json.dumps(document))
+        if document == self.read():
+            return
+        sealed = document | {"seal": fingerprint(document)}
+        write_text(self.out / RECORD, json.dumps(sealed, indent=1, ensure_ascii=False) + "\n")
 
     def recall(
         self, identities: Identities, methods: Iterable[str], *, trust: bool = False
@@ -119,17 +131,26 @@ class Workspace:
         identities.recall(self.read().get("identities", {}), methods, trust=trust)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out while open. Raises UserError where one is at work."""
-        with storage_errors(self.out):
-            self.out.mkdir(parents=True, exist_ok=True)
-        with _lock(self.out) as alone:
-            if not alone:
-                raise UserError(
-                    f"another dbbench run is at work in {self.out}; wait for it, or choose another"
-                    " folder with --out"
-                )
+    def entered(
+        self, leases: Leases, settings: Any, waiting: Callable[[str], None]
+    ) -> Iterator[None]:
+        """Be at work in the folder while open, beside others with the same settings.
+
+        Others would make other things of the same name: they are waited for.
+        """
+        kind = f"call {fingerprint(settings)[:16]} "
+        own = f"{kind}{secrets.token_hex(4)}"
+        with leases.hold("entrance", waiting):
+            for name in leases.names():
+                if name.startswith("call ") and not name.startswith(kind):
+                    with leases.hold(name, lambda who: waiting(f"{who}, with other settings")):
+                        pass
+            lease = leases.take(own)
+        try:
             yield
+        finally:
+            if lease is not None:
+                leases.release(lease)
 
     def refuse_if_full(self, needed: int, suite: Suite) -> None:
         """Raise UserError where `needed` bytes do not fit on the disk."""
@@ -190,7 +211,7 @@ def storage_problem(error: BaseException | None, out: Path) -> UserError | None:
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
         # safetensors and pyarrow raise their own kinds of error and keep the system's words.
-        if number in _NO_ROOM or "No space left on device" in str(error):
+        if number in _NO_ROOM or any(words in str(error) for words in _NO_ROOM_WORDS):
             return UserError(
                 f"no space left on the disk of {out}; what is complete is kept: free some and"
                 " call the same command again"
@@ -229,24 +250,3 @@ def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Lock a folder while open; the system gives the lock back by itself when a process dies."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: nothing keeps two processes apart there.
-        yield True
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        alone = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            # A network folder may have no locks at all; that is no reason not to work.
-            alone = error.errno not in {errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN}
-        yield alone
-    finally:
-        os.close(descriptor)

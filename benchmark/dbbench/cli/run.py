@@ -1,4 +1,4 @@
-"""`dbbench run`, the main job, and `dbbench status`."""
+"""`dbbench run`, the main job, `dbbench status` and `dbbench verify`."""
 
 from __future__ import annotations
 
@@ -105,6 +105,16 @@ def run(
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Progress as JSON lines on stderr.")
     ] = False,
+    retries: Annotated[
+        int, typer.Option(min=0, help="How often what failed is tried again before it is reported.")
+    ] = 1,
+    save_every: Annotated[
+        str,
+        typer.Option(
+            metavar="INTERVAL",
+            help="How often a training keeps its state to go on from: 5min, 90s, 200steps.",
+        ),
+    ] = "5min",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, and stop.")
     ] = False,
@@ -112,16 +122,19 @@ def run(
     """Train, sample, score and rank: methods x subjects x seeds.
 
     What is complete in the output folder is skipped, so that the same command goes on after an
-    interruption, and more subjects, methods or seeds can be added later.
+    interruption, and more subjects, methods or seeds can be added later. Several such commands may
+    work on one folder at once, from several machines too. Ctrl-C finishes the step in hand.
     """
     from dbbench.device import resolve_device
     from dbbench.executor import Local, execute, make_plan
     from dbbench.overview import print_dry_run
+    from dbbench.saves import Interval
     from dbbench.subject import select_subjects
     from dbbench.suite import plan_runs
 
     if executor is Where.ray and together > 1:
         raise UserError("--together is for one process; on a cluster leave it out")
+    interval = Interval.parse(save_every)
     console = Console(stderr=log_json)
     with ExitStack() as stack:
         work: Executor = Local(jobs)
@@ -148,6 +161,7 @@ def run(
             outcome = execute(
                 chosen, folder, source, runs,
                 device=place, console=console, executor=work, together=together, as_json=log_json,
+                retries=retries, interval=interval,
             )  # fmt: skip
         except KeyboardInterrupt as interrupt:
             raise say_stopped(interrupt, console) from None
@@ -160,10 +174,26 @@ def status(
         Path | None, typer.Argument(help="An output folder. Default: the latest in results.")
     ] = None,
 ) -> None:
-    """Show which stages of which runs are done, missing, stale, damaged or failed."""
+    """Show which stages of which runs are done, running, failed (and why), missing or stale."""
     from dbbench.overview import print_status
 
     print_status(folder or latest(), Console())
+
+
+@app.command(epilog="Examples:\n\ndbbench verify results/mini\n\ndbbench verify && echo whole")
+def verify(
+    folder: Annotated[
+        Path | None, typer.Argument(help="An output folder. Default: the latest in results.")
+    ] = None,
+) -> None:
+    """Read every file and compare it with its hash; exit code 1 where one is damaged or stale.
+
+    What is damaged is marked, and the next dbbench run makes it again and nothing else.
+    """
+    from dbbench.verify import verify as verify_folder
+
+    if not verify_folder(folder or latest(), Console()):
+        raise typer.Exit(1)
 
 
 def choose_suite(
@@ -183,8 +213,10 @@ def choose_suite(
 
 def say_stopped(interrupt: KeyboardInterrupt, console: Console) -> typer.Exit:
     """Say what an interruption means; return the exit code as shells know it."""
-    console.print("stopped; what is complete is kept, and the same command goes on from here")
-    return typer.Exit(143 if str(interrupt) else 130)  # A signal's error has its name.
+    from dbbench.stop import Stopped
+
+    console.print("stopped; what is done so far is kept, and the same command goes on from it")
+    return typer.Exit(128 + (interrupt.number if isinstance(interrupt, Stopped) else 2))
 
 
 def _choose_methods(suite: Suite, given: list[str] | None) -> tuple[Suite, list[str] | None]:
@@ -237,7 +269,7 @@ def _headline(suite: Suite, asked: bool, runs: Sequence[Run], folder: Path, devi
 
 def _finish(outcome: Outcome, folder: Path, console: Console) -> None:
     """Print what came of a run; exit with 1 where something failed."""
-    if not outcome.done and not outcome.failures:
+    if not outcome.done and not outcome.others and not outcome.failures:
         console.print(f"nothing to do: {folder} is complete (dbbench report {folder} shows it)")
         return
     if (folder / "scores.parquet").is_file():
