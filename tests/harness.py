@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
+import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tinted_plugin
@@ -85,6 +91,12 @@ def contents(out: Path, *patterns: str) -> dict[str, str]:
     }
 
 
+def leftovers(out: Path) -> list[Path]:
+    """Return what only an interrupted call would leave."""
+    kinds = {".partial", ".old", ".tmp", ".new"}
+    return [p for p in out.rglob(".*") if p.suffix in kinds or p.name == ".leases"]
+
+
 def written(out: Path) -> dict[str, int]:
     """Return the time at which each artifact was made."""
     manifests = sorted(out.rglob("manifest.json"))
@@ -92,3 +104,73 @@ def written(out: Path) -> dict[str, int]:
         path.parent.relative_to(out).as_posix(): path.parent.stat().st_ctime_ns
         for path in manifests
     }
+
+
+@dataclass
+class Command:
+    """`dbbench` in a process of its own."""
+
+    process: Any
+    output: Path
+
+    @property
+    def pid(self) -> int:
+        return int(self.process.pid)
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text() if self.output.is_file() else ""
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def end(self) -> int | None:
+        """Wait for the end; return the exit code, -9 where it was killed."""
+        self.process.join(600)
+        return self.process.exitcode  # type: ignore[no-any-return]
+
+
+def start(
+    suite_file: Path, plugin_folder: Path, out: Path, *more: str, pause: float = 0.03
+) -> Command:
+    """Start `dbbench run`; each image takes a while.
+
+    The processes come from a server that has loaded torch once; else that takes most of the time.
+    """
+    command = [
+        "run", "--suite", suite_file, "--subjects", "dog,can", "--out", out, "--device", "cpu",
+        "--set", f"methods.tinted.pause={pause}", "--set", f"methods.plain.pause={pause}", *more,
+    ]  # fmt: skip
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["dbbench.executor", "dbbench.backbone", "dbbench.mini.source", "dbbench.reports.render"]
+    )
+    output = out.parent / f"{out.name}-{time.monotonic_ns()}.txt"
+    arguments = ([str(part) for part in command], str(plugin_folder), output)
+    process = context.Process(target=_command, args=arguments)
+    process.start()
+    return Command(process, output)
+
+
+def _command(arguments: list[str], plugin_folder: str, output: Path) -> None:
+    """Be the command, with what it prints in a file."""
+    import torch
+
+    from dbbench.cli import main
+
+    torch.set_num_threads(1)
+    sys.path.insert(0, plugin_folder)
+    sys.argv = ["dbbench", *arguments]
+    with output.open("w", buffering=1) as stream:
+        sys.stdout = sys.stderr = stream
+        main()
+
+
+def wait_for(out: Path, pattern: str, command: Command) -> None:
+    """Wait until a file is there."""
+    limit = time.monotonic() + 600
+    while not list(out.glob(pattern)):
+        if not command.process.is_alive():
+            raise AssertionError(f"ended before {pattern} was there: {command.said}")
+        assert time.monotonic() < limit
+        time.sleep(0.005)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -168,6 +167,11 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path: Path, suite: S
     (failure,) = outcome.failures
     assert (failure.task.stage, failure.task.name) == ("train", "tinted/dog/0")
     assert failure.reason == "RuntimeError: cannot learn dog"
+    events = list(EventLog(out / "events.jsonl").read())
+    of_dog = [
+        e["status"] for e in events if (e["stage"], e.get("name")) == ("train", failure.task.name)
+    ]
+    assert of_dog[:2] == ["retried", "failed"]
     assert "Traceback" in failure.log.read_text()
     counts = scores(out).query("metric == 'dino'").groupby(["method", "subject"]).size()
     assert ("tinted", "dog") not in counts.index
@@ -251,17 +255,6 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, suite: Suite
         run(suite, tmp_path / "file")
     with pytest.raises(UserError, match="choose another|choose a folder"):
         run(suite, tmp_path / "file" / "below")
-
-
-def test_a_second_process_is_kept_out(out: Path, suite: Suite) -> None:
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another dbbench run is at work"):
-            run(suite, out)
-    finally:
-        os.close(descriptor)
-    assert run(suite, out).done == 0
 
 
 def test_events_tell_what_each_stage_cost(out: Path, suite: Suite) -> None:
