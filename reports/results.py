@@ -20,6 +20,7 @@ from dbbench.metric import Metric
 from dbbench.plan import VERSIONS
 from dbbench.plugin import load_metric
 from dbbench.scores import REAL, read_scores
+from dbbench.scoring import MANIFEST
 from dbbench.suite import Suite
 from dbbench.workspace import Workspace
 
@@ -145,13 +146,25 @@ def _load(out: Path, stamp: tuple[int, ...]) -> Results:
         seeds=seeds,
         images_per_run=_images_per_run(suite),
     )
-    scores = read_scores(out / SCORES)
+    scores = read_scores(_whole(out / SCORES))
     metrics = [load_metric(name) for name in suite.metrics]
     key = _ranking_key(out, expectation, suite.metrics)
     board = _remembered(out, key, expectation, metrics)
     if board is None:
         board = rank_methods(scores, expectation, metrics)
     return Results(out, record, suite, scores, board, key)
+
+
+def _whole(path: Path) -> Path:
+    """Return the path of the scores. Raises UserError where they are not as they were written."""
+    try:
+        listed = read_json(path.with_name(MANIFEST)).get("files", [])
+        known = {str(entry["name"]): str(entry["sha256"]) for entry in listed}
+    except (TypeError, KeyError):
+        known = {}
+    if path.is_file() and known.get(path.name, hash_file(path)) != hash_file(path):
+        raise UserError(f"{path} has changed since it was written; call dbbench run again")
+    return path
 
 
 def _ranking_key(out: Path, expectation: Expectation, metrics: Sequence[str]) -> str:
@@ -167,10 +180,14 @@ def _remembered(
 
     Intervals and tests of a full run take seconds, and so does loading what computes them.
     """
-    if read_json(out / RANKED).get("key") != key:
+    record = read_json(out / RANKED)
+    if record.get("key") != key:
         return None
     try:
-        tables = [pd.read_parquet(out / f"{name}.parquet") for name in BOARD]
+        paths = [out / f"{name}.parquet" for name in BOARD]
+        if record.get("files") != [hash_file(path) for path in paths]:
+            return None
+        tables = [pd.read_parquet(path) for path in paths]
     except (OSError, ValueError):
         return None
     return Leaderboard(expectation, tuple(metrics), *tables)

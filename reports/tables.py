@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from dbbench.artifact import write_text
+from dbbench.artifact import hash_file, write_text
 from dbbench.metric import Metric
 
 from .latex import latex_document
@@ -49,7 +49,8 @@ def write_tables(results: Results, folder: Path, more: Sequence[Table] = ()) -> 
     for name, table in zip(BOARD, (board.ranking, board.subjects, board.differences), strict=True):
         write_parquet(table, results.out / f"{name}.parquet")
         write_text(results.out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
-    write_text(results.out / RANKED, json.dumps({"key": results.key}) + "\n")
+    hashes = [hash_file(results.out / f"{name}.parquet") for name in BOARD]
+    write_text(results.out / RANKED, json.dumps({"key": results.key, "files": hashes}) + "\n")
     write_text(results.out / "leaderboard.md", markdown(results))
     banners = [results.banner] if results.banner else []
     made = [table for table in all_tables(results) if table.rows]

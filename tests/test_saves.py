@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import tiny_backbone
 import torch
 
+from dbbench.artifact import hash_file
 from dbbench.backbone import Backbone, load_backbone
 from dbbench.errors import UserError
 from dbbench.method import Checkpoint, Concept
@@ -46,7 +48,12 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 
 def fit(
-    name: str, backbone: Backbone, saves: Saves | None, *, until: int | None = None
+    name: str,
+    backbone: Backbone,
+    saves: Saves | None,
+    *,
+    until: int | None = None,
+    snapshots: Path | None = None,
 ) -> tuple[Checkpoint, list[int]]:
     """Train; return what was learned, and the steps that it heard of."""
     heard: list[int] = []
@@ -63,39 +70,46 @@ def fit(
     if saves is not None:
         saves = Counting(saves.folder, saves.key, saves.interval, saves.stop)
     method: Any = load_method(name, COMMON | METHODS[name])
-    return method.fit(CONCEPT, backbone, seed=3, progress=progress, saves=saves), heard
+    concept = replace(CONCEPT, snapshots={0.25: snapshots / "at-0.25"} if snapshots else {})
+    return method.fit(concept, backbone, seed=3, progress=progress, saves=saves), heard
 
 
 def assert_same(one: Checkpoint, two: Checkpoint) -> None:
     assert one.losses == two.losses
     assert one.metadata == two.metadata
-    for a, b in ((one.files, two.files), *_snapshots(one, two)):
-        assert a.keys() == b.keys()
-        for file, tensors in a.items():
-            assert tensors.keys() == b[file].keys()
-            assert all(torch.equal(tensors[key], b[file][key]) for key in tensors)
+    assert one.files.keys() == two.files.keys()
+    for file, tensors in one.files.items():
+        assert tensors.keys() == two.files[file].keys()
+        assert all(torch.equal(tensors[key], two.files[file][key]) for key in tensors)
 
 
-def _snapshots(one: Checkpoint, two: Checkpoint) -> list[tuple[Any, Any]]:
-    assert one.snapshots.keys() == two.snapshots.keys()
-    return [(one.snapshots[share], two.snapshots[share]) for share in one.snapshots]
+def hashes(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): hash_file(p) for p in folder.rglob("*.safetensors")}
 
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_a_training_interrupted_twice_ends_with_the_same_bits(
     tmp_path: Path, backbone: Backbone, name: str
 ) -> None:
-    whole, _ = fit(name, backbone, None)
-    saves = Saves(tmp_path, "key", Interval.parse("2steps"))
+    whole, _ = fit(name, backbone, None, snapshots=tmp_path / "whole")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    saves = Saves(folder, "key", Interval.parse("2steps"))
     with pytest.raises(Interrupted):
-        fit(name, backbone, saves, until=5)
+        fit(name, backbone, saves, until=5, snapshots=folder)
     torch.manual_seed(99)  # Whatever the next process begins with.
     with pytest.raises(Interrupted):
-        fit(name, backbone, saves, until=9)
-    resumed, heard = fit(name, backbone, saves)
+        fit(name, backbone, saves, until=9, snapshots=folder)
+    resumed, heard = fit(name, backbone, saves, snapshots=folder)
     assert heard[0] == 8
     assert_same(resumed, whole)
-    assert len(list(tmp_path.glob(".training-*"))) == 1
+    assert len(list(folder.glob(".training-*"))) == 1
+    snapshots = hashes(folder / "at-0.25")
+    assert snapshots
+    assert snapshots == hashes(tmp_path / "whole" / "at-0.25")
+    # What was written for good on the way is part of the state.
+    next((folder / "at-0.25").rglob("*.safetensors")).write_bytes(b"other")
+    assert saves.load() is None
 
 
 def test_a_wish_to_stop_is_granted_after_the_step_and_what_was_done_is_kept(

@@ -22,6 +22,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,7 @@ Rows = dict[bytes, NDArray[np.float32]]
 
 DEFAULT_LIMIT = 10 * 10**9  # bytes; a million vectors of 512 numbers are two of them
 _KEPT_AFTER_EVICTION = 0.9
+_SEAL = "sha256 of "  # followed by a tensor's name
 _ABANDONED_SECONDS = 3600.0
 _log = logging.getLogger("dbbench")
 
@@ -218,7 +220,8 @@ class Shelf:
                 write_text(about, json.dumps(document, indent=1) + "\n")
             hidden = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
             with hidden.open("wb") as stream:
-                stream.write(save(tensors, metadata=dict(remarks)))
+                seals = {f"{_SEAL}{name}": _hash(tensor) for name, tensor in tensors.items()}
+                stream.write(save(tensors, metadata=dict(remarks) | seals))
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(hidden, path)
@@ -234,19 +237,27 @@ def _load(path: Path, tensor: str) -> NDArray[Any] | None:
     try:
         with safe_open(path, framework="np") as tensors:
             loaded: NDArray[Any] = tensors.get_tensor(tensor)
-            return loaded
+            if (tensors.metadata() or {}).get(f"{_SEAL}{tensor}") == _hash(loaded):
+                return loaded
     except FileNotFoundError:
         return None
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, ValueError):
+        pass
+    with suppress(OSError):
         path.unlink(missing_ok=True)
-        return None
+    return None
+
+
+def _hash(tensor: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(tensor).tobytes()).hexdigest()
 
 
 def _remarks(path: Path) -> dict[str, str]:
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as tensors:
-        return dict(tensors.metadata() or {})
+        told = dict(tensors.metadata() or {})
+        return {key: text for key, text in told.items() if not key.startswith(_SEAL)}
 
 
 def _touch(path: Path) -> None:

@@ -1,0 +1,189 @@
+"""`kill -9` at random moments, each followed by the same command: is anything lost or wrong?
+
+    python benchmark/faults/kill.py --kills 100 --out benchmark/results/faults-kill.json
+
+Four subjects of the embedded world, training cut short. Whenever the run comes to its end before
+the kills are used up, it is compared with one that was never interrupted, and begun anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from shared import Job, dbbench, differences, environment, hashes, left_behind, write_result
+
+EARLY = 0.2
+"""Share of the kills that may hit anything from the start on; the others wait for work to begin."""
+
+
+def main() -> int:
+    """Run, kill, compare, write; return 1 where anything was lost or wrong."""
+    options = _options()
+    job = Job(options.subjects, options.steps, options.save_every)
+    work = Path(options.work or tempfile.mkdtemp(prefix="faults-"))
+    result = kill_again_and_again(job, work, options.kills, options.seed, options.mean)
+    write_result(options.out, result)
+    print(f"{'good' if result['good'] else 'BAD'}: {options.out}")
+    if not options.work:
+        shutil.rmtree(work)
+    return 0 if result["good"] else 1
+
+
+def kill_again_and_again(
+    job: Job, work: Path, kills: int, seed: int, mean: float
+) -> dict[str, Any]:
+    """Return what came of so many kills; `mean` seconds pass between beginning of work and kill."""
+    begun = time.monotonic()
+    code, said = dbbench(work, job.arguments(work / "whole"))
+    assert code == 0, said
+    whole, alone = hashes(work / "whole"), time.monotonic() - begun
+    say(f"uninterrupted: {alone:.0f} s, {len(whole)} files")
+    draw = random.Random(seed)
+    killed, bad, rounds = 0, [], 0
+    redone: dict[str, list[int]] = {"steps": [], "images": []}
+    stages: Counter[str] = Counter()
+    while killed < kills:
+        rounds += 1
+        out, trace = work / f"round-{rounds}", work / f"trace-{rounds}.txt"
+        shutil.rmtree(work / "cache", ignore_errors=True)
+        ended = False
+        while killed < kills and not ended:
+            ended = not call_and_kill(job, work, out, trace, draw, mean)
+            killed += not ended
+            if not ended and killed % 10 == 0:
+                say(f"{killed} kills, round {rounds}, {time.monotonic() - begun:.0f} s")
+        if not ended:
+            code, said = dbbench(work, job.arguments(out))
+            bad += [] if code == 0 else [f"round {rounds}: exit code {code}: {said[-500:]}"]
+        bad += [f"round {rounds}: {name} differs" for name in differences(out, whole)]
+        bad += [f"round {rounds}: {name} left behind" for name in left_behind(out)]
+        twice, counts = stages_done(out)
+        bad += [f"round {rounds}: {name} done twice" for name in twice]
+        stages += counts
+        for kind, numbers in work_redone(trace).items():
+            redone[kind] += numbers
+        shutil.rmtree(out)
+    interval = {"steps": job.save_every, "images": 25}
+    bad += [
+        f"{most} {kind} redone after one kill"
+        for kind, numbers in redone.items()
+        if (most := max(numbers, default=0)) > interval[kind]
+    ]
+    return {
+        "what": "kill -9 at random moments, each followed by the same command",
+        "job": asdict(job),
+        "seed": seed,
+        "kills": killed,
+        "runs that came to their end": rounds,
+        "files compared in each": len(whole),
+        "redone after one kill, at most": {k: max(v, default=0) for k, v in redone.items()},
+        "redone after one kill, at most allowed": interval,
+        "times that training went on in the middle or began anew": len(redone["steps"]),
+        "times that sampling did": len(redone["images"]),
+        "stages done": dict(stages),
+        "seconds uninterrupted": round(alone, 1),
+        "seconds in all": round(time.monotonic() - begun, 1),
+        "wrong": bad,
+        "good": not bad,
+    }
+
+
+def call_and_kill(
+    job: Job, work: Path, out: Path, trace: Path, draw: random.Random, mean: float
+) -> bool:
+    """Call the command and kill it; return whether it was killed before it came to its end."""
+    command = [sys.executable, str(Path(__file__).with_name("traced.py")), str(trace)]
+    with (work / "said.txt").open("w") as said:
+        process = subprocess.Popen(
+            [*command, *job.arguments(out)], env=environment(work), start_new_session=True,
+            stdout=said, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    early, before = draw.random() < EARLY, _sizes(out, trace)
+    while not early and process.poll() is None and _sizes(out, trace) == before:
+        time.sleep(0.01)
+    limit = time.monotonic() + draw.expovariate(1 / mean)
+    while process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.005)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    code = process.wait()
+    if code not in (0, -signal.SIGKILL):
+        raise SystemExit(f"exit code {code}: {(work / 'said.txt').read_text()[-2000:]}")
+    return code != 0
+
+
+def _sizes(out: Path, trace: Path) -> list[int]:
+    files = [trace, out / "events.jsonl"]
+    return [path.stat().st_size if path.is_file() else 0 for path in files]
+
+
+def stages_done(out: Path) -> tuple[list[str], Counter[str]]:
+    """Return the stages that were done more than once, and how many of each there were."""
+    import json
+
+    lines = (out / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line) for line in lines]
+    done = Counter((e["stage"], e.get("name", "")) for e in events if e.get("status") == "done")
+    counts: Counter[str] = Counter()
+    for (stage, _), count in done.items():
+        counts[stage] += count
+    return [" ".join(key) for key, count in done.items() if count > 1], counts
+
+
+def work_redone(trace: Path) -> dict[str, list[int]]:
+    """Return for each time that work went on in a new process how much of it was done again."""
+    last: dict[str, tuple[str, int]] = {}
+    steps: list[int] = []
+    seen: dict[str, str] = {}
+    images: defaultdict[tuple[str, str], int] = defaultdict(int)
+    lines = trace.read_text(encoding="utf-8").splitlines() if trace.is_file() else []
+    for process, kind, place, number in (line.split(" ") for line in lines):
+        if kind == "step":
+            before, done = last.get(place, (process, 0))
+            if before != process:
+                steps.append(max(0, done - int(number) + 1))
+            last[place] = (process, int(number))
+        else:
+            folder = "/".join(place.split("/")[:4])
+            if seen.get(place, process) != process:
+                images[folder, process] += 1
+            seen[place] = process
+    return {"steps": steps, "images": list(images.values())}
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--subjects", default="dog,teapot,clock,can")
+    parser.add_argument("--steps", type=int, default=24, help="of each training")
+    parser.add_argument("--save-every", type=int, default=4, help="steps of training")
+    parser.add_argument("--mean", type=float, default=2.5, help="seconds of work between kills")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", help="folder for what is made on the way; default: a new one")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmark/results/faults-kill.json"), help="the result"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""`dbbench`, and a line for each step and each image: python traced.py TRACE run --suite mini ...
+
+The lines are written as the work is done, so that they tell how far a killed process had come.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from dbbench import image_files
+from dbbench.cli import main
+from dbbench.saves import Saves
+
+
+def trace(path: Path) -> None:
+    """Write "step PLACE NUMBER" and "image PLACE 1", a line at once."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def note(kind: str, place: str, number: int) -> None:
+        os.write(descriptor, f"{os.getpid()} {kind} {place} {number}\n".encode())
+
+    due, write = Saves.due, image_files._Writer._write
+
+    def traced_due(self: Saves, step: int) -> bool:
+        note("step", _place(self.folder), step)
+        return due(self, step)
+
+    def traced_write(self: Any, image: Any, file: str) -> None:
+        write(self, image, file)
+        note("image", f"{_place(self._folder)}/{file}", 1)
+
+    Saves.due = traced_due  # type: ignore[method-assign]
+    image_files._Writer._write = traced_write  # type: ignore[method-assign]
+
+
+def _place(folder: Path) -> str:
+    """Return a folder of an attempt without what changes from attempt to attempt."""
+    return "/".join([*folder.parts[-4:-1], folder.name.lstrip(".").split(".")[0]])
+
+
+if __name__ == "__main__":
+    trace(Path(sys.argv.pop(1)))
+    main()
