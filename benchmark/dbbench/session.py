@@ -11,19 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dbbench import stages
 from dbbench.artifact import Damaged, write_text
-from dbbench.encoder import Distance
 from dbbench.errors import UserError
 from dbbench.events import EVENTS, EventLog, Log, Meter
 from dbbench.features import FeatureStore
 from dbbench.identity import versions
-from dbbench.lease import Lease, Leases
+from dbbench.lease import Lease, Leases, running
 from dbbench.models import Models
 from dbbench.plan import Plan, Task
-from dbbench.progress import Advance, Progress
+from dbbench.progress import Progress
 from dbbench.saves import Interval
 from dbbench.stop import Stop
+from dbbench.work import do
 from dbbench.workspace import Workspace, estimate_bytes, storage_problem
 
 
@@ -111,7 +110,7 @@ class Session:
                         waiting.pop(task.key)
                     self.stop.check()
                 if len(waiting) == before:
-                    said = self._wait(waiting, leases, progress, said)
+                    said = self._wait(waiting, progress, said)
 
     def open(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
         """Return those of the tasks that did not fail here, and need none that did."""
@@ -125,12 +124,10 @@ class Session:
         self.put_off.clear()
         return tuple(found)
 
-    def _wait(
-        self, waiting: Mapping[str, Task], leases: Leases, progress: Progress, said: str
-    ) -> str:
+    def _wait(self, waiting: Mapping[str, Task], progress: Progress, said: str) -> str:
         """Wait a moment for other processes; say what for, unless that was just said."""
-        holders = ((key, leases.holder(key)) for key in waiting)
-        text = next((f"waiting for {key}: {holder}" for key, holder in holders if holder), said)
+        holders = running(self.plan.out)
+        text = next((f"waiting for {k}: {holders[k]}" for k in waiting if k in holders), said)
         if text != said:
             progress.status(text)
         time.sleep(0.2)
@@ -167,7 +164,7 @@ class Session:
                     rest = estimate_bytes(self.plan, waiting.values())
                     self.workspace.refuse_if_full(rest, self.plan.suite)
                 with self.stop.in_hand():
-                    count, unit = self._do(task, waiting.values(), progress, leases)
+                    count, unit = do(self, task, waiting.values(), progress, leases)
                 break
             except Damaged as error:
                 error.artifact.discard()
@@ -224,140 +221,6 @@ class Session:
             failure = Failure(task, reason, log)
             self.outcome.failures.append(failure)
             raise _Blocked(failure)
-
-    def _do(
-        self, task: Task, later: Iterable[Task], progress: Progress, leases: Leases
-    ) -> tuple[int, str]:
-        """Do one task; return how many steps or images it took.
-
-        Raises Damaged where what it reads is not, to the last byte, what was once written.
-        """
-        plan, models = self.plan, self.models
-
-        def advance(done: int, total: int, figures: Mapping[str, Any], /) -> None:
-            loss = figures.get("loss")
-            progress.advance(done, total, "" if loss is None else f"loss {loss:.3f}")
-            if done % batch == 0:
-                self.stop.check()
-
-        batch = {
-            "prior": plan.suite.prior.sampler.batch_size,
-            "sample": plan.suite.sample.batch_size,
-        }.get(task.stage, 1)
-        artifact = task.artifacts[0][1]
-        if task.stage == "prior":
-            assert task.class_noun is not None
-            settings = plan.suite.prior
-            count = stages.prior(artifact, task.class_noun, settings, models.backbone, advance)
-            return count, "images"
-        assert task.subject is not None
-        subject, run = plan.subjects[task.subject], task.run
-        if task.stage == "references":
-            return stages.references(artifact, subject, plan.source), "images"
-        if task.stage == "encode":
-            return self._encode(task, advance), "images"
-        assert run is not None
-        row, backbone = plan.variant(run.method), models.backbone
-        method = models.method(row.trained_as)
-        if task.stage == "train":
-            if stages.resumable(method):
-                batch = 2**62  # It stops by itself, once its state is kept.
-            with ExitStack() as stack:
-                if mates := self._mates(task, later, leases, stack):
-                    try:
-                        return self._train_together([task, *mates], advance), "steps"
-                    except Exception as error:
-                        progress.note(f"not side by side, but one by one: {error}")
-            prior = plan.prior(row.noun(subject)) if method.needs_prior else None
-            references = plan.references(subject.name)
-            for read in filter(None, (references, prior)):
-                read.require()
-            count = stages.train(
-                artifact, run, subject, method, backbone,
-                references=references, prior=prior, row=row, advance=advance,
-                interval=self.interval, stop=self.stop,
-            )  # fmt: skip
-            return count, "steps"
-        checkpoint = plan.checkpoint(run)
-        checkpoint.require()
-        count = stages.sample(
-            artifact, run, subject, method, backbone,
-            checkpoint=checkpoint, settings=plan.suite.sample, jobs=plan.jobs(run), row=row,
-            advance=advance,
-        )  # fmt: skip
-        shared = any(plan.variant(name).at is not None for name in plan.suite.methods)
-        if not plan.suite.keep_checkpoints and not shared:
-            checkpoint.remove()
-        return count, "images"
-
-    def _mates(
-        self, task: Task, later: Iterable[Task], leases: Leases, stack: ExitStack
-    ) -> list[Task]:
-        """Trainings that can be done side by side with a task: of the same method, not blocked.
-
-        Their leases are held until the stack is closed.
-        """
-        assert task.run is not None
-        method = task.run.method
-        learner = self.models.method(method)
-        if self.together == 1 or learner.needs_prior or not hasattr(learner, "fit_many"):
-            return []
-        subjects = {task.subject}
-        mates: list[Task] = []
-        for other in later:
-            if other.stage != "train" or other.run is None or other.run.method != method:
-                continue
-            if any(before.key in other.needs for before in later):
-                continue
-            blocked = any(key in self.failed for key in other.needs)
-            if blocked or other.key in self.made or other.subject in subjects:
-                continue
-            if len(mates) + 1 < self.together and not self._is_taken(other, leases, stack):
-                subjects.add(other.subject)
-                mates.append(other)
-        return mates
-
-    def _is_taken(self, task: Task, leases: Leases, stack: ExitStack) -> bool:
-        """Whether another process makes, or has made, what a task makes; else it is ours."""
-        if (lease := leases.take(task.key)) is None:
-            return True
-        stack.callback(leases.release, lease)
-        return all(artifact.complete for _, artifact in task.artifacts)
-
-    def _train_together(self, tasks: Sequence[Task], advance: Advance) -> int:
-        runs = [task.run for task in tasks if task.run is not None]
-        for run in runs:
-            self.plan.references(run.subject).require()
-        count = stages.train_together(
-            [task.artifacts[0][1] for task in tasks],
-            runs,
-            [self.plan.subjects[run.subject] for run in runs],
-            self.models.method(runs[0].method),
-            self.models.backbone,
-            references=[self.plan.references(run.subject) for run in runs],
-            row=self.plan.variant(runs[0].method),
-            advance=advance,
-            interval=self.interval,
-            stop=self.stop,
-        )
-        self.made |= {task.key: tasks[0].name for task in tasks[1:]}
-        return count
-
-    def _encode(self, task: Task, advance: Advance) -> int:
-        assert task.subject is not None
-        images = self.plan.references(task.subject)
-        if task.run is not None:
-            images = self.plan.samples(task.run)
-        images.require()
-        encoders = {role: self.models.encoder(role) for role, _ in task.artifacts}
-        # All at once, so that an image is decoded once for all; then each from the store.
-        alike = [encoder for encoder in encoders.values() if not isinstance(encoder, Distance)]
-        self.store.encode_with(alike, stages.image_files(images), advance=advance)
-        count = 0
-        for role, artifact in task.artifacts:
-            texts = task.run is not None and role in self.plan.text_roles
-            count += stages.encode(artifact, images, encoders[role], texts=texts, store=self.store)
-        return count
 
     def _fail(self, task: Task, error: Exception) -> Failure:
         if isinstance(error, _Blocked):

@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
@@ -49,14 +50,16 @@ def work_at_once(session: Session, tasks: Sequence[Task], jobs: int, progress: P
     waiting, messages = context.Queue(), context.Queue()
     for item in (*runs, *(None,) * jobs):
         waiting.put(item)
-    processes = {
-        name: context.Process(target=_serve, args=(order, name, waiting, messages), daemon=True)
-        for name in map(str, range(1, min(jobs, len(runs)) + 1))
-    }
-    for process in processes.values():
+
+    def begin(name: str, first: Run | None = None) -> Any:
+        arguments = (order, name, waiting, messages, first)
+        process = context.Process(target=_serve, args=arguments, daemon=True)
         process.start()
+        return process
+
+    processes = {name: begin(name) for name in map(str, range(1, min(jobs, len(runs)) + 1))}
     try:
-        _listen(session, tasks, runs, processes, messages, progress)
+        _listen(session, tasks, runs, processes, begin, messages, progress)
     finally:
         for process in processes.values():
             process.terminate()
@@ -80,19 +83,30 @@ def _listen(
     session: Session,
     tasks: Sequence[Task],
     runs: Sequence[Run],
-    processes: Mapping[str, Any],
+    processes: dict[str, Any],
+    begin: Callable[[str, Run | None], Any],
     messages: Any,
     progress: Progress,
 ) -> None:
-    """Show what the processes report until all of them are through."""
+    """Show what the processes report until all of them are through.
+
+    Where one dies, another takes its place and tries that run again, as often as the session says.
+    """
     working: dict[str, Task | None] = dict.fromkeys(processes)
+    deaths: Counter[Run] = Counter()
     finished = lost = 0
     while working:
         try:
             message = messages.get(timeout=1)
         except Empty:
             for name in [n for n in working if processes[n].exitcode not in (None, 0)]:
-                _lose(session, working.pop(name), name, processes[name].exitcode, progress)
+                task, code = working.pop(name), processes[name].exitcode
+                if task is not None and task.run and deaths[task.run] < session.retries:
+                    deaths[task.run] += 1
+                    progress.note(f"{task.stage} {task.name}: its process ended with {code}; again")
+                    processes[name], working[name] = begin(name, task.run), None
+                    continue
+                _lose(session, task, name, code, progress)
                 lost += 1
             continue
         name, kind, content = message
@@ -123,8 +137,9 @@ def _lose(session: Session, task: Task | None, worker: str, code: int, progress:
     progress.end("failed", worker)
 
 
-def _serve(order: _Order, name: str, waiting: Any, messages: Any) -> None:
-    """Do one run after another until there are no more."""
+def _serve(order: _Order, name: str, waiting: Any, messages: Any, first: Run | None) -> None:
+    """Do one run after another, `first` before the others, until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The process that started this one hears it.
     import torch
 
     if order.device == "cpu":
@@ -134,7 +149,8 @@ def _serve(order: _Order, name: str, waiting: Any, messages: Any) -> None:
     try:
         with listening(terminal=False) as stop, Leases(order.out) as leases:
             models: Models | None = None
-            while (run := waiting.get()) is not None:
+            while (run := first or waiting.get()) is not None:
+                first = None
                 plan = make_plan(order.suite, order.out, order.source, [run], order.device)
                 plan.identities.resolve_methods([run.method])
                 models = models or Models(plan, order.device)

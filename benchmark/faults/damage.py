@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -251,7 +250,7 @@ def _full_disk(world: World, out: Path) -> Iterator[dict[str, Any]]:
     """Give the run a disk that is full after some more files."""
     if not _can_mount():
         most = world.draw.choice([2_000, 20_000, 200_000])
-        yield {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))}
+        yield {"limit": most}
         return
     moved = out.with_name("moved")
     out.rename(moved)

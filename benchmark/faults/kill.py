@@ -9,11 +9,10 @@ the kills are used up, it is compared with one that was never interrupted, and b
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shared import Job, dbbench, differences, environment, hashes, left_behind, write_result
+from shared import Job, begin, dbbench, differences, hashes, left_behind, write_result
 
 EARLY = 0.2
 """Share of the kills that may hit anything from the start on; the others wait for work to begin."""
@@ -104,23 +103,17 @@ def call_and_kill(
     job: Job, work: Path, out: Path, trace: Path, draw: random.Random, mean: float
 ) -> bool:
     """Call the command and kill it; return whether it was killed before it came to its end."""
-    command = [sys.executable, str(Path(__file__).with_name("traced.py")), str(trace)]
-    with (work / "said.txt").open("w") as said:
-        process = subprocess.Popen(
-            [*command, *job.arguments(out)], env=environment(work), start_new_session=True,
-            stdout=said, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+    call = begin(work, job.arguments(out), trace=trace)
     early, before = draw.random() < EARLY, _sizes(out, trace)
-    while not early and process.poll() is None and _sizes(out, trace) == before:
+    while not early and not call.ended and _sizes(out, trace) == before:
         time.sleep(0.01)
     limit = time.monotonic() + draw.expovariate(1 / mean)
-    while process.poll() is None and time.monotonic() < limit:
+    while not call.ended and time.monotonic() < limit:
         time.sleep(0.005)
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    code = process.wait()
+    call.kill()
+    code, said = call.wait()
     if code not in (0, -signal.SIGKILL):
-        raise SystemExit(f"exit code {code}: {(work / 'said.txt').read_text()[-2000:]}")
+        raise SystemExit(f"exit code {code}: {said[-2000:]}")
     return code != 0
 
 
@@ -131,8 +124,6 @@ def _sizes(out: Path, trace: Path) -> list[int]:
 
 def stages_done(out: Path) -> tuple[list[str], Counter[str]]:
     """Return the stages that were done more than once, and how many of each there were."""
-    import json
-
     lines = (out / "events.jsonl").read_text(encoding="utf-8").splitlines()
     events = [json.loads(line) for line in lines]
     done = Counter((e["stage"], e.get("name", "")) for e in events if e.get("status") == "done")

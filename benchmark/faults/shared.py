@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import re
-import subprocess
+import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from typing import Any
 
 MADE = ("references/**/*", "prior/**/*", "runs/**/*", "features/**/*", "scores.parquet")
 TABLES = ("leaderboard.csv", "leaderboard.md", "subjects.csv", "differences.csv")
+LIBRARIES = [
+    "dbbench.executor", "dbbench.backbone", "dbbench.mini.source", "dbbench.reports.render",
+    "dbbench.encoders.timm", "dbbench.encoders.open_clip", "dbbench.baselines.dreambooth",
+    "dbbench.baselines.textual_inversion", "dbbench.image_files", "scipy.stats",
+]  # fmt: skip
 LEFT_BEHIND = {".partial", ".old", ".tmp", ".new"}
 
 
@@ -44,19 +50,69 @@ class Job:
         ]  # fmt: skip
 
 
-def environment(work: Path) -> dict[str, str]:
-    """Return the environment of a command: one thread, and features kept in `work` alone."""
-    return os.environ | {"DBBENCH_CACHE": str(work / "cache"), "OMP_NUM_THREADS": "1"}
+@dataclass
+class Call:
+    """One call of dbbench, in a process of its own."""
+
+    process: Any
+    output: Path
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to its end, or was killed."""
+        return not self.process.is_alive()
+
+    def kill(self) -> None:
+        """Send it SIGKILL."""
+        self.process.kill()
+
+    def wait(self) -> tuple[int, str]:
+        """Return its exit code, -9 where it was killed, and all that it printed."""
+        self.process.join()
+        return int(self.process.exitcode), self.output.read_text(encoding="utf-8")
 
 
-def dbbench(work: Path, arguments: Sequence[str], **options: Any) -> tuple[int, str]:
+def begin(
+    work: Path, arguments: Sequence[str], *, trace: Path | None = None, limit: int | None = None
+) -> Call:
+    """Begin a call; `trace` is as in traced.py, `limit` the most bytes that a file may have.
+
+    The process is forked from one that has the libraries loaded: that takes longer than all that
+    so short a run does.
+    """
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LIBRARIES)
+    output = work / "said.txt"
+    output.write_text("", encoding="utf-8")
+    process = context.Process(
+        target=_be_dbbench, args=(work, list(arguments), output, trace, limit)
+    )
+    process.start()
+    return Call(process, output)
+
+
+def dbbench(work: Path, arguments: Sequence[str], limit: int | None = None) -> tuple[int, str]:
     """Call dbbench; return its exit code and all that it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from dbbench.cli import main; main()", *arguments],
-        env=environment(work), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        check=False, **options,
-    )  # fmt: skip
-    return done.returncode, done.stdout
+    return begin(work, arguments, limit=limit).wait()
+
+
+def _be_dbbench(
+    work: Path, arguments: list[str], output: Path, trace: Path | None, limit: int | None
+) -> None:
+    import torch
+    from traced import main, trace_into
+
+    torch.set_num_threads(1)
+    os.environ["DBBENCH_CACHE"] = str(work / "cache")
+    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    if trace is not None:
+        trace_into(trace)
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    sys.argv = ["dbbench", *arguments]
+    main()
 
 
 def hashes(out: Path) -> dict[str, str]:

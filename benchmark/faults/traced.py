@@ -15,7 +15,7 @@ from dbbench.cli import main
 from dbbench.saves import Saves
 
 
-def trace(path: Path) -> None:
+def trace_into(path: Path) -> None:
     """Write "step PLACE NUMBER" and "image PLACE 1", a line at once."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
@@ -42,5 +42,5 @@ def _place(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    trace(Path(sys.argv.pop(1)))
+    trace_into(Path(sys.argv.pop(1)))
     main()

@@ -1,0 +1,156 @@
+"""One task: its stage is called with the artifacts that it reads, once they are found whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from dbbench import stages
+from dbbench.encoder import Distance
+from dbbench.lease import Leases
+from dbbench.plan import Task
+from dbbench.progress import Advance, Progress
+
+if TYPE_CHECKING:
+    from dbbench.session import Session
+
+
+def do(
+    session: Session, task: Task, later: Iterable[Task], progress: Progress, leases: Leases
+) -> tuple[int, str]:
+    """Do one task of a session; return how many steps or images it took.
+
+    `later` are the tasks that are still to do. Raises Damaged where what it reads is not, to the
+    last byte, what was once written.
+    """
+    plan, models = session.plan, session.models
+
+    def advance(done: int, total: int, figures: Mapping[str, Any], /) -> None:
+        loss = figures.get("loss")
+        progress.advance(done, total, "" if loss is None else f"loss {loss:.3f}")
+        if done % batch == 0:
+            session.stop.check()
+
+    batch = {
+        "prior": plan.suite.prior.sampler.batch_size,
+        "sample": plan.suite.sample.batch_size,
+    }.get(task.stage, 1)
+    artifact = task.artifacts[0][1]
+    if task.stage == "prior":
+        assert task.class_noun is not None
+        settings = plan.suite.prior
+        count = stages.prior(artifact, task.class_noun, settings, models.backbone, advance)
+        return count, "images"
+    assert task.subject is not None
+    subject, run = plan.subjects[task.subject], task.run
+    if task.stage == "references":
+        return stages.references(artifact, subject, plan.source), "images"
+    if task.stage == "encode":
+        return _encode(session, task, advance), "images"
+    assert run is not None
+    row, backbone = plan.variant(run.method), models.backbone
+    method = models.method(row.trained_as)
+    if task.stage == "train":
+        if stages.resumable(method):
+            batch = 2**62  # It stops by itself, once its state is kept.
+        with ExitStack() as stack:
+            if mates := _mates(session, task, later, leases, stack):
+                try:
+                    return _train_together(session, [task, *mates], advance), "steps"
+                except Exception as error:
+                    progress.note(f"not side by side, but one by one: {error}")
+        prior = plan.prior(row.noun(subject)) if method.needs_prior else None
+        references = plan.references(subject.name)
+        for read in filter(None, (references, prior)):
+            read.require()
+        count = stages.train(
+            artifact, run, subject, method, backbone,
+            references=references, prior=prior, row=row, advance=advance,
+            interval=session.interval, stop=session.stop,
+        )  # fmt: skip
+        return count, "steps"
+    checkpoint = plan.checkpoint(run)
+    checkpoint.require()
+    count = stages.sample(
+        artifact, run, subject, method, backbone,
+        checkpoint=checkpoint, settings=plan.suite.sample, jobs=plan.jobs(run), row=row,
+        advance=advance,
+    )  # fmt: skip
+    shared = any(plan.variant(name).at is not None for name in plan.suite.methods)
+    if not plan.suite.keep_checkpoints and not shared:
+        checkpoint.remove()
+    return count, "images"
+
+
+def _mates(
+    session: Session, task: Task, later: Iterable[Task], leases: Leases, stack: ExitStack
+) -> list[Task]:
+    """Trainings that can be done side by side with a task: of the same method, not blocked.
+
+    Their leases are held until the stack is closed.
+    """
+    assert task.run is not None
+    method = task.run.method
+    learner = session.models.method(method)
+    if session.together == 1 or learner.needs_prior or not hasattr(learner, "fit_many"):
+        return []
+    subjects = {task.subject}
+    mates: list[Task] = []
+    for other in later:
+        if other.stage != "train" or other.run is None or other.run.method != method:
+            continue
+        if any(before.key in other.needs for before in later):
+            continue
+        blocked = any(key in session.failed for key in other.needs)
+        if blocked or other.key in session.made or other.subject in subjects:
+            continue
+        if len(mates) + 1 < session.together and not _is_taken(session, other, leases, stack):
+            subjects.add(other.subject)
+            mates.append(other)
+    return mates
+
+
+def _is_taken(session: Session, task: Task, leases: Leases, stack: ExitStack) -> bool:
+    """Whether another process makes, or has made, what a task makes; else it is ours."""
+    if (lease := leases.take(task.key)) is None:
+        return True
+    stack.callback(leases.release, lease)
+    return all(artifact.complete for _, artifact in task.artifacts)
+
+
+def _train_together(session: Session, tasks: Sequence[Task], advance: Advance) -> int:
+    runs = [task.run for task in tasks if task.run is not None]
+    for run in runs:
+        session.plan.references(run.subject).require()
+    count = stages.train_together(
+        [task.artifacts[0][1] for task in tasks],
+        runs,
+        [session.plan.subjects[run.subject] for run in runs],
+        session.models.method(runs[0].method),
+        session.models.backbone,
+        references=[session.plan.references(run.subject) for run in runs],
+        row=session.plan.variant(runs[0].method),
+        advance=advance,
+        interval=session.interval,
+        stop=session.stop,
+    )
+    session.made |= {task.key: tasks[0].name for task in tasks[1:]}
+    return count
+
+
+def _encode(session: Session, task: Task, advance: Advance) -> int:
+    assert task.subject is not None
+    images = session.plan.references(task.subject)
+    if task.run is not None:
+        images = session.plan.samples(task.run)
+    images.require()
+    encoders = {role: session.models.encoder(role) for role, _ in task.artifacts}
+    # All at once, so that an image is decoded once for all; then each from the store.
+    alike = [encoder for encoder in encoders.values() if not isinstance(encoder, Distance)]
+    session.store.encode_with(alike, stages.image_files(images), advance=advance)
+    count = 0
+    for role, artifact in task.artifacts:
+        texts = task.run is not None and role in session.plan.text_roles
+        count += stages.encode(artifact, images, encoders[role], texts=texts, store=session.store)
+    return count
