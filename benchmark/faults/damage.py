@@ -56,6 +56,7 @@ def main() -> int:
     options = _options()
     work = Path(options.work or tempfile.mkdtemp(prefix="faults-"))
     job = Job(options.subjects, options.steps, options.save_every)
+    work.mkdir(parents=True, exist_ok=True)
     result = damage_again_and_again(job, work, options.times, options.seed)
     write_result(options.out, result)
     print(f"{'good' if result['good'] else 'BAD'}: {options.out}")

@@ -32,6 +32,7 @@ def main() -> int:
     options = _options()
     job = Job(options.subjects, options.steps, options.save_every)
     work = Path(options.work or tempfile.mkdtemp(prefix="faults-"))
+    work.mkdir(parents=True, exist_ok=True)
     result = kill_again_and_again(job, work, options.kills, options.seed, options.mean)
     write_result(options.out, result)
     print(f"{'good' if result['good'] else 'BAD'}: {options.out}")
