@@ -41,6 +41,8 @@ class World:
     work: Path
     whole: dict[str, str]
     draw: random.Random
+    seconds: float
+    """What the undamaged run took, with the libraries."""
 
     def copy(self) -> Path:
         """Return a fresh copy of the run, with a copy of the features that were kept."""
@@ -72,7 +74,8 @@ def damage_again_and_again(job: Job, work: Path, times: int, seed: int) -> dict[
     assert code == 0, said
     # The copies lie at another path, and nothing may depend on that.
     (work / "cache").rename(work / "cache-whole")
-    world = World(job, work, hashes(work / "whole"), random.Random(seed))
+    took = time.monotonic() - begun
+    world = World(job, work, hashes(work / "whole"), random.Random(seed), took)
     cases: list[dict[str, Any]] = []
     for number in range(times):
         kind, when = KINDS[number % len(KINDS)], WHEN[number // len(KINDS) % len(WHEN)]
@@ -141,8 +144,10 @@ def _undo_some(world: World, out: Path) -> None:
     (out / "scores.json").unlink()
     artifacts = sorted(path.parent for path in out.glob("runs/**/manifest.json"))
     for folder in world.draw.sample(artifacts, k=len(artifacts) // 3):
-        if folder.is_dir():
-            shutil.rmtree(folder)
+        # A checkpoint alone would not be missed: it is made again for new samples only.
+        gone = [folder] if folder.name != "checkpoint" else sorted(folder.parent.iterdir())
+        for path in gone:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _wrong_scores(world: World, out: Path, code: int, where: str) -> Iterator[str]:
@@ -187,7 +192,7 @@ def _injection(
         yield [_damage(world, kind, out)], {}
     else:
         hit: list[str] = []
-        delay = world.draw.uniform(2.0, 15.0)
+        delay = world.draw.uniform(0.0, 0.4) * world.seconds
         timer = threading.Timer(delay, lambda: hit.append(_damage(world, kind, out)))
         timer.start()
         yield hit, {}
