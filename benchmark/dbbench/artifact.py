@@ -130,6 +130,9 @@ class Artifact:
                 partial.rmdir()  # Where there is nothing in it to go on from.
             raise
 
+    def fetch(self) -> None:
+        """Make sure that what is complete lies at `path`, which here it does already."""
+
     def remove(self) -> None:
         """Remove the artifact and anything an interrupted attempt left of it."""
         self._clear_leftovers(self.path, None)
@@ -179,7 +182,7 @@ def inspect(manifest_path: Path, expected: str, *, hashes: bool) -> tuple[State,
         if str(manifest["fingerprint"]) != expected:
             return "stale", "it was made from other inputs"
         for entry in list(manifest["files"]):
-            path = _inside(manifest_path.parent, str(entry["name"]))
+            path = contained(manifest_path.parent, str(entry["name"]))
             size = path.stat().st_size
             if size != int(entry["size"]):
                 return "damaged", f"{entry['name']} has {size} bytes of {entry['size']}"
@@ -220,9 +223,11 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """Return folder/name, refusing names that lead out of the folder."""
+def contained(folder: Path, name: str) -> Path:
+    """Return folder/name. Raises ValueError where that leads out of the folder, links included."""
     path = folder / name
-    if ".." in path.relative_to(folder).parts or Path(name).is_absolute():
+    if ".." in Path(name).parts or Path(name).is_absolute() or "\\" in name:
         raise ValueError(f'"{name}" leads out of {folder}')
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f'"{name}" leads out of {folder} by a link')
     return path

@@ -28,6 +28,7 @@ from dbbench.suite import Run
 RETRIES = 5
 """How often Ray gives a task to another process when its node or process dies."""
 REACH_SECONDS = 10
+WAIT_SECONDS = 0.5
 HERE = {"references"}  # Only the driver is sure to have the photographs, and they take no time.
 
 
@@ -81,7 +82,9 @@ class Cluster:
         board = _Board(progress, [task.run for task in away if task.run is not None])
         try:
             while waiting:
-                ready, _ = self.ray.wait(list(waiting), timeout=1.0)
+                ready, _ = self.ray.wait(
+                    list(waiting), num_returns=len(waiting), timeout=WAIT_SECONDS
+                )
                 board.show(news.get_nowait_batch(news.qsize()))
                 for ref in ready:
                     self._end(session, waiting.pop(ref), ref, board)
@@ -138,7 +141,9 @@ class Cluster:
             session.outcome.failures.append(Failure(task, failure.reason, log))
         session.failed.update(report.failed)
         board.end(task, report)
-        if report.failed:
+        if report.put_off:
+            session.put_off.add(task.key)
+        if report.failed or report.put_off:
             return
         if not all(artifact.complete for _, artifact in task.artifacts):
             raise UserError(

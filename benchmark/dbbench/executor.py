@@ -18,6 +18,7 @@ from dbbench.models import Models
 from dbbench.plan import Plan, Task
 from dbbench.plugin import add_method_file, find, load_metric
 from dbbench.progress import Progress, show
+from dbbench.remote import Remote
 from dbbench.saves import Interval
 from dbbench.scoring import finished_runs, score, scored
 from dbbench.session import Outcome, Session
@@ -36,9 +37,17 @@ Part = TypeVar("Part")
 
 
 def make_plan(
-    suite: Suite, out: Path, source: ImageSource, runs: Sequence[Run], device: str
+    suite: Suite,
+    out: Path,
+    source: ImageSource,
+    runs: Sequence[Run],
+    device: str,
+    remote: Remote | None = None,
 ) -> Plan:
-    """Return the plan with all that earlier calls in `out` found out; loads no network."""
+    """Return the plan with all that earlier calls in `out` found out; loads no network.
+
+    `out` is a remote's mirror where there is one.
+    """
     for reference in suite.method_files.values():
         add_method_file(reference)
     _check_names(suite, runs)
@@ -47,7 +56,7 @@ def make_plan(
     identities = Identities(suite, device)
     workspace.recall(identities, workspace.selection().join(runs).methods)
     subjects = {subject.name: subject for subject in load_subjects()}
-    return Plan(suite, out, subjects, source, identities)
+    return Plan(suite, out, subjects, source, identities, remote)
 
 
 def execute(
@@ -64,6 +73,7 @@ def execute(
     others: Sequence[Path] = (),
     retries: int = 1,
     interval: Interval | None = None,
+    remote: Remote | None = None,
 ) -> Outcome:
     """Do what is missing of these runs, then score all runs of the folder that are finished.
 
@@ -71,7 +81,8 @@ def execute(
     in one process where the method can do so. `as_json` makes the progress lines JSON. What the
     output folders `others` hold of it is taken from there. What fails is tried again `retries`
     times. Trainings keep their state every `interval`. Other calls may be at work in the same
-    folder: no stage is done twice, and this call ends when all its runs are done, by whomever.
+    folder: no stage is done twice, and this call ends when all its runs are done, by whomever. With a
+    `remote`, `out` is its mirror.
 
     Raises UserError for what stops everything (settings, references, weights, the disk); a run that
     fails by itself is reported in the outcome. Stopped passes through; whatever is complete by then
@@ -83,10 +94,11 @@ def execute(
             console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
     workspace = Workspace(out)
-    plan = make_plan(suite, out, source, runs, device)
+    plan = make_plan(suite, out, source, runs, device, remote)
     plan.identities.resolve_methods(workspace.selection().join(runs).methods)
     with (
         listening() as stop,
+        _sent(remote),
         storage_errors(out),
         Leases(out) as leases,
         workspace.entered(leases, [suite.model_dump(mode="json"), device.split(":")[0]], say),
@@ -103,6 +115,8 @@ def execute(
         workspace.refuse_if_full(estimate_bytes(plan, tasks), suite)
         with leases.hold(RECORD, say):
             workspace.write(plan, workspace.selection().join(runs), device)
+        if remote is not None:
+            remote.send_files([RECORD])  # What is made from here on is found by it.
         session = Session(
             plan, models, workspace, Outcome(), together=together, retries=retries,
             interval=interval or Interval(), leases=leases, stop=stop,
@@ -205,3 +219,13 @@ def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
                 f'metric {name} needs an encoder in the role "{role}" and suite "{suite.name}" has'
                 f" none; add one: --set encoders.{role}=..."
             )
+
+
+@contextmanager
+def _sent(remote: Remote | None) -> Iterator[None]:
+    """On leaving, however, send what belongs to the folder as a whole."""
+    try:
+        yield
+    finally:
+        if remote is not None:
+            remote.send_files()

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from dbbench.artifact import Artifact
 from dbbench.errors import UserError
 from dbbench.identity import Identities
 from dbbench.models import Models
 from dbbench.plan import Plan, Task
 from dbbench.plugin import add_method_file
 from dbbench.relay import Relay
+from dbbench.remote import RemoteArtifact
 from dbbench.session import Failure, Outcome, Session
 from dbbench.workspace import Workspace
 
@@ -43,6 +45,8 @@ class Report:
     failures: list[Failure] = field(default_factory=list)
     """What went wrong here, where `failed` may come from a task before."""
     log: str = ""
+    put_off: bool = False
+    """What it reads turned out to be damaged; another round of planning makes that again."""
     stop: str | None = None
     """Why nothing can go on, such as a full disk."""
 
@@ -59,11 +63,14 @@ def do_task(
     relay = Relay(report.worker, queue.put_nowait)
     try:
         models = _models(order)
-        plan = models.plan
+        plan, task = models.plan, _here(models.plan, task)
         session = Session(plan, models, Workspace(plan.out), Outcome(), log=_Kept(report.events))
         session.failed |= failed
         for earlier in before:
             session.failed |= earlier.failed
+        if any(earlier.put_off for earlier in before):
+            report.put_off, report.summary = True, "put off"
+            return report
         if all(artifact.verify() == "done" for _, artifact in task.artifacts):
             report.summary = "was there already"
             return report
@@ -73,6 +80,7 @@ def do_task(
             report.stop = f"what {task.key} reads was damaged; the same command makes it again"
         report.summary = relay.summary
         report.done = session.outcome.done
+        report.put_off = task.key in session.put_off
         report.failures = session.outcome.failures
         if task.key in session.failed:
             report.failed = {task.key: session.failed[task.key]}
@@ -94,7 +102,7 @@ def identify(order: Order) -> Identities:
 
 def run_parts(order: Order, function: Callable[[Plan, Any], Any], item: Any) -> Any:
     """Return function(plan, item) as this node sees the plan."""
-    return function(order.plan, item)
+    return function(_on_this_disk(order.plan), item)
 
 
 @lru_cache(maxsize=1)
@@ -109,7 +117,22 @@ def _models(order: Order) -> Models:
     # A copy: loading enters what is here, and the order keeps what is expected.
     known = order.plan.identities
     here = replace(known, encoders=dict(known.encoders), methods=dict(known.methods))
-    return Models(replace(order.plan, identities=here), order.device)
+    return Models(replace(_on_this_disk(order.plan), identities=here), order.device)
+
+
+def _on_this_disk(plan: Plan) -> Plan:
+    """Return the plan with this node's own mirror, where artifacts are at home elsewhere."""
+    return plan if plan.remote is None else replace(plan, out=plan.remote.mirror, _made={})
+
+
+def _here(plan: Plan, task: Task) -> Task:
+    """Return the task with its artifacts in the plan's folder."""
+    moved: list[tuple[str, Artifact]] = []
+    for role, item in task.artifacts:
+        if isinstance(item, RemoteArtifact):
+            item = replace(item, path=plan.out / item.key)
+        moved.append((role, item))
+    return replace(task, artifacts=tuple(moved))
 
 
 def _check(expected: Identities, models: Models, task: Task) -> None:

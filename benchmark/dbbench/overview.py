@@ -16,6 +16,7 @@ from dbbench.identity import Identities
 from dbbench.lease import running
 from dbbench.plan import STAGES, Plan, Task
 from dbbench.plugin import add_method_file
+from dbbench.remote import Remote
 from dbbench.scoring import finished_runs, scored
 from dbbench.subject import ReferenceImage, Subject, load_subjects
 from dbbench.suite import Run
@@ -53,7 +54,7 @@ class RecordedSource:
         raise NotImplementedError("only fingerprints are recorded")
 
 
-def recorded_plan(out: Path) -> tuple[Plan, tuple[Run, ...]]:
+def recorded_plan(out: Path, remote: Remote | None = None) -> tuple[Plan, tuple[Run, ...]]:
     """Return the plan of an output folder as its last call left it, and all runs asked for.
 
     Raises UserError where the folder holds no results.
@@ -67,12 +68,12 @@ def recorded_plan(out: Path) -> tuple[Plan, tuple[Run, ...]]:
     workspace.recall(identities, selection.methods, trust=True)
     source = RecordedSource(out, str(record.get("source", suite.source)))
     subjects = {subject.name: subject for subject in load_subjects()}
-    return Plan(suite, out, subjects, source, identities), selection.runs(suite)
+    return Plan(suite, out, subjects, source, identities, remote), selection.runs(suite)
 
 
-def print_status(out: Path, console: Console) -> None:
+def print_status(out: Path, console: Console, remote: Remote | None = None) -> None:
     """Print the state of every run's stages, and what is missing in all."""
-    plan, runs = recorded_plan(out)
+    plan, runs = recorded_plan(out, remote)
     table = _runs_table(plan, runs)
     console.print(table)
     for name, process in running(out).items():

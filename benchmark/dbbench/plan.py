@@ -11,6 +11,7 @@ from dbbench.artifact import Artifact
 from dbbench.identity import Identities
 from dbbench.plugin import load_metric, provenance
 from dbbench.prompt import PromptTemplate, class_prompt
+from dbbench.remote import Remote, RemoteArtifact
 from dbbench.seed import image_seed
 from dbbench.subject import ImageSource, Subject
 from dbbench.suite import Run, Suite
@@ -71,6 +72,8 @@ class Plan:
     subjects: Mapping[str, Subject]
     source: ImageSource
     identities: Identities
+    remote: Remote | None = None
+    """Where the artifacts are at home, if not in `out`."""
     _made: dict[str, Artifact] = field(default_factory=dict, repr=False)
 
     def references(self, subject: str) -> Artifact:
@@ -261,7 +264,10 @@ class Plan:
             yield Task("encode", name, encode, run, run.subject, needs=needs)
 
     def _artifact(self, path: str, stage: Stage, **inputs: Any) -> Artifact:
-        return Artifact(self.out / path, {"stage": stage, "version": VERSIONS[stage]} | inputs)
+        everything = {"stage": stage, "version": VERSIONS[stage]} | inputs
+        if self.remote is None:
+            return Artifact(self.out / path, everything)
+        return RemoteArtifact(self.out / path, everything, self.remote, path)
 
 
 def folder(run: Run) -> str:

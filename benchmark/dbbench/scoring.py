@@ -65,6 +65,10 @@ def score(plan: Plan, runs: Sequence[Run], each: Each | None = None) -> int:
     made = each(plan, score_part, parts) if each else (score_part(plan, part) for part in parts)
     (plan.out / MANIFEST).unlink(missing_ok=True)
     write_parts(made, plan.out / SCORES)
+    for part in parts:  # The report shows images, wherever the parts were made.
+        for item in part:
+            for artifact in scored_from(plan, item):
+                artifact.fetch()
     write_report(plan.out)
     files = [plan.out / name for name in (SCORES, *LEADERBOARD)]
     write_manifest(plan.out / MANIFEST, plan.scores(runs), files)
@@ -78,11 +82,25 @@ def score_part(plan: Plan, part: Part) -> pd.DataFrame:
     metrics = [load_metric(name) for name in plan.suite.metrics]
     rows: list[dict[str, Any]] = []
     for item in part:
+        for artifact in scored_from(plan, item):
+            artifact.fetch()
         if isinstance(item, Run):
             rows.extend(_run_rows(plan, item, metrics))
         else:
             rows.extend(_real_rows(plan, item, metrics))
     return score_table(rows)
+
+
+def scored_from(plan: Plan, item: Run | str) -> Iterator[Artifact]:
+    """Yield the artifacts that the rows of a run, or of a subject's real images, come from."""
+    subject = item.subject if isinstance(item, Run) else item
+    yield plan.references(subject)
+    for role in plan.roles:
+        yield plan.real_features(subject, role)
+    if isinstance(item, Run):
+        yield plan.samples(item)
+        for role in plan.roles:
+            yield plan.features(item, role)
 
 
 def _chunks(runs: Sequence[Run], size: int) -> Iterator[Sequence[Run]]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dbbench.errors import UserError
+
+if TYPE_CHECKING:
+    from dbbench.remote import Remote
 
 RESULTS = Path("results")
 
@@ -15,6 +19,17 @@ def latest() -> Path:
     if not records:
         raise UserError(f"no results in {RESULTS}/; name a folder, or make some with: dbbench run")
     return records[-1].parent
+
+
+def open_folder(out: str) -> tuple[Path, Remote | None]:
+    """Return an output folder; of an address it is the mirror, with what is there beside it."""
+    from dbbench.remote import Remote, is_address
+
+    if not is_address(out):
+        return Path(out).expanduser(), None
+    remote = Remote(out.rstrip("/"))
+    remote.open()
+    return remote.mirror, remote
 
 
 def names(text: str | None, option: str) -> list[str] | None:

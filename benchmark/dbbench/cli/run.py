@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from dbbench.cli.options import RESULTS, latest, names, numbers
+from dbbench.cli.options import RESULTS, latest, names, numbers, open_folder
 from dbbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,8 +64,11 @@ def run(
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Numbers: 0,1. Default: the suite's.")] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for everything that is made. Default: results/SUITE."),
+        str | None,
+        typer.Option(
+            help="Folder, or address such as s3://bucket/name, for all that is made."
+            " Default: results/SUITE."
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of the photographs (see: dbbench data fetch).")
@@ -149,19 +152,19 @@ def run(
         chosen_subjects = [s.name for s in select_subjects(subjects or chosen.subjects)]
         chosen, chosen_methods = _choose_methods(chosen, names(methods, "--methods"))
         runs = plan_runs(chosen, chosen_subjects, chosen_methods, numbers(seeds))
-        folder = out or RESULTS / chosen.name
+        folder, remote = open_folder(out or str(RESULTS / chosen.name))
         asked = bool(on) or suite in {"mini", "paper"} or str(suite).endswith(".toml")
         if not log_json:
-            headline = _headline(chosen, asked, runs, folder, place)
+            headline = _headline(chosen, asked, runs, out or str(folder), place)
             console.print(headline, soft_wrap=True, highlight=False)
         if dry_run:
-            print_dry_run(make_plan(chosen, folder, source, runs, place), runs, console)
+            print_dry_run(make_plan(chosen, folder, source, runs, place, remote), runs, console)
             return
         try:
             outcome = execute(
                 chosen, folder, source, runs,
                 device=place, console=console, executor=work, together=together, as_json=log_json,
-                retries=retries, interval=interval,
+                retries=retries, interval=interval, remote=remote,
             )  # fmt: skip
         except KeyboardInterrupt as interrupt:
             raise say_stopped(interrupt, console) from None
@@ -171,13 +174,15 @@ def run(
 @app.command(epilog="Example:  dbbench status results/mini")
 def status(
     folder: Annotated[
-        Path | None, typer.Argument(help="An output folder. Default: the latest in results.")
+        str | None,
+        typer.Argument(help="An output folder or its address. Default: the latest in results."),
     ] = None,
 ) -> None:
     """Show which stages of which runs are done, running, failed (and why), missing or stale."""
     from dbbench.overview import print_status
 
-    print_status(folder or latest(), Console())
+    path, remote = open_folder(folder or str(latest()))
+    print_status(path, Console(), remote)
 
 
 @app.command(epilog="Examples:\n\ndbbench verify results/mini\n\ndbbench verify && echo whole")
@@ -261,7 +266,7 @@ def choose_source(suite: Suite, data: Path | None) -> ImageSource:
     return PhotoFolder(data, suite.backbone.resolution)
 
 
-def _headline(suite: Suite, asked: bool, runs: Sequence[Run], folder: Path, device: str) -> str:
+def _headline(suite: Suite, asked: bool, runs: Sequence[Run], folder: str, device: str) -> str:
     reason = "" if asked else f", because {_default_suite(device)[1]} (--suite or --on chooses)"
     count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
     return f"suite {suite.name}{reason}: {count} on {device} into {folder}"

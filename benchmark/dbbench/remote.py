@@ -1,0 +1,259 @@
+"""Output folders behind an address (s3://, gs://, ...): the same artifacts, the same manifests.
+
+Work is done in a folder of this machine, the mirror. An artifact is fetched whole before it is
+read, and sent whole once it is made, its manifest last: it is there where the manifest is, and each
+file that the manifest lists has the listed size. A fetched file is checked against its hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dbbench.artifact import MANIFEST, Artifact, Damaged, State, contained, hash_file
+from dbbench.artifact import inspect as inspect_files
+from dbbench.errors import UserError
+
+OWN_FILES = ("suite.json", "events.jsonl", "logs/*", "leaderboard*", "report/**/*", "scores.*")
+"""What an output folder holds beside artifacts, in the order in which it is sent."""
+
+
+def is_address(out: str) -> bool:
+    """Return whether an output folder is named by an address rather than by a path."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", out) is not None
+
+
+def scratch() -> Path:
+    """Return where mirrors lie on this machine: $DBBENCH_SCRATCH, or the system's temporary one."""
+    chosen = os.environ.get("DBBENCH_SCRATCH")
+    return Path(chosen).expanduser() if chosen else Path(tempfile.gettempdir()) / "dbbench-scratch"
+
+
+class Altered(Exception):
+    """What lies there is not what its manifest says."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A folder behind an address that fsspec understands."""
+
+    url: str
+
+    @property
+    def mirror(self) -> Path:
+        """The folder of this machine that stands for it."""
+        name = re.sub(r"[^A-Za-z0-9]+", "-", self.url).strip("-")[-40:]
+        return scratch() / f"{name}-{hashlib.sha256(self.url.encode()).hexdigest()[:8]}"
+
+    def state(self, key: str, expected: str) -> State:
+        """Return the state of the artifact below `key`, by fingerprint, names and sizes."""
+        manifest = self._manifest(key)
+        if manifest is None:
+            return "missing"
+        try:
+            if str(manifest["fingerprint"]) != expected:
+                return "stale"
+            sizes = self._sizes(key)
+            listed = {str(entry["name"]): int(entry["size"]) for entry in manifest["files"]}
+        except (KeyError, TypeError, ValueError):
+            return "damaged"
+        whole = all(sizes.get(name) == size for name, size in listed.items())
+        return "done" if whole else "damaged"
+
+    def fetch(self, key: str, path: Path) -> None:
+        """Bring an artifact here, whole. Raises Altered where it is not what its manifest says."""
+        manifest = self._manifest(key)
+        if manifest is None:
+            raise Altered(f"{self.url}/{key} has no manifest")
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        partial.mkdir(parents=True)
+        try:
+            with self._errors():
+                for entry in manifest["files"]:
+                    file = contained(partial, str(entry["name"]))
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    self._fs.get_file(self._full(f"{key}/{entry['name']}"), str(file))
+                    if hash_file(file) != entry["sha256"]:
+                        raise Altered(f"{self.url}/{key}/{entry['name']} has changed")
+                self._fs.get_file(self._full(f"{key}/{MANIFEST}"), str(partial / MANIFEST))
+            shutil.rmtree(path, ignore_errors=True)
+            try:
+                os.rename(partial, path)
+            except OSError:
+                if not path.is_dir():  # Else another process of this machine was faster.
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def send(self, key: str, path: Path) -> None:
+        """Put an artifact there, whole; what is there of another is gone before."""
+        with self._errors():
+            self.remove(key)
+            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                if file != path / MANIFEST:
+                    self._put(file, f"{key}/{file.relative_to(path).as_posix()}")
+            self._put(path / MANIFEST, f"{key}/{MANIFEST}")
+
+    def discard(self, key: str) -> None:
+        """Take away an artifact's manifest, so that it counts as not made."""
+        with self._errors():
+            manifest = self._full(f"{key}/{MANIFEST}")
+            if self._fs.exists(manifest):
+                self._fs.rm_file(manifest)
+
+    def remove(self, key: str) -> None:
+        """Remove an artifact, its manifest first."""
+        with self._errors():
+            if not self._fs.exists(self._full(key)):
+                return
+            manifest = self._full(f"{key}/{MANIFEST}")
+            if self._fs.exists(manifest):
+                self._fs.rm_file(manifest)
+            if self._fs.exists(self._full(key)):  # A folder of an object store ends with its files.
+                self._fs.rm(self._full(key), recursive=True)
+
+    def open(self) -> None:
+        """Bring what is not part of an artifact to the mirror: records, tables and the report."""
+        self.mirror.mkdir(parents=True, exist_ok=True)
+        with self._errors():
+            for local in self.mirror.glob("*"):
+                if local.is_file():
+                    local.unlink()
+            self._fs.invalidate_cache()
+            if not self._fs.exists(self._full("")):
+                return
+            for entry in self._fs.ls(self._full(""), detail=True):
+                name = str(entry["name"]).rstrip("/").rpartition("/")[2]
+                if entry["type"] == "file" and name:
+                    self._fs.get_file(entry["name"], str(self.mirror / name))
+            report = self._full("report")
+            if self._fs.exists(report):
+                shutil.rmtree(self.mirror / "report", ignore_errors=True)
+                self._fs.get(report, str(self.mirror / "report"), recursive=True)
+
+    def send_files(self, patterns: Iterable[str] = OWN_FILES) -> None:
+        """Put the mirror's files that match there, pattern by pattern."""
+        with self._errors():
+            for pattern in patterns:
+                for file in sorted(self.mirror.glob(pattern)):
+                    if file.is_file() and not file.name.startswith("."):
+                        self._put(file, file.relative_to(self.mirror).as_posix())
+
+    @property
+    def _fs(self) -> Any:
+        return _connect(self.url)[0]
+
+    def _full(self, key: str) -> str:
+        root = str(_connect(self.url)[1]).rstrip("/")
+        return f"{root}/{key}".rstrip("/")
+
+    def _put(self, file: Path, key: str) -> None:
+        full = self._full(key)
+        self._fs.makedirs(full.rpartition("/")[0], exist_ok=True)
+        self._fs.put_file(str(file), full)
+
+    def _manifest(self, key: str) -> Mapping[str, Any] | None:
+        with self._errors():
+            try:
+                text = self._fs.cat_file(self._full(f"{key}/{MANIFEST}"))
+            except FileNotFoundError:
+                return None
+        try:
+            document = json.loads(text)
+        except ValueError:
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    def _sizes(self, key: str) -> dict[str, int]:
+        """Return the size of every file below a key, as it is now."""
+        with self._errors():
+            self._fs.invalidate_cache()
+            root = self._full(key)
+            found = self._fs.find(root, detail=True)
+        start = len(self._fs._strip_protocol(root).rstrip("/")) + 1
+        return {name[start:]: int(entry["size"]) for name, entry in found.items()}
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what a store says of itself into a UserError."""
+        try:
+            yield
+        except (UserError, Altered, FileNotFoundError):
+            raise
+        except Exception as error:  # Every driver has kinds of its own.
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{self.url} cannot be used ({reason}); what is complete there is kept: check"
+                " address and credentials and call the same command again"
+            ) from error
+
+
+@dataclass(frozen=True)
+class RemoteArtifact(Artifact):
+    """An artifact whose home is elsewhere; at `path` it lies once it was fetched or made here."""
+
+    remote: Remote = field(default_factory=lambda: Remote(""))
+    key: str = ""
+    """Its place below the remote's address."""
+
+    def inspect(self, *, hashes: bool) -> tuple[State, str]:
+        """Return its state there, by names and sizes; bytes are hashed when they are fetched."""
+        state = self.remote.state(self.key, self.fingerprint)
+        return state, "some of its files are not there" if state == "damaged" else ""
+
+    def require(self) -> None:
+        """Fetch it. Raises Damaged unless every byte here is what the manifest says."""
+        self.fetch()
+        Artifact(self.path, self.inputs).require()
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of one file, fetched before. Raises Damaged as `require` does."""
+        self.fetch()
+        return super().read(name)
+
+    def discard(self) -> None:
+        """Take away the manifests here and there."""
+        super().discard()
+        self.remote.discard(self.key)
+
+    @contextmanager
+    def create(self, *, resume: bool = False) -> Iterator[Path]:
+        """As in `Artifact`; and then it is sent."""
+        with super().create(resume=resume) as folder:
+            yield folder
+        self.remote.send(self.key, self.path)
+
+    def remove(self) -> None:
+        """Remove it here and there."""
+        super().remove()
+        self.remote.remove(self.key)
+
+    def fetch(self) -> None:
+        """Bring it here, unless it is. Raises Damaged where it is not what its manifest says."""
+        if inspect_files(self.path / MANIFEST, self.fingerprint, hashes=False)[0] == "done":
+            return
+        try:
+            self.remote.fetch(self.key, self.path)
+        except (Altered, FileNotFoundError) as error:
+            raise Damaged(self, str(error)) from None
+
+
+def _connect(url: str) -> tuple[Any, str]:
+    """Return the file system and the path in it; fsspec keeps its own connections."""
+    import fsspec
+
+    try:
+        system, path = fsspec.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"cannot use {url}: {error}") from None
+    return system, path

@@ -1,0 +1,58 @@
+"""A method that costs nothing: a subject's first reference, shifted and tinted by the seed.
+
+For measurements of everything but training and sampling: `--methods shifted.py:Shifted`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel
+
+from dbbench.backbone import Backbone
+from dbbench.method import Checkpoint, Concept, Progress
+from dbbench.prompt import PromptTemplate
+from dbbench.sampling import SampleSettings
+
+
+class Shifted:
+    """Learns one image by heart, and gives a different one for each seed."""
+
+    name = "shifted"
+    needs_prior = False
+
+    class Settings(BaseModel, extra="forbid"):
+        """There is nothing to choose."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or self.Settings()
+
+    def fit(
+        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Progress
+    ) -> Checkpoint:
+        """Keep the first image."""
+        image = concept.images[0].convert("RGB")
+        pixels = {"size": list(image.size), "pixels": image.tobytes().hex()}
+        return Checkpoint(files={}, metadata=pixels)
+
+    def generate(
+        self,
+        checkpoint: Checkpoint,
+        prompts: Sequence[PromptTemplate],
+        class_noun: str,
+        backbone: Backbone,
+        *,
+        seeds: Sequence[int],
+        sample: SampleSettings,
+    ) -> Iterator[Image.Image]:
+        """Shift it around its edges and change its colours a little."""
+        width, height = checkpoint.metadata["size"]
+        content = bytes.fromhex(checkpoint.metadata["pixels"])
+        pixels = np.frombuffer(content, np.uint8).reshape(height, width, 3)
+        for seed in seeds:
+            random = np.random.default_rng(seed)
+            moved = np.roll(pixels, random.integers(0, width, 2), axis=(0, 1))
+            tint = random.uniform(0.7, 1.0, 3)
+            yield Image.fromarray((moved * tint).astype(np.uint8))

@@ -1,0 +1,188 @@
+"""Claims about output folders behind an address: in memory, and on a server that speaks S3."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from harness import contents, installed, plugin_folder, suite, suite_file  # noqa: F401
+from rich.console import Console
+
+from dbbench.artifact import MANIFEST, Damaged
+from dbbench.cli.options import open_folder
+from dbbench.errors import UserError
+from dbbench.executor import execute
+from dbbench.mini.source import MiniSource
+from dbbench.overview import print_status
+from dbbench.remote import Remote, RemoteArtifact
+from dbbench.session import Outcome
+from dbbench.suite import Suite, override, plan_runs
+
+# ruff: noqa: F811 - fixtures are imported by name
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    """The address of a folder in memory."""
+    yield "memory://results/one"
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scratch folder of the test's own."""
+    monkeypatch.setenv("DBBENCH_SCRATCH", str(tmp_path / "first-machine"))
+
+
+def run(suite: Suite, url: str, *settings: str, subjects: str = "dog") -> Outcome:
+    """Do what `dbbench run --out url` does."""
+    chosen = override(suite, settings)
+    folder, remote = open_folder(url)
+    return execute(
+        chosen,
+        folder,
+        MiniSource(chosen.backbone.resolution),
+        plan_runs(chosen, subjects.split(","), ["plain"], None),
+        device="cpu",
+        console=Console(quiet=True),
+        remote=remote,
+    )
+
+
+def artifact(url: str, inputs: dict[str, int]) -> RemoteArtifact:
+    remote = Remote(url)
+    return RemoteArtifact(remote.mirror / "runs/a", inputs, remote, "runs/a")
+
+
+def test_another_machine_finds_everything_done_and_the_same(
+    memory: str, suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(suite, memory).done == 6
+    here = Remote(memory).mirror
+    monkeypatch.setenv("DBBENCH_SCRATCH", str(tmp_path / "second-machine"))
+    there = Remote(memory).mirror
+    assert there != here
+    assert run(suite, memory).done == 0
+    assert contents(there, "scores.parquet", "report/index.html") == contents(
+        here, "scores.parquet", "report/index.html"
+    )
+    run(suite, memory, subjects="dog,can")
+    assert contents(there, "runs/plain/dog/0/samples/**/*") == contents(
+        here, "runs/plain/dog/0/samples/**/*"
+    )
+
+
+def test_what_was_cut_short_there_is_made_again(memory: str, suite: Suite) -> None:
+    run(suite, memory)
+    files = fsspec.filesystem("memory")
+    image = "/results/one/runs/plain/dog/0/samples/jungle/0.png"
+    before = files.cat_file(image)
+    files.pipe_file(image, before[:-3])
+    assert run(suite, memory).done == 1
+    assert files.cat_file(image) == before
+
+
+def test_bytes_that_changed_are_refused_and_forgotten(memory: str) -> None:
+    made = artifact(memory, {"a": 1})
+    with made.create() as folder:
+        (folder / "x.txt").write_text("abc")
+    assert made.state == "done"
+    fsspec.filesystem("memory").pipe_file("/results/one/runs/a/x.txt", b"abd")
+    (made.path / MANIFEST).unlink()
+    with pytest.raises(Damaged, match="x.txt has changed"):
+        made.require()
+    made.discard()
+    assert made.state == "missing"
+
+
+def test_an_artifact_is_there_only_once_its_manifest_is(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, sent = artifact(memory, {"a": 1}), []
+    system = fsspec.filesystem("memory")
+    put = type(system).put_file
+
+    def watched(self: object, local: str, name: str, **options: object) -> None:
+        sent.append((name.rpartition("/")[2], made.state))
+        put(self, local, name, **options)
+
+    monkeypatch.setattr(type(system), "put_file", watched)
+    with made.create() as folder:
+        (folder / "x.txt").write_text("abc")
+        (folder / "y.txt").write_text("abc")
+    assert [name for name, _ in sent] == ["x.txt", "y.txt", MANIFEST]
+    assert {state for _, state in sent} == {"missing"}
+    assert made.state == "done"
+
+
+def test_of_an_older_artifact_nothing_is_left(memory: str) -> None:
+    for inputs, name in (({"a": 1}, "old.txt"), ({"a": 2}, "new.txt")):
+        with artifact(memory, inputs).create() as folder:
+            (folder / name).write_text("abc")
+    assert artifact(memory, {"a": 1}).state == "stale"
+    names = fsspec.filesystem("memory").find("/results/one/runs/a")
+    assert [name.rpartition("/")[2] for name in names] == [MANIFEST, "new.txt"]
+
+
+def test_a_manifest_there_cannot_name_files_outside(memory: str, tmp_path: Path) -> None:
+    made = artifact(memory, {"a": 1})
+    with made.create() as folder:
+        (folder / "x.txt").write_text("abc")
+    system, place = fsspec.filesystem("memory"), f"/results/one/runs/a/{MANIFEST}"
+    document = json.loads(system.cat_file(place))
+    document["files"][0]["name"] = "../../../escaped.txt"
+    system.pipe_file(place, json.dumps(document).encode())
+    (made.path / MANIFEST).unlink()
+    with pytest.raises(UserError, match="leads out of"):
+        made.fetch()
+    assert not list(tmp_path.rglob("escaped.txt"))
+
+
+def test_status_of_an_address_says_what_is_done(memory: str, suite: Suite) -> None:
+    run(suite, memory)
+    console = Console(width=120, force_terminal=False)
+    with console.capture() as capture:
+        folder, remote = open_folder(memory)
+        print_status(folder, console, remote)
+    assert "1 of 1 runs finished; the leaderboard covers them" in capture.get()
+
+
+def test_an_unknown_kind_of_address_is_one_line() -> None:
+    with pytest.raises(UserError, match="cannot use nosuch://x"):
+        open_folder("nosuch://x/y")
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a bucket on a server of this machine that speaks S3."""
+    server = pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    running = server.ThreadedMotoServer(port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")  # pragma: allowlist secret
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir("bench")
+    yield "s3://bench/results"
+    s3fs.S3FileSystem.clear_instance_cache()
+    running.stop()
+
+
+@pytest.mark.slow
+def test_a_bucket_holds_what_a_folder_holds(
+    bucket: str, suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(suite, bucket).done == 6
+    here = contents(Remote(bucket).mirror)
+    monkeypatch.setenv("DBBENCH_SCRATCH", str(tmp_path / "second-machine"))
+    assert run(suite, bucket).done == 0
+    assert run(suite, bucket, subjects="dog,can").done > 0
+    there = contents(Remote(bucket).mirror)
+    assert here.items() <= there.items() | {
+        (name, value) for name, value in here.items() if "/checkpoint/" in name
+    }
