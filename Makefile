@@ -30,12 +30,13 @@ test: $(READY) ## run the tests (ARGS="-k name" to choose)
 test-slow: $(READY) ## run the tests that take longer than 20 seconds each
 	.venv/bin/python -m pytest -m "slow and not gpu" $(ARGS)
 
-check: $(READY) ## ruff, ruff format and strict mypy
+check: $(READY) ## ruff, ruff format, strict mypy, and the search for secrets and vulnerable packages
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	@rm -rf .tools/typing && mkdir -p .tools/typing/dbbench
 	@ln -s "$(CURDIR)"/benchmark/dbbench/* $(FOLDERS:%="$(CURDIR)"/%) .tools/typing/dbbench/
 	.venv/bin/mypy
+	@.ci/audit
 
 format: $(READY) ## let ruff put right what it can
 	.venv/bin/ruff check --fix .

@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from dbbench.artifact import fingerprint, write_text
+from dbbench.artifact import contained, fingerprint, write_text
 from dbbench.errors import UserError
 
 from .gallery import PIXEL_ART, Reference, Sheet, Strip, SubjectPictures, read_json, shown
@@ -105,7 +105,7 @@ def _subject(
 
 
 def _reference(folder: Path, entry: Mapping[str, Any], maker: _Maker, subject: str) -> Reference:
-    path = folder / entry["file"]
+    path = contained(folder, str(entry["file"]))
     width, height = _size(path)
     small = max(width, height) <= PIXEL_ART
     stem = f"references/{_slug(subject)}-{Path(entry['file']).stem}"
@@ -132,7 +132,8 @@ def _sheet(
             if entry.get("category") == "class":
                 continue
             prompts.setdefault(entry["prompt"], entry["text"])
-            cells[entry["prompt"], seed, int(entry["number"])] = folder / entry["file"]
+            file = contained(folder, str(entry["file"]))
+            cells[entry["prompt"], seed, int(entry["number"])] = file
         manifest = read_json(folder / "manifest.json")
         keys.append([seed, manifest.get("fingerprint"), manifest.get("files")])
     if not cells:
@@ -177,7 +178,7 @@ def _drift(
 def _strip(
     maker: _Maker, label: str, name: str, folder: Path, files: Sequence[str]
 ) -> Strip | None:
-    chosen = [folder / file for file in files[:STRIP] if (folder / file).is_file()]
+    chosen = [path for file in files[:STRIP] if (path := contained(folder, file)).is_file()]
     if not chosen:
         return None
     cell = min(CELL, max(_size(chosen[0])))

@@ -14,7 +14,7 @@ from rich.console import Console
 from dbbench import cli, device
 from dbbench.clock import Clock, duration
 from dbbench.plan import Task
-from dbbench.progress import LiveProgress, PlainProgress
+from dbbench.progress import JsonProgress, LiveProgress, PlainProgress
 from dbbench.suite import Run
 
 # ruff: noqa: F811 - fixtures are imported by name
@@ -234,6 +234,36 @@ def test_without_a_terminal_there_is_a_line_for_each_task() -> None:
         progress.end("10 steps in 1.0 s")
     expected = "[1/4] train dreambooth/colorful_sneaker/0: 10 steps in 1.0 s"
     assert capture.get().strip().startswith(expected)
+
+
+def test_with_json_each_line_is_an_object_that_says_who_did_what() -> None:
+    console = Console(width=40, force_terminal=False)
+    progress = JsonProgress(console, TASKS)
+    with console.capture() as capture:
+        for number, worker in enumerate("ab"):
+            progress.begin(TASKS[number], 1, 2, worker)
+        progress.advance(5, 10, "loss 0.1", "a")
+        progress.note("[a note] with brackets")
+        progress.end("10 images", "b")
+    lines = [json.loads(line) for line in capture.get().splitlines()]
+    assert [line["event"] for line in lines] == ["begin", "begin", "note", "end"]
+    assert lines[2]["text"] == "[a note] with brackets"
+    assert (lines[3]["stage"], lines[3]["worker"], lines[3]["finished"]) == ("sample", "b", 1)
+
+
+def test_each_worker_has_a_bar_of_its_own() -> None:
+    console = Console(width=100, force_terminal=True, legacy_windows=False)
+    progress = LiveProgress(console, TASKS)
+    for number, worker in enumerate("abc"):
+        progress.begin(TASKS[number], number + 1, 4, worker)
+    progress.advance(3, 10, "", "b")
+    progress.end("done", "a")
+    with console.capture() as capture:
+        console.print(progress.live.get_renderable())
+    lines = capture.get().splitlines()
+    assert len(lines) == 3
+    assert "3/10" in lines[1]
+    assert "train textual" in lines[2]
 
 
 def test_the_time_left_is_what_like_tasks_took(monkeypatch: pytest.MonkeyPatch) -> None:

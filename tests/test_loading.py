@@ -20,7 +20,7 @@ from dbbench.sampling import SampleSettings
 def test_a_pickled_checkpoint_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
     checkpoint = tmp_path / "v1-5.ckpt"
     checkpoint.write_bytes(b"pickle")
-    with pytest.raises(UserError, match=r"pickled.*convert it once.*save_pretrained"):
+    with pytest.raises(UserError, match=r"pickled.*convert it once.*dbbench data convert"):
         load_pipeline(str(checkpoint))
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from dbbench.errors import UserError
+
 MANIFEST = "manifest.json"
 State = Literal["done", "missing", "stale", "damaged"]
 
@@ -223,11 +225,14 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+class Outside(UserError, ValueError):
+    """A name in a manifest leads out of the manifest's folder."""
+
+
 def contained(folder: Path, name: str) -> Path:
-    """Return folder/name. Raises ValueError where that leads out of the folder, links included."""
+    """Return folder/name. Raises Outside where that is not below the folder, links included."""
     path = folder / name
-    if ".." in Path(name).parts or Path(name).is_absolute() or "\\" in name:
-        raise ValueError(f'"{name}" leads out of {folder}')
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f'"{name}" leads out of {folder} by a link')
+    bad = ".." in Path(name).parts or Path(name).is_absolute() or "\\" in name
+    if bad or not path.resolve().is_relative_to(folder.resolve()):
+        raise Outside(f'"{name}" leads out of {folder}; that list of files was altered')
     return path

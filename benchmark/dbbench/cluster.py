@@ -109,7 +109,10 @@ class Cluster:
             yield self._get(waiting.pop(0))
 
     def _submit(self, session: Session, tasks: Sequence[Task], news: Any) -> list[Any]:
-        order = self._order(session.plan, session.models.device)
+        order = self._order(
+            session.plan, session.models.device, tracker=session.tracker,
+            retries=session.retries, interval=session.interval,
+        )  # fmt: skip
         homes = self._homes(session.plan, tasks)
         remote = self._remote(do_task)
         refs: dict[str, Any] = {}
@@ -187,10 +190,10 @@ class Cluster:
             )
         return fitting
 
-    def _order(self, plan: Plan, device: str) -> Any:
+    def _order(self, plan: Plan, device: str, **options: Any) -> Any:
         """Put what every task has to know where all nodes find it."""
         threads = max(1, int(self.needs.cpus))
-        return self.ray.put(Order(uuid.uuid4().hex, plan, device, threads))
+        return self.ray.put(Order(uuid.uuid4().hex, plan, device, threads, **options))
 
     def _remote(self, function: Callable[..., Any], **changes: Any) -> Any:
         """Return the function as a Ray task; its process stays for the next, with its networks."""

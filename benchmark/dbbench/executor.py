@@ -26,6 +26,7 @@ from dbbench.sharing import take_over
 from dbbench.stop import listening
 from dbbench.subject import ImageSource, load_subjects
 from dbbench.suite import Run, Suite
+from dbbench.tracker import Kind
 from dbbench.variant import variant
 from dbbench.workspace import RECORD, Workspace, estimate_bytes, storage_errors
 
@@ -74,6 +75,7 @@ def execute(
     retries: int = 1,
     interval: Interval | None = None,
     remote: Remote | None = None,
+    tracker: Kind | None = None,
 ) -> Outcome:
     """Do what is missing of these runs, then score all runs of the folder that are finished.
 
@@ -81,8 +83,8 @@ def execute(
     in one process where the method can do so. `as_json` makes the progress lines JSON. What the
     output folders `others` hold of it is taken from there. What fails is tried again `retries`
     times. Trainings keep their state every `interval`. Other calls may be at work in the same
-    folder: no stage is done twice, and this call ends when all its runs are done, by whomever. With a
-    `remote`, `out` is its mirror.
+    folder: no stage is done twice, and this call ends when all its runs are done, by whomever.
+    With a `remote`, `out` is its mirror. A `tracker` gets the losses.
 
     Raises UserError for what stops everything (settings, references, weights, the disk); a run that
     fails by itself is reported in the outcome. Stopped passes through; whatever is complete by then
@@ -119,7 +121,7 @@ def execute(
             remote.send_files([RECORD])  # What is made from here on is found by it.
         session = Session(
             plan, models, workspace, Outcome(), together=together, retries=retries,
-            interval=interval or Interval(), leases=leases, stop=stop,
+            interval=interval or Interval(), leases=leases, stop=stop, tracker=tracker,
         )  # fmt: skip
         for _ in range(ROUNDS):
             if tasks:

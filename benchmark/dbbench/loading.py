@@ -166,7 +166,4 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-_CONVERT = (
-    "where you trust it, convert it once: StableDiffusionPipeline.from_pretrained(OLD)"
-    ' (or .from_single_file).save_pretrained("NEW"), and give the folder NEW'
-)
+_CONVERT = "convert it once to safetensors: dbbench data convert OLD NEW"

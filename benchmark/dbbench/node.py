@@ -11,13 +11,16 @@ from typing import Any
 
 from dbbench.artifact import Artifact
 from dbbench.errors import UserError
+from dbbench.features import FeatureStore
 from dbbench.identity import Identities
 from dbbench.models import Models
 from dbbench.plan import Plan, Task
 from dbbench.plugin import add_method_file
 from dbbench.relay import Relay
 from dbbench.remote import RemoteArtifact
+from dbbench.saves import Interval
 from dbbench.session import Failure, Outcome, Session
+from dbbench.tracker import Kind
 from dbbench.workspace import Workspace
 
 
@@ -29,6 +32,9 @@ class Order:
     plan: Plan = field(compare=False)
     device: str = field(compare=False)
     threads: int = field(compare=False)
+    tracker: Kind | None = field(default=None, compare=False)
+    retries: int = field(default=1, compare=False)
+    interval: Interval = field(default_factory=Interval, compare=False)
 
 
 @dataclass
@@ -64,7 +70,17 @@ def do_task(
     try:
         models = _models(order)
         plan, task = models.plan, _here(models.plan, task)
-        session = Session(plan, models, Workspace(plan.out), Outcome(), log=_Kept(report.events))
+        session = Session(
+            plan,
+            models,
+            Workspace(plan.out),
+            Outcome(),
+            _store(order),
+            tracker=order.tracker,
+            retries=order.retries,
+            interval=order.interval,
+            log=_Kept(report.events),
+        )
         session.failed |= failed
         for earlier in before:
             session.failed |= earlier.failed
@@ -118,6 +134,12 @@ def _models(order: Order) -> Models:
     known = order.plan.identities
     here = replace(known, encoders=dict(known.encoders), methods=dict(known.methods))
     return Models(replace(_on_this_disk(order.plan), identities=here), order.device)
+
+
+@lru_cache(maxsize=1)
+def _store(order: Order) -> FeatureStore:
+    """Return the feature store of this process: it knows which of the cache's files it has read."""
+    return FeatureStore()
 
 
 def _on_this_disk(plan: Plan) -> Plan:

@@ -24,7 +24,15 @@ from dbbench.artifact import MANIFEST, Artifact, Damaged, State, contained, hash
 from dbbench.artifact import inspect as inspect_files
 from dbbench.errors import UserError
 
-OWN_FILES = ("suite.json", "events.jsonl", "logs/*", "leaderboard*", "report/**/*", "scores.*")
+OWN_FILES = (
+    "suite.json",
+    "events.jsonl",
+    "logs/*",
+    "tracking/**/*",
+    "leaderboard*",
+    "report/**/*",
+    "scores.*",
+)
 """What an output folder holds beside artifacts, in the order in which it is sent."""
 
 

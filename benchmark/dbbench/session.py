@@ -22,6 +22,7 @@ from dbbench.plan import Plan, Task
 from dbbench.progress import Progress
 from dbbench.saves import Interval
 from dbbench.stop import Stop
+from dbbench.tracker import Kind
 from dbbench.work import do
 from dbbench.workspace import Workspace, estimate_bytes, storage_problem
 
@@ -56,6 +57,7 @@ class Session:
     outcome: Outcome
     store: FeatureStore = field(default_factory=FeatureStore)
     together: int = 1
+    tracker: Kind | None = None
     log: Log | None = None
     """Where events go in place of the output folder's own file."""
     retries: int = 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from dbbench.artifact import Artifact, fingerprint, write_text
+from dbbench.artifact import Artifact, contained, fingerprint, write_text
 from dbbench.encoder import Distance
 from dbbench.errors import UserError
 from dbbench.features import FeatureStore
@@ -281,7 +281,7 @@ def encode(
 
 def image_files(images: Artifact) -> list[Path]:
     """Return the paths of an artifact's images, in the order of its JSON file."""
-    return [images.path / entry["file"] for entry in read_entries(images.path)]
+    return [contained(images.path, str(entry["file"])) for entry in read_entries(images.path)]
 
 
 def read_entries(folder: Path) -> list[dict[str, Any]]:
@@ -335,7 +335,7 @@ def _save(checkpoint: Checkpoint, concept: Concept, method: Method, folder: Path
 
 def _load_images(folder: Path) -> Iterator[Image.Image]:
     for entry in read_entries(folder):
-        yield open_image(folder / entry["file"])
+        yield open_image(contained(folder, str(entry["file"])))
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from dbbench.encoder import Distance
 from dbbench.lease import Leases
 from dbbench.plan import Task
 from dbbench.progress import Advance, Progress
+from dbbench.tracker import Record, tracked
 
 if TYPE_CHECKING:
     from dbbench.session import Session
@@ -24,9 +25,22 @@ def do(
     `later` are the tasks that are still to do. Raises Damaged where what it reads is not, to the
     last byte, what was once written.
     """
+    with tracked(session.tracker, task, session.plan.out) as record:
+        return _carry_out(session, task, later, progress, leases, record)
+
+
+def _carry_out(
+    session: Session,
+    task: Task,
+    later: Iterable[Task],
+    progress: Progress,
+    leases: Leases,
+    record: Record,
+) -> tuple[int, str]:
     plan, models = session.plan, session.models
 
     def advance(done: int, total: int, figures: Mapping[str, Any], /) -> None:
+        record(done, figures)
         loss = figures.get("loss")
         progress.advance(done, total, "" if loss is None else f"loss {loss:.3f}")
         if done % batch == 0:

@@ -20,11 +20,13 @@ from dbbench.models import Models
 from dbbench.plan import Task
 from dbbench.progress import Progress
 from dbbench.relay import Relay, show_message
+from dbbench.remote import Remote
 from dbbench.saves import Interval
 from dbbench.session import Failure, Outcome, Session
 from dbbench.stop import listening
 from dbbench.subject import ImageSource
 from dbbench.suite import Run, Suite
+from dbbench.tracker import Kind
 from dbbench.workspace import Workspace
 
 
@@ -44,7 +46,7 @@ def work_at_once(session: Session, tasks: Sequence[Task], jobs: int, progress: P
     plan = session.plan
     order = _Order(
         plan.suite, plan.out, plan.source, session.models.device, jobs, session.retries,
-        session.interval,
+        session.interval, session.tracker, plan.remote,
     )  # fmt: skip
     context: Any = multiprocessing.get_context("spawn")
     waiting, messages = context.Queue(), context.Queue()
@@ -77,6 +79,8 @@ class _Order:
     jobs: int
     retries: int
     interval: Interval
+    tracker: Kind | None
+    remote: Remote | None
 
 
 def _listen(
@@ -151,13 +155,15 @@ def _serve(order: _Order, name: str, waiting: Any, messages: Any, first: Run | N
             models: Models | None = None
             while (run := first or waiting.get()) is not None:
                 first = None
-                plan = make_plan(order.suite, order.out, order.source, [run], order.device)
+                plan = make_plan(
+                    order.suite, order.out, order.source, [run], order.device, order.remote
+                )
                 plan.identities.resolve_methods([run.method])
                 models = models or Models(plan, order.device)
                 models.plan.identities.methods.update(plan.identities.methods)
                 session = Session(
                     plan, models, Workspace(order.out), Outcome(), retries=order.retries,
-                    interval=order.interval, leases=leases, stop=stop,
+                    interval=order.interval, leases=leases, stop=stop, tracker=order.tracker,
                 )  # fmt: skip
                 session.work(plan.tasks([run]), relay)
                 messages.put((name, "outcome", session.outcome))

@@ -50,7 +50,13 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="scale-"))
     os.environ["DBBENCH_CACHE"] = str(folder / "cache")
-    settings = [f"train.steps={options.steps}", "sample.images_per_prompt=1"]
+    settings = [
+        f"train.steps={options.steps}",
+        "sample.images_per_prompt=1",
+        "sample.steps=2",
+        "prior.count=4",
+        "prior.sampler.steps=2",
+    ]
     suite = override(load_suite("mini"), settings)
     names = [subject.name for subject in select_subjects("all")][: options.subjects]
     runs = plan_runs(suite, names, None, None)

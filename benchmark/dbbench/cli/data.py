@@ -1,4 +1,4 @@
-"""`dbbench data`: fetch and check the photographs."""
+"""`dbbench data`: fetch and check the photographs, convert pickled weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dbbench.errors import UserError
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-data_app = typer.Typer(no_args_is_help=True, help="Fetch and check the photographs.")
+data_app = typer.Typer(no_args_is_help=True, help="Fetch and check photographs; convert weights.")
 app = typer.Typer()
 app.add_typer(data_app, name="data")
 
@@ -55,3 +55,20 @@ def fetch(
 
         result = fetch_data(out, mirror=mirror, progress=advance)
     print(result.summary)
+
+
+@data_app.command(
+    epilog="Examples:\n\ndbbench data convert weights.ckpt weights.safetensors\n\n"
+    "dbbench data convert old-pipeline new-pipeline"
+)
+def convert(
+    old: Annotated[Path, typer.Argument(help="Pickled weights, or a folder with such.")],
+    new: Annotated[Path, typer.Argument(help="The .safetensors file or the folder to write.")],
+) -> None:
+    """Turn pickled weights into safetensors, the only kind that is read; no code in them is run."""
+    from dbbench.convert import convert as convert_weights
+
+    if not old.exists():
+        raise UserError(f"there is no {old}; correct the path")
+    for path in convert_weights(old, new):
+        print(f"wrote {path}")

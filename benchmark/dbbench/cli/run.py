@@ -12,6 +12,7 @@ from rich.console import Console
 
 from dbbench.cli.options import RESULTS, latest, names, numbers, open_folder
 from dbbench.errors import UserError
+from dbbench.tracker import Kind, check_tracker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,6 +119,9 @@ def run(
             help="How often a training keeps its state to go on from: 5min, 90s, 200steps.",
         ),
     ] = "5min",
+    tracker: Annotated[
+        Kind | None, typer.Option(help="Where training losses go, beside the report.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, and stop.")
     ] = False,
@@ -137,6 +141,7 @@ def run(
 
     if executor is Where.ray and together > 1:
         raise UserError("--together is for one process; on a cluster leave it out")
+    check_tracker(tracker)
     interval = Interval.parse(save_every)
     console = Console(stderr=log_json)
     with ExitStack() as stack:
@@ -164,7 +169,7 @@ def run(
             outcome = execute(
                 chosen, folder, source, runs,
                 device=place, console=console, executor=work, together=together, as_json=log_json,
-                retries=retries, interval=interval, remote=remote,
+                retries=retries, interval=interval, remote=remote, tracker=tracker,
             )  # fmt: skip
         except KeyboardInterrupt as interrupt:
             raise say_stopped(interrupt, console) from None

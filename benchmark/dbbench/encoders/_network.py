@@ -33,8 +33,7 @@ def local_weights(path: str | Path, *, encoder: str) -> Path:
     if file.suffix in {".bin", ".ckpt", ".npz", ".pkl", ".pt", ".pth"}:
         raise UserError(
             f"{encoder}: {file} is not a safetensors file and a pickle can run code; convert it "
-            'once: python -c "import torch, safetensors.torch as s; s.save_file(torch.load('
-            f"'{file.name}', weights_only=True), '{file.stem}.safetensors')\""
+            f"once: dbbench data convert {file.name} {file.stem}.safetensors"
         )
     if not file.is_file():
         raise UserError(f"{encoder}: no weights at {file}; give the path of a safetensors file")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from dbbench.artifact import contained
 from dbbench.errors import UserError
 from dbbench.metric import CLASS_PROMPT
 from dbbench.scores import read_scores
@@ -73,7 +74,7 @@ def read_samples(name: str, run: Path) -> list[Sample]:
                     prompt=str(entry["prompt"]),
                     text=str(entry["text"]),
                     file=str(entry["file"]),
-                    place=str(path.parent / entry["file"]),
+                    place=str(contained(path.parent, str(entry["file"]))),
                 )
                 for entry in document["images"]
                 # An image of the class noun alone shows no subject.
@@ -99,7 +100,7 @@ def read_references(runs: Mapping[str, Path]) -> dict[str, tuple[RealImage, ...]
                         file=str(entry["file"]),
                         sha256=str(entry["sha256"]),
                         credit=str(entry["credit"]),
-                        place=str(path.parent / entry["file"]),
+                        place=str(contained(path.parent, str(entry["file"]))),
                     )
                     for entry in document["images"]
                 )

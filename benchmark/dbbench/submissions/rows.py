@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dbbench.artifact import Outside, contained
 from dbbench.errors import UserError, nearest
 from dbbench.submission import Row
 
@@ -80,7 +81,12 @@ def _image(value: Any, folder: Path, scratch: Path) -> tuple[Path, str]:
         value = path
     if not isinstance(value, str) or not value:
         raise UserError("no image")
-    return folder / value, value
+    try:
+        return contained(folder, value), value
+    except Outside:
+        raise UserError(
+            f'image "{value}" lies outside of {folder}; put manifest and images into one folder'
+        ) from None
 
 
 def _text(value: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dbbench.artifact import MANIFEST
+from dbbench.artifact import MANIFEST, contained
 from dbbench.errors import UserError
 from dbbench.submission import Row, Submission, accept
 from dbbench.workspace import RECORD, Workspace
@@ -55,7 +55,7 @@ def _identifier(checkpoint: Path) -> str:
 
 def _rows(folder: Path, out: Path, document: dict[str, Any]) -> Iterator[Row]:
     for entry in document["images"]:
-        path = folder / str(entry["file"])
+        path = contained(folder, str(entry["file"]))
         yield Row(
             where=str(path.relative_to(out)),
             image=path,
@@ -72,4 +72,7 @@ def _rows(folder: Path, out: Path, document: dict[str, Any]) -> Iterator[Row]:
 def _references(out: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
     for record in sorted(out.glob("references/*/references.json")):
         entries = json.loads(record.read_text(encoding="utf-8"))["images"]
-        yield record.parent.name, tuple(record.parent / str(entry["file"]) for entry in entries)
+        yield (
+            record.parent.name,
+            tuple(contained(record.parent, str(entry["file"])) for entry in entries),
+        )

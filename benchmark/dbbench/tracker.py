@@ -1,0 +1,70 @@
+"""Training losses for TensorBoard or Weights & Biases, through accelerate's trackers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from dbbench.errors import UserError
+from dbbench.plan import Task
+
+Record = Callable[[int, Mapping[str, Any]], None]
+"""Called with the number of steps done and figures such as the loss."""
+
+
+class Kind(StrEnum):
+    """What --tracker chooses from."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
+def check_tracker(kind: Kind | None) -> None:
+    """Raise UserError where the tracker's package is not installed."""
+    from importlib.util import find_spec
+
+    if kind is not None and find_spec(kind.value) is None:
+        raise UserError(f'--tracker {kind} needs a package: pip install "dbbench[{kind}]"')
+
+
+@contextmanager
+def tracked(kind: Kind | None, task: Task, out: Path) -> Iterator[Record]:
+    """Give what takes the figures of a training; of other tasks, or with no kind, nobody does.
+
+    Each training is a run of its own, "method/subject/seed". They lie in OUT/tracking; with wandb
+    the project is called as OUT is, and WANDB_MODE=offline keeps all of it there.
+    """
+    if kind is None or task.stage != "train" or task.run is None:
+        yield lambda done, figures: None
+        return
+    tracker = _start(kind, str(task.run), out)
+    try:
+        facts = {"method": task.run.method, "subject": task.run.subject, "seed": task.run.seed}
+        if kind is Kind.wandb:
+            tracker.store_init_configuration(facts)
+
+        def record(done: int, figures: Mapping[str, Any]) -> None:
+            numbers = {f"train/{k}": v for k, v in figures.items() if isinstance(v, int | float)}
+            tracker.log(numbers, step=done)
+
+        yield record
+    finally:
+        tracker.finish()
+
+
+def _start(kind: Kind, name: str, out: Path) -> Any:
+    from accelerate.tracking import TensorBoardTracker, WandBTracker
+
+    folder = out / "tracking"
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind is Kind.tensorboard:
+        tracker: Any = TensorBoardTracker(name, logging_dir=folder)
+    else:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        tracker = WandBTracker(out.resolve().name, name=name, dir=str(folder), reinit=True)
+    tracker.start()
+    return tracker

@@ -1,0 +1,120 @@
+"""How fast, and with how much memory, does a cluster score 100,000 small images?
+
+    python benchmark/scale/images.py --images 100000 --out benchmark/results/scale-images.json
+
+The images are a method's that costs nothing (shifted.py); encoding, scoring and the report are
+mini's own, on a Ray cluster of this machine. Memory is each process's peak as the kernel saw it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+
+from dbbench.cluster import connected
+from dbbench.events import EVENTS, EventLog
+from dbbench.executor import execute
+from dbbench.mini.source import MiniSource
+from dbbench.plugin import add_method_file
+from dbbench.subject import load_subjects
+from dbbench.suite import load_suite, plan_runs
+
+IMAGES_A_RUN = 100
+METHOD = f"{Path(__file__).resolve().parent / 'shifted.py'}:Shifted"
+
+
+def main() -> None:
+    """Measure, and write what was found as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--folder", type=Path, help="where the run is kept")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="scale-"))
+    os.environ["DBBENCH_CACHE"] = str(folder / "cache")
+    name = add_method_file(METHOD)
+    suite = load_suite("mini").model_copy(
+        update={"methods": {name: {}}, "method_files": {name: METHOD}, "train": {}}
+    )
+    subjects = [subject.name for subject in load_subjects()]
+    seeds = list(range(math.ceil(options.images / IMAGES_A_RUN / len(subjects))))
+    runs = plan_runs(suite, subjects, [name], seeds)
+    console = Console(stderr=True, width=160)
+    with connected("local", memory="1GB") as cluster, Watch() as watch:
+        begun = time.monotonic()
+        outcome = execute(
+            suite, folder / "out", MiniSource(suite.backbone.resolution), runs,
+            device="cpu", console=console, executor=cluster,
+        )  # fmt: skip
+        seconds = time.monotonic() - begun
+    assert not outcome.failures, outcome.failures[:3]
+    document = {
+        "images": len(runs) * IMAGES_A_RUN,
+        "runs": len(runs),
+        "tasks": outcome.done,
+        "seconds": round(seconds, 1),
+        "stages": _stages(folder / "out"),
+        "peak_rss_bytes": watch.peaks,
+        "score_table_bytes": (folder / "out" / "scores.parquet").stat().st_size,
+    }
+    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    print(json.dumps(document, indent=1))
+
+
+def _stages(out: Path) -> dict[str, Any]:
+    """Return by stage how many things were done, in how many seconds of all workers."""
+    counts: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0.0, 0])
+    for event in EventLog(out / EVENTS).read():
+        if event.get("status") == "done":
+            row = counts[event["stage"]]
+            row[0] += event.get("images", event.get("steps", 0))
+            row[1] += event["seconds"]
+            row[2] = max(row[2], event.get("peak_rss_bytes") or 0)
+    return {
+        stage: {"images": int(n), "seconds": round(seconds, 1), "peak_rss_bytes": int(peak)}
+        for stage, (n, seconds, peak) in counts.items()
+    }
+
+
+class Watch:
+    """Notes the peak resident memory of this process and of Ray's workers, five times a second."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, int] = {}
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self._end.wait(0.2):
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    kind = "driver" if process == me else process.name()
+                    size = process.memory_info().rss
+                except psutil.Error:
+                    continue
+                self.peaks[kind] = max(self.peaks.get(kind, 0), size)
+
+
+if __name__ == "__main__":
+    main()
