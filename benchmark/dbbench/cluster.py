@@ -85,6 +85,7 @@ class Cluster:
                 ready, _ = self.ray.wait(
                     list(waiting), num_returns=len(waiting), timeout=WAIT_SECONDS
                 )
+                session.stop.check()
                 board.show(news.get_nowait_batch(news.qsize()))
                 for ref in ready:
                     self._end(session, waiting.pop(ref), ref, board)
