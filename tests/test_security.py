@@ -107,7 +107,7 @@ def test_converting_runs_no_code(tmp_path: Path) -> None:
         if save is not None:
             torch.save(content, tmp_path / name)
         else:
-            (tmp_path / name).write_bytes(pickle.dumps(content))
+            (tmp_path / name).write_bytes(pickle.dumps(content, protocol=2))
         with pytest.raises(UserError, match="holds more than tensors"):
             convert(tmp_path / name, tmp_path / f"{name}.safetensors")
     assert not (tmp_path / "was-here").exists()
