@@ -62,6 +62,7 @@ class Cluster:
         known = plan.identities
         if known.backbone is not None and set(plan.roles) <= set(known.encoders):
             return False
+        self._fitting()  # Ray would wait for ever.
         say("a node of the cluster loads backbone and encoders to tell which they are")
         found = self._get(self._remote(identify).remote(self._order(plan, models.device)))
         known.backbone = found.backbone
