@@ -61,8 +61,9 @@ class DreamBooth:
         settings = self.settings
         folder = given_checkpoint(settings, concept)
         if folder is not None:
+            weights = _read(folder, backbone)
             word = given_word(settings.identifier, self.name)
-            return self._checkpoint(_read(folder, backbone), concept, backbone, seed, word)
+            return self._checkpoint(weights, concept, backbone, seed, word)
         identifier = choose_identifier(
             backbone.tokenizer, settings.identifier, seed=seed, common=settings.common_identifier
         )

@@ -110,7 +110,7 @@ def test_lock_pins_every_dependency_with_hashes_and_names_no_host(
     pinned = set(re.findall(r"^([a-z0-9._-]+)==", text, re.MULTILINE))
     requirements = project["project"]["dependencies"]
     requirements += project["project"]["optional-dependencies"]["dev"]
-    named = {re.split(r"[<>=!~ ]", line)[0].lower().replace("_", "-") for line in requirements}
+    named = {re.split(r"[\[<>=!~ ]", line)[0].lower().replace("_", "-") for line in requirements}
     assert named - pinned == set()
 
 

@@ -81,11 +81,13 @@ def _image(value: Any, folder: Path, scratch: Path) -> tuple[Path, str]:
         value = path
     if not isinstance(value, str) or not value:
         raise UserError("no image")
+    if Path(value).is_absolute():  # Whoever wrote the list meant that file and no other.
+        return Path(value), value
     try:
         return contained(folder, value), value
     except Outside:
         raise UserError(
-            f'image "{value}" lies outside of {folder}; put manifest and images into one folder'
+            f'image "{value}" lies outside of {folder}; write its whole path, or put both into one folder'
         ) from None
 
 
