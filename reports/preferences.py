@@ -149,7 +149,9 @@ class Preferences:
 
     def all_tables(self) -> list[tuple[Table, tuple[str, ...]]]:
         """Return the paper's table, the verdicts and each study's own, with their banners."""
-        from .study_tables import study_tables
+        if not self.studies:
+            return []
+        from .study_tables import study_tables  # its statistics take two seconds to load
 
         findings = self.findings
         header = ["finding", "verdict", "numbers"]

@@ -87,7 +87,8 @@ def _image(value: Any, folder: Path, scratch: Path) -> tuple[Path, str]:
         return contained(folder, value), value
     except Outside:
         raise UserError(
-            f'image "{value}" lies outside of {folder}; write its whole path, or put both into one folder'
+            f'image "{value}" lies outside of {folder}; write its whole path, or put both into one'
+            " folder"
         ) from None
 
 
