@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from dbbench.errors import UserError
 
@@ -11,6 +13,14 @@ if TYPE_CHECKING:
     from dbbench.remote import Remote
 
 RESULTS = Path("results")
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")]
+Photographs = Annotated[
+    Path | None, typer.Option(help="Folder of the photographs (see: dbbench data fetch).")
+]
+Together = Annotated[
+    int, typer.Option(min=1, help="Subjects that textual_inversion trains side by side.")
+]
 
 
 def latest() -> Path:

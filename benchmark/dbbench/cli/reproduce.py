@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dbbench.cli.options import RESULTS, names, numbers
+from dbbench.cli.options import RESULTS, Device, Photographs, Together, names, numbers
 from dbbench.cli.run import choose_source, choose_suite, say_stopped
 
 app = typer.Typer()
@@ -36,10 +36,8 @@ def reproduce(
     out: Annotated[
         Path, typer.Option(help="Folder with one folder for each suite, and the page of all.")
     ] = RESULTS,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the photographs (see: dbbench data fetch).")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")] = "auto",
+    data: Photographs = None,
+    device: Device = "auto",
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,9 +47,7 @@ def reproduce(
     jobs: Annotated[
         int, typer.Option("--jobs-per-device", min=1, help="Runs at once, as for dbbench run.")
     ] = 1,
-    together: Annotated[
-        int, typer.Option(min=1, help="Subjects that textual_inversion trains side by side.")
-    ] = 1,
+    together: Together = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what all of it would take, and stop.")
     ] = False,

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from dbbench.cli.options import RESULTS, latest, names, numbers, open_folder
+from dbbench.cli.options import (
+    RESULTS,
+    Device,
+    Photographs,
+    Together,
+    latest,
+    names,
+    numbers,
+    open_folder,
+)
 from dbbench.errors import UserError
 from dbbench.tracker import Kind, check_tracker
 
@@ -71,10 +80,8 @@ def run(
             " Default: results/SUITE."
         ),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the photographs (see: dbbench data fetch).")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")] = "auto",
+    data: Photographs = None,
+    device: Device = "auto",
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,10 +97,7 @@ def run(
             " GPU. On a cluster the share of a GPU that a task gets.",
         ),
     ] = 1,
-    together: Annotated[
-        int,
-        typer.Option(min=1, help="Subjects that textual_inversion trains side by side."),
-    ] = 1,
+    together: Together = 1,
     executor: Annotated[
         Where, typer.Option(help="Who works: this machine, or a Ray cluster.")
     ] = Where.local,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dbbench.cli.options import RESULTS, names
+from dbbench.cli.options import RESULTS, Device, names
 from dbbench.errors import UserError
 
 app = typer.Typer()
@@ -31,7 +31,6 @@ _Protocols = Annotated[
         help="Names, or all. Default: paper, and those that need no other encoder than it.",
     ),
 ]
-_Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")]
 
 
 @app.command(
@@ -71,7 +70,7 @@ def score(
     out: Annotated[
         Path | None, typer.Option(help="Where to write the tables. Default: results/score-NAME.")
     ] = None,
-    device: _Device = "auto",
+    device: Device = "auto",
 ) -> None:
     """Score images by the published protocols, side by side, with intervals."""
     from dbbench.device import resolve_device
@@ -122,7 +121,7 @@ def oracle(
     ] = None,
     protocol: _Protocols = None,
     encoder: _Encoders = None,
-    device: _Device = "auto",
+    device: Device = "auto",
 ) -> None:
     """Score the real images as if they had been generated: the cheapest check of a set-up."""
     from dbbench.device import resolve_device

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dbbench.cli.options import RESULTS
+from dbbench.cli.options import RESULTS, Device
 from dbbench.cli.score import shown
 from dbbench.errors import UserError
 
@@ -30,7 +30,7 @@ def validity(
     out: Annotated[
         Path, typer.Option(help="Where to write; reports of mini runs beside it show it.")
     ] = RESULTS / "validity",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Draw pictures whose truth is known, and say what the metrics make of them.
 
