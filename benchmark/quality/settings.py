@@ -46,6 +46,7 @@ from dbbench.suite import Suite, load_suite
 PLAN = Path(__file__).with_suffix(".toml")
 METHODS = ("dreambooth", "textual_inversion")
 METRICS = ("dino", "clip-i", "clip-t")
+KINDS = ("recontextualization", "accessory", "property")
 
 
 def main(
@@ -68,7 +69,9 @@ def main(
             if key in done:
                 continue
             if method in METHODS:
-                common = {k: v for k, v in suite.methods[method].items() if k not in settings}
+                # What is tried must not depend on what the suite chose before.
+                varied = {key for candidate in wanted[method] for key in candidate}
+                common = {k: v for k, v in suite.methods[method].items() if k not in varied}
                 make = partial(_train_and_sample, method, common | settings, suite, backbone)
             else:
                 make = partial(_REFERENCE_POINTS[method], suite, backbone)
@@ -82,8 +85,22 @@ def main(
     print(f"mini: embedded world; {len(subjects)} subjects that are not among the 30")
     print(table.to_string(index=False))
     for method in METHODS:
-        some = table[table["method"] == method]
-        print(f"{method}: {some.loc[some['rating'].idxmax(), 'settings']}")
+        chosen = choose(
+            table[table["method"] == method], lowest=wanted["lowest"], level=wanted["level"]
+        )
+        print(f"{method}: {chosen}")
+
+
+def choose(candidates: pd.DataFrame, *, lowest: float, level: float) -> str:
+    """The settings with the highest rating of those that leave no kind of prompt unshown.
+
+    Of ratings within `level` of the highest the first in the list counts.
+    """
+    shown = candidates[candidates["judge_lowest"] >= lowest]
+    if shown.empty:
+        return f"none shows every kind of prompt in {lowest:.0%} of the images"
+    best = shown[shown["rating"] >= shown["rating"].max() - level]
+    return str(best["settings"].iloc[0])
 
 
 def rate(table: pd.DataFrame) -> pd.DataFrame:
@@ -97,6 +114,8 @@ def rate(table: pd.DataFrame) -> pd.DataFrame:
     }
     table["subject"] = (within["dino"] + within["clip-i"]) / 2
     table["prompt"] = within["clip-t"]
+    kinds = [f"judge_{kind}" for kind in KINDS]
+    table["judge_lowest"] = table[kinds].min(axis=1)
     table["rating"] = (table["subject"] + table["prompt"]) / 2
     return table.round(4)
 
@@ -211,6 +230,9 @@ def _try(
     verdicts = judge_images(load_judge(), made)
     shown = [v.shows_prompt(prompt) for v, (prompt, _) in zip(verdicts, jobs, strict=True)]
     result["judge_prompt"] = float(np.mean(shown))
+    for kind in dict.fromkeys(prompt.category for prompt in prompts):
+        of_kind = [s for s, (prompt, _) in zip(shown, jobs, strict=True) if prompt.category == kind]
+        result[f"judge_{kind}"] = float(np.mean(of_kind))
     result["judge_noun"] = float(np.mean([v.shows_noun(concept.class_noun) for v in verdicts]))
     return result
 
