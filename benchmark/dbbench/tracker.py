@@ -57,8 +57,10 @@ def tracked(kind: Kind | None, task: Task, out: Path) -> Iterator[Record]:
 
 
 def _start(kind: Kind, name: str, out: Path) -> Any:
+    from accelerate import PartialState
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
+    PartialState(cpu=True)  # Its trackers log through it; it chooses no device for us.
     folder = out / "tracking"
     folder.mkdir(parents=True, exist_ok=True)
     if kind is Kind.tensorboard:
