@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dbbench.clock import duration
-from dbbench.events import EVENTS, EventLog
+from dbbench.clock import duration, per_second
+from dbbench.events import EventLog
 
 from .gallery import read_json
 from .results import Results
@@ -40,11 +40,11 @@ class StageCost:
 
     @property
     def line(self) -> str:
-        """In words: "12 min, 6,000 images, 8.3 a second"."""
+        """In words: "12 min, 6,000 images, 8.30 a second"."""
         text = duration(self.seconds)
         if self.count and self.unit:
             rate = self.count / max(self.seconds, 1e-9)
-            text += f", {self.count:,} {self.unit}, {rate:.3g} a second"
+            text += f", {self.count:,} {self.unit}, {per_second(rate)} a second"
         return text
 
 
@@ -67,7 +67,7 @@ def read_curves(results: Results) -> tuple[Curve, ...]:
 def read_costs(results: Results) -> tuple[StageCost, ...]:
     """Return what each stage took, in the order in which they first ran."""
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for event in EventLog(results.out / EVENTS).read():
+    for event in EventLog(results.out).read():
         if event.get("status") == "done" and isinstance(event.get("seconds"), int | float):
             found.setdefault(str(event["stage"]), []).append(event)
     costs = []
@@ -81,7 +81,7 @@ def read_costs(results: Results) -> tuple[StageCost, ...]:
 def machine(results: Results) -> str:
     """Return on what the last call ran, as far as it was recorded."""
     found: Mapping[str, Any] = {}
-    for event in EventLog(results.out / EVENTS).read():
+    for event in EventLog(results.out).read():
         if event.get("stage") == "start":
             found = event
     parts = [str(found[key]) for key in ("device", "gpu") if found.get(key)]

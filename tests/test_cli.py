@@ -12,7 +12,7 @@ from harness import installed, plugin_folder, suite, suite_file  # noqa: F401
 from rich.console import Console
 
 from dbbench import cli, device
-from dbbench.clock import Clock, duration
+from dbbench.clock import Clock, duration, per_second
 from dbbench.plan import Task
 from dbbench.progress import JsonProgress, LiveProgress, PlainProgress
 from dbbench.suite import Run
@@ -283,6 +283,11 @@ def test_the_time_left_is_what_like_tasks_took(monkeypatch: pytest.MonkeyPatch) 
     now = 35.0
     clock.advance(1, 2)
     assert clock.left == pytest.approx(5 + 20)
+
+
+def test_a_rate_is_said_without_powers_of_ten() -> None:
+    said = {1642.3: "1,642", 123.4: "123", 12.34: "12.3", 0.523: "0.52", 0.00519: "0.0052"}
+    assert {rate: per_second(rate) for rate in said} == said
 
 
 def test_a_duration_is_said_in_the_unit_that_fits() -> None:

@@ -8,7 +8,7 @@ import pytest
 from harness import installed, plugin_folder, run, suite, suite_file  # noqa: F401
 
 from dbbench.cost import ACHIEVED, estimate
-from dbbench.events import EVENTS, EventLog
+from dbbench.events import EventLog
 from dbbench.executor import make_plan
 from dbbench.mini.source import MiniSource
 from dbbench.plan import Plan
@@ -47,7 +47,7 @@ def test_twice_the_resolution_is_four_times_the_cost(tmp_path: Path) -> None:
 
 def test_rates_measured_in_the_folder_come_first(tmp_path: Path) -> None:
     suite = load_suite("paper")
-    events = EventLog(tmp_path / EVENTS)
+    events = EventLog(tmp_path)
     for method in ("dreambooth", "textual_inversion"):
         for stage, unit, seconds in (("train", "steps", 50.0), ("sample", "images", 20.0)):
             about = {"method": method, "subject": "can", "seed": 0}

@@ -62,7 +62,7 @@ def test_class_images_are_made_once_for_a_class_and_only_where_a_method_needs_th
     tmp_path: Path, suite: Suite
 ) -> None:
     run(suite, tmp_path / "a", subjects="dog,dog2", methods=["tinted"])
-    events = list(EventLog(tmp_path / "a" / "events.jsonl").read())
+    events = list(EventLog(tmp_path / "a").read())
     assert [event["name"] for event in events if event["stage"] == "prior"] == ["dog"]
     run(suite, tmp_path / "b", subjects="dog", methods=["plain"])
     assert not (tmp_path / "b" / "prior").exists()
@@ -167,7 +167,7 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path: Path, suite: S
     (failure,) = outcome.failures
     assert (failure.task.stage, failure.task.name) == ("train", "tinted/dog/0")
     assert failure.reason == "RuntimeError: cannot learn dog"
-    events = list(EventLog(out / "events.jsonl").read())
+    events = list(EventLog(out).read())
     of_dog = [
         e["status"] for e in events if (e["stage"], e.get("name")) == ("train", failure.task.name)
     ]
@@ -257,8 +257,24 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, suite: Suite
         run(suite, tmp_path / "file" / "below")
 
 
+def test_events_of_several_processes_and_of_older_folders_are_one_log(tmp_path: Path) -> None:
+    (tmp_path / "events").mkdir()
+    lines = {
+        "events.jsonl": [("2026-01-01T00:00:00.000+00:00", "old")],
+        "events/a-1.jsonl": [("2026-01-02T00:00:00.000+00:00", "a"), ("2026-01-04", "last")],
+        "events/b-1.jsonl": [("2026-01-03T00:00:00.000+00:00", "b")],
+    }
+    for name, events in lines.items():
+        text = "".join(json.dumps({"time": t, "stage": s}) + "\n" for t, s in events)
+        (tmp_path / name).write_text(text + '{"time": "2026-01-02T00')  # And then it crashed.
+    assert [e["stage"] for e in EventLog(tmp_path).read()] == ["old", "a", "b", "last"]
+    EventLog(tmp_path).write(stage="now")
+    assert EventLog(tmp_path).read()[-1]["stage"] == "now"
+    assert len(list((tmp_path / "events").iterdir())) == 3
+
+
 def test_events_tell_what_each_stage_cost(out: Path, suite: Suite) -> None:
-    events = list(EventLog(out / "events.jsonl").read())
+    events = list(EventLog(out).read())
     by_stage = {event["stage"]: event for event in events}
     assert set(by_stage) == {
         "start", "references", "prior", "train", "sample", "encode", "score"

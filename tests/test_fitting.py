@@ -207,7 +207,7 @@ def test_runs_trained_together_are_those_trained_alone(suite: Suite, tmp_path: P
         ours, theirs = (Checkpoint.load(folder).files[EMBEDS] for folder in folders)
         for name, tensor in theirs.items():
             torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-5)
-    events = list(EventLog(tmp_path / "together" / "events.jsonl").read())
+    events = list(EventLog(tmp_path / "together").read())
     assert [e["together_with"] for e in events if "together_with" in e] == [
         "textual_inversion/dog/0"
     ]

@@ -35,7 +35,7 @@ PAUSES = ("methods.tinted.pause=0.01", "methods.plain.pause=0.01")
 
 def done(out: Path) -> Counter[tuple[str, str]]:
     """Count how often each stage was done."""
-    events = EventLog(out / "events.jsonl").read()
+    events = EventLog(out).read()
     return Counter((e["stage"], e.get("name", "")) for e in events if e.get("status") == "done")
 
 

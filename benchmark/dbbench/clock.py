@@ -79,6 +79,13 @@ class Clock:
         return max(total / max(1, len(self.running)), 0.0)
 
 
+def per_second(rate: float) -> str:
+    """Return how many things a second as a person reads it: "1,640", "12.3", "0.52", "0.0052"."""
+    if rate >= 100:
+        return f"{rate:,.0f}"
+    return f"{rate:.{1 if rate >= 10 else 2 if rate >= 0.1 else 4}f}"
+
+
 def duration(seconds: float) -> str:
     """Return a time span as a person says it: "45 s", "12 min", "3 h 05 min", "2 d 4 h"."""
     if seconds < 60:

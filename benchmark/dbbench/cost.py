@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbbench.clock import duration
-from dbbench.events import EVENTS, EventLog
+from dbbench.events import EventLog
 from dbbench.plan import Plan, Task
 
 # One pass of the denoiser for one image: pixels along a side, floating-point operations (a
@@ -110,7 +110,7 @@ def _operations(plan: Plan) -> float | None:
 def _measured(plan: Plan) -> dict[str, float]:
     """Return the median seconds of a step or an image for each kind of task that was done here."""
     found: defaultdict[str, list[float]] = defaultdict(list)
-    for event in EventLog(plan.out / EVENTS).read():
+    for event in EventLog(plan.out).read():
         count = event.get("steps") or event.get("images")
         if event.get("status") == "done" and count:
             method = event.get("run", {}).get("method")

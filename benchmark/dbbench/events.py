@@ -1,9 +1,12 @@
-"""events.jsonl: what each stage cost in time and memory, a JSON object a line, by the executor."""
+"""events/: what each stage cost in time and memory, a JSON object a line, by the executor."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import secrets
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-EVENTS = "events.jsonl"
+EVENTS = "events"
+ONE_FILE = "events.jsonl"
+"""Where folders of earlier versions have them."""
+_TOKEN = secrets.token_hex(3)  # Process ids come again, and machines may have the same name.
 
 
 class Log(Protocol):
@@ -24,27 +30,36 @@ class Log(Protocol):
 
 @dataclass(frozen=True)
 class EventLog:
-    """Appends events to one file; each line is written at once, so that lines are never mixed."""
+    """The events of an output folder. Each process appends to a file of its own.
 
-    path: Path
+    On a network folder, what several machines append to one file can be lost or torn.
+    """
+
+    out: Path
 
     def write(self, **event: Any) -> None:
         """Append one event with the time of day (UTC)."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | event
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as stream:
+        path = self.out / EVENTS / f"{socket.gethostname()}-{os.getpid()}-{_TOKEN}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    def read(self) -> Iterator[dict[str, Any]]:
-        """Yield the events so far; a line that a crash cut short is passed over."""
-        if not self.path.is_file():
-            return
-        with self.path.open(encoding="utf-8") as stream:
-            for line in stream:
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError:
-                    continue
+    def read(self) -> list[dict[str, Any]]:
+        """Return the events of all processes so far, by time."""
+        files = [self.out / ONE_FILE, *sorted((self.out / EVENTS).glob("*.jsonl"))]
+        events = [event for path in files if path.is_file() for event in _events(path)]
+        return sorted(events, key=lambda event: str(event.get("time", "")))
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the events of one file; a line that a crash cut short is passed over."""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            with contextlib.suppress(json.JSONDecodeError):
+                event = json.loads(line)
+                if isinstance(event, dict):
+                    yield event
 
 
 class Meter:

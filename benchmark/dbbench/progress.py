@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dbbench.clock import Clock, duration
+from dbbench.clock import Clock, duration, per_second
 from dbbench.plan import Task
 
 REFRESH = 4.0  # Per second.
@@ -128,9 +128,7 @@ class JsonProgress:
         self._say("status", text=text)
 
     def _say(self, event: str, **content: Any) -> None:
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
-        text = json.dumps(line | content, ensure_ascii=False)
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say_json(self._console, event, **content)
 
 
 @dataclass
@@ -149,7 +147,7 @@ class _Row:
         if not self.total or self.done <= self.first or seconds < 0.2:
             return f"{self.done}/{self.total}" if self.total else ""
         unit = "step" if self.task.stage == "train" else "img"
-        rate = f"{(self.done - self.first) / seconds:.3g} {unit}/s"
+        rate = f"{per_second((self.done - self.first) / seconds)} {unit}/s"
         detail = f" {self.detail}" if wide and self.detail else ""
         return f"{self.done}/{self.total} {rate}{detail}"
 
@@ -235,6 +233,13 @@ def show(console: Console, tasks: Sequence[Task], *, as_json: bool = False) -> I
     progress = LiveProgress(console, tasks)
     with progress.live:
         yield progress
+
+
+def say_json(console: Console, event: str, **content: Any) -> None:
+    """Print one line of JSON with the time of day (UTC)."""
+    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
+    text = json.dumps(line | content, ensure_ascii=False)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _about(task: Task, worker: str) -> dict[str, str]:

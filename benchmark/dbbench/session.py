@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dbbench.artifact import Damaged, write_text
+from dbbench.clock import per_second
 from dbbench.errors import UserError
-from dbbench.events import EVENTS, EventLog, Log, Meter
+from dbbench.events import EventLog, Log, Meter
 from dbbench.features import FeatureStore
 from dbbench.identity import versions
 from dbbench.lease import Lease, Leases, running
@@ -80,7 +81,7 @@ class Session:
     @property
     def events(self) -> Log:
         """What each task cost."""
-        return self.log or EventLog(self.plan.out / EVENTS)
+        return self.log or EventLog(self.plan.out)
 
     def start(self, tasks: int) -> None:
         """Note with what the tasks are done."""
@@ -186,11 +187,11 @@ class Session:
                 if tries and not isinstance(error, UserError | _Blocked):
                     tries -= 1
                     again = f"{_reason(error)}; try {self.retries - tries} of {self.retries} more"
-                    self.events.write(**_about(task), status="retried", reason=_reason(error))
+                    self.note_event(task, "retried", _reason(error))
                     progress.note(f"{task.stage} {task.name} failed: {again}")
                     continue
                 failure = self._fail(task, error)
-                self.events.write(**_about(task), status="failed", reason=failure.reason)
+                self.note_event(task, "failed", failure.reason)
                 progress.note(f"{task.stage} {task.name} failed: {failure.reason}")
                 progress.end("failed")
                 return True
@@ -235,6 +236,10 @@ class Session:
         self.failed[task.key] = failure
         return failure
 
+    def note_event(self, task: Task, status: str, reason: str) -> None:
+        """Write down that a task did not go as it should."""
+        self.events.write(**_about(task), status=status, reason=reason)
+
     def log_of(self, task: Task) -> Path:
         """Return where it is written why a task failed."""
         name = task.name.replace("/", "-").replace(" ", "-")
@@ -269,8 +274,8 @@ def _about(task: Task) -> dict[str, Any]:
 def _summary(measured: Mapping[str, Any], unit: str) -> str:
     if unit not in measured:
         return f"{measured['seconds']:.1f} s"
-    rate = f"{measured[f'{unit}_per_second']:.3g} {unit}/s"
-    return f"{measured[unit]} {unit} in {measured['seconds']:.1f} s ({rate})"
+    rate = f"{per_second(measured[f'{unit}_per_second'])} {unit}/s"
+    return f"{measured[unit]:,} {unit} in {measured['seconds']:.1f} s ({rate})"
 
 
 @contextmanager

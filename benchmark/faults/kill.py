@@ -9,7 +9,6 @@ the kills are used up, it is compared with one that was never interrupted, and b
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import signal
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from shared import Job, begin, dbbench, differences, hashes, left_behind, write_result
+
+from dbbench.events import EVENTS, EventLog
 
 EARLY = 0.2
 """Share of the kills that may hit anything from the start on; the others wait for work to begin."""
@@ -119,14 +120,13 @@ def call_and_kill(
 
 
 def _sizes(out: Path, trace: Path) -> list[int]:
-    files = [trace, out / "events.jsonl"]
-    return [path.stat().st_size if path.is_file() else 0 for path in files]
+    files = [trace, *sorted((out / EVENTS).glob("*"))]
+    return [path.stat().st_size for path in files if path.is_file()]
 
 
 def stages_done(out: Path) -> tuple[list[str], Counter[str]]:
     """Return the stages that were done more than once, and how many of each there were."""
-    lines = (out / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    events = [json.loads(line) for line in lines]
+    events = EventLog(out).read()
     done = Counter((e["stage"], e.get("name", "")) for e in events if e.get("status") == "done")
     counts: Counter[str] = Counter()
     for (stage, _), count in done.items():

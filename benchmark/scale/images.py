@@ -23,7 +23,7 @@ import psutil
 from rich.console import Console
 
 from dbbench.cluster import connected
-from dbbench.events import EVENTS, EventLog
+from dbbench.events import EventLog
 from dbbench.executor import execute
 from dbbench.mini.source import MiniSource
 from dbbench.plugin import add_method_file
@@ -52,7 +52,8 @@ def main() -> None:
     seeds = list(range(math.ceil(options.images / IMAGES_A_RUN / len(subjects))))
     runs = plan_runs(suite, subjects, [name], seeds)
     console = Console(stderr=True, width=160)
-    with connected("local", memory="1GB") as cluster, Watch() as watch:
+    cpus = max(1, os.cpu_count() or 1) / options.workers
+    with connected("local", cpus, memory="1GB") as cluster, Watch() as watch:
         begun = time.monotonic()
         outcome = execute(
             suite, folder / "out", MiniSource(suite.backbone.resolution), runs,
@@ -76,7 +77,7 @@ def main() -> None:
 def _stages(out: Path) -> dict[str, Any]:
     """Return by stage how many things were done, in how many seconds of all workers."""
     counts: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0.0, 0])
-    for event in EventLog(out / EVENTS).read():
+    for event in EventLog(out).read():
         if event.get("status") == "done":
             row = counts[event["stage"]]
             row[0] += event.get("images", event.get("steps", 0))

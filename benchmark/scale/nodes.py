@@ -25,7 +25,7 @@ from ray.cluster_utils import Cluster as Nodes
 from rich.console import Console
 
 from dbbench.cluster import connected
-from dbbench.events import EVENTS, EventLog
+from dbbench.events import EventLog
 from dbbench.executor import Executor, execute, make_plan
 from dbbench.mini.source import MiniSource
 from dbbench.models import Models
@@ -82,7 +82,7 @@ def main() -> None:
             killer.join()
             document["seconds_there"] = round(time.monotonic() - begun, 1)
             document["nodes_alive"] = sum(n["Alive"] for n in ray.nodes()) - 1
-            events = [e for e in EventLog(there / EVENTS).read() if "attempts" in e]
+            events = [e for e in EventLog(there).read() if "attempts" in e]
             document["begun_again"] = [
                 f"{e['stage']} {e['name']}" for e in events if e["attempts"] > 1
             ]
@@ -147,7 +147,7 @@ def _done_tasks(plan: Plan, runs: tuple[Run, ...]) -> list[Task]:
 
 
 def _count(out: Path) -> int:
-    return sum(e.get("status") == "done" for e in EventLog(out / EVENTS).read())
+    return sum(e.get("status") == "done" for e in EventLog(out).read())
 
 
 def _contents(out: Path) -> dict[str, str]:

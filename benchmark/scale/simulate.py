@@ -17,7 +17,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbbench.events import EVENTS, EventLog
+from dbbench.events import EventLog
 from dbbench.subject import load_subjects
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -81,7 +81,7 @@ def read_times(run: Path, overhead: float, load: float) -> Times:
     """Return the mean seconds of each kind of task, and of scoring an image."""
     seconds: defaultdict[str, list[float]] = defaultdict(list)
     score = 0.0
-    for event in EventLog(run / EVENTS).read():
+    for event in EventLog(run).read():
         if event.get("status") != "done":
             continue
         if event["stage"] == "score":

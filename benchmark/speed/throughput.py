@@ -34,6 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dbbench.backbone import Backbone
+from dbbench.clock import per_second
 from dbbench.events import peak_memory
 from dbbench.loading import load_pipeline
 from dbbench.sampling import SampleSettings
@@ -229,8 +230,9 @@ def main(
         }  # fmt: skip
         rows.append(row)
         table.add_row(
-            str(size), f"{1 / step:.3g}", f"{1 / (50 * image):.3g}", f"{(peak or 0) / 2**30:.1f}",
-            f"{in_step / step / 1e12:.3g}", f"{in_step / step / rate:.0%}",
+            str(size), per_second(1 / step), per_second(1 / (50 * image)),
+            f"{(peak or 0) / 2**30:.1f}", f"{in_step / step / 1e12:.3g}",
+            f"{in_step / step / rate:.0%}",
         )  # fmt: skip
     console.print(table)
     console.print("images/s: 50 steps with guidance, from the time of a shorter pass")
