@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from rich.console import Console
 
 from dbbench import plugin
 from dbbench.executor import Executor, execute
+from dbbench.lease import running
 from dbbench.mini.source import MiniSource
 from dbbench.session import Outcome
 from dbbench.suite import Suite, load_suite, override, plan_runs
@@ -78,6 +81,23 @@ def run(
         executor=executor,
         together=together,
     )
+
+
+def kill_at(out: Path, task: str, times: int = 1) -> threading.Thread:
+    """`kill -9` whoever is at a task, such as "train plain/dog/0", so many times; join it."""
+
+    def kill() -> None:
+        killed: set[int] = set()
+        while len(killed) < times:
+            holder = running(out).get(task)
+            if holder is not None and (pid := int(holder.split()[1])) not in killed:
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    return thread
 
 
 def contents(out: Path, *patterns: str) -> dict[str, str]:

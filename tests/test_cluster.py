@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import contents, installed, plugin_folder, run, suite, suite_file  # noqa: F401
+from harness import (  # noqa: F401
+    contents,
+    installed,
+    kill_at,
+    leftovers,
+    plugin_folder,
+    run,
+    suite,
+    suite_file,
+)
 
 from dbbench.cluster import Cluster, connected
 from dbbench.errors import UserError
@@ -57,7 +66,7 @@ def test_events_of_a_cluster_name_node_and_attempts(
     tmp_path: Path, suite: Suite, cluster: Cluster
 ) -> None:
     run(suite, tmp_path, executor=cluster, subjects="dog,dog2", methods=["tinted"])
-    events = [e for e in EventLog(tmp_path / "events.jsonl").read() if "node" in e]
+    events = [e for e in EventLog(tmp_path).read() if "node" in e]
     assert [e["name"] for e in events if e["stage"] == "prior"] == ["dog"]
     assert {e["attempts"] for e in events} == {1}
     assert all(e["peak_rss_bytes"] > 10**7 for e in events)
@@ -73,6 +82,24 @@ def test_a_run_that_fails_on_a_node_stops_no_other(
     assert "Traceback" in failure.log.read_text()
     assert (tmp_path / "runs/plain/dog/0/samples").is_dir()
     assert not run(suite, tmp_path, executor=cluster).failures
+
+
+def test_a_process_that_is_killed_while_it_trains_is_replaced(
+    tmp_path: Path, suite: Suite, cluster: Cluster
+) -> None:
+    pause = "methods.plain.pause=0.3"
+    killer = kill_at(tmp_path / "killed", "train plain/dog/0")
+    outcome = run(suite, tmp_path / "killed", pause, executor=cluster)
+    killer.join(1)
+    assert not killer.is_alive()
+    assert not outcome.failures
+    trained = [e for e in EventLog(tmp_path / "killed").read() if e["stage"] == "train"]
+    assert {e["name"]: e["attempts"] for e in trained} == {
+        "plain/dog/0": 2, "plain/can/0": 1, "tinted/dog/0": 1, "tinted/can/0": 1
+    }  # fmt: skip
+    run(suite, tmp_path / "whole", pause)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert not leftovers(tmp_path / "killed")
 
 
 def test_a_task_that_no_node_can_hold_is_one_line(

@@ -6,20 +6,22 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
+from dbbench.artifact import write_text
 from dbbench.errors import UserError
 from dbbench.executor import make_plan
 from dbbench.lease import Leases
 from dbbench.models import Models
 from dbbench.plan import Task
 from dbbench.progress import Progress
-from dbbench.relay import Relay, show_message
+from dbbench.relay import Message, Relay, show_message
 from dbbench.remote import Remote
 from dbbench.saves import Interval
 from dbbench.session import Failure, Outcome, Session
@@ -33,7 +35,8 @@ from dbbench.workspace import Workspace
 def work_at_once(session: Session, tasks: Sequence[Task], jobs: int, progress: Progress) -> None:
     """Do the tasks that runs share here, and then `jobs` runs at a time.
 
-    Raises UserError where something stops everything, or no process is left.
+    A process that dies is replaced, and its run tried again as often as the session says. Raises
+    UserError where something stops everything.
     """
     session.work([task for task in tasks if task.run is None], progress)
     rest = [task for task in tasks if task.run is not None]
@@ -48,24 +51,13 @@ def work_at_once(session: Session, tasks: Sequence[Task], jobs: int, progress: P
         plan.suite, plan.out, plan.source, session.models.device, jobs, session.retries,
         session.interval, session.tracker, plan.remote,
     )  # fmt: skip
-    context: Any = multiprocessing.get_context("spawn")
-    waiting, messages = context.Queue(), context.Queue()
-    for item in (*runs, *(None,) * jobs):
-        waiting.put(item)
-
-    def begin(name: str, first: Run | None = None) -> Any:
-        arguments = (order, name, waiting, messages, first)
-        process = context.Process(target=_serve, args=arguments, daemon=True)
-        process.start()
-        return process
-
-    processes = {name: begin(name) for name in map(str, range(1, min(jobs, len(runs)) + 1))}
+    pool = _Pool(session, order, rest, runs, progress)
     try:
-        _listen(session, tasks, runs, processes, begin, messages, progress)
+        pool.work(jobs)
     finally:
-        for process in processes.values():
-            process.terminate()
-            process.join()
+        for worker in pool.workers:
+            worker.process.terminate()
+            worker.process.join()
 
 
 @dataclass(frozen=True)
@@ -83,78 +75,136 @@ class _Order:
     remote: Remote | None
 
 
-def _listen(
-    session: Session,
-    tasks: Sequence[Task],
-    runs: Sequence[Run],
-    processes: dict[str, Any],
-    begin: Callable[[str, Run | None], Any],
-    messages: Any,
-    progress: Progress,
-) -> None:
-    """Show what the processes report until all of them are through.
+@dataclass
+class _Worker:
+    """A process, and the pipe that is its alone: one that is killed keeps no other waiting."""
 
-    Where one dies, another takes its place and tries that run again, as often as the session says.
-    """
-    working: dict[str, Task | None] = dict.fromkeys(processes)
-    deaths: Counter[Run] = Counter()
-    finished = lost = 0
-    while working:
-        try:
-            message = messages.get(timeout=1)
-        except Empty:
-            for name in [n for n in working if processes[n].exitcode not in (None, 0)]:
-                task, code = working.pop(name), processes[name].exitcode
-                if task is not None and task.run and deaths[task.run] < session.retries:
-                    deaths[task.run] += 1
-                    progress.note(f"{task.stage} {task.name}: its process ended with {code}; again")
-                    processes[name], working[name] = begin(name, task.run), None
-                    continue
-                _lose(session, task, name, code, progress)
-                lost += 1
-            continue
-        name, kind, content = message
-        if kind == "begin":
-            working[name] = content
-        if show_message(message, runs, progress):
-            continue
-        if kind == "outcome":
-            session.outcome.done += content.done
-            session.outcome.others += content.others
-            session.outcome.failures += content.failures
-            finished += 1
-        elif kind == "error":
+    name: str
+    process: Any
+    pipe: Connection
+    run: Run | None = None
+    task: Task | None = None
+    """What it is at."""
+
+
+@dataclass
+class _Pool:
+    """The processes that are at work, and the runs that nobody is at yet."""
+
+    session: Session
+    order: _Order
+    tasks: Sequence[Task]
+    runs: Sequence[Run]
+    progress: Progress
+    workers: list[_Worker] = field(default_factory=list)
+    _waiting: deque[Run] = field(default_factory=deque)
+    _deaths: Counter[Run] = field(default_factory=Counter)
+    _heard: bool = False
+    """Whether any of them ever said something."""
+
+    def work(self, jobs: int) -> None:
+        """Hand out the runs, and show what is reported, until all are through."""
+        self._waiting.extend(self.runs)
+        for number in range(1, min(jobs, len(self.runs)) + 1):
+            self._begin(str(number))
+        while self.workers:
+            ready = wait([worker.pipe for worker in self.workers])
+            for worker in [w for w in self.workers if w.pipe in ready]:
+                try:
+                    message = worker.pipe.recv()
+                except (EOFError, OSError):
+                    self._end(worker)
+                else:
+                    self._hear(worker, message)
+
+    def _begin(self, name: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(self.order, name, theirs), daemon=True)
+        process.start()
+        theirs.close()  # So that its end is seen here.
+        self.workers.append(worker := _Worker(name, process, ours))
+        self._hand_out(worker)
+
+    def _hand_out(self, worker: _Worker) -> None:
+        worker.run, worker.task = (self._waiting.popleft() if self._waiting else None), None
+        with suppress(OSError):  # One that has just died is noticed when it is listened to.
+            worker.pipe.send(worker.run)
+
+    def _hear(self, worker: _Worker, message: Message) -> None:
+        self._heard = True
+        _, kind, content = message
+        if kind in {"begin", "end"}:
+            worker.task = content if kind == "begin" else None
+        if show_message(message, self.runs, self.progress):
+            return
+        if kind == "error":
             raise UserError(content)
-        else:
-            working.pop(name)
-    if finished + lost < len(runs):
-        raise UserError("no process is left for the remaining runs; try fewer --jobs-per-device")
+        outcome = self.session.outcome
+        outcome.done += content.done
+        outcome.others += content.others
+        outcome.failures += content.failures
+        self._hand_out(worker)
+
+    def _end(self, worker: _Worker) -> None:
+        """A process has ended: as it should, or in the middle of a run."""
+        self.workers.remove(worker)
+        worker.pipe.close()
+        worker.process.join()
+        if worker.run is not None:
+            self._lose(worker, worker.run)
+        if self._waiting:
+            self._begin(worker.name)
+
+    def _lose(self, worker: _Worker, run: Run) -> None:
+        """Give a run that a process died of to another, or note that it failed."""
+        session, code = self.session, worker.process.exitcode
+        self._deaths[run] += 1
+        again = self._deaths[run] <= session.retries
+        if not self._heard and not again:
+            raise UserError(f"a process could not start (exit code {code}); see what it printed")
+        task = worker.task or self._next(run)
+        reason = f"its process ended with exit code {code}"
+        if again:
+            session.note_event(task, "retried", reason)
+            self.progress.note(f"{task.stage} {task.name}: {reason}; again")
+            self._waiting.appendleft(run)
+            return
+        reason += "; try fewer --jobs-per-device"
+        session.note_event(task, "failed", reason)
+        write_text(session.log_of(task), reason + "\n")
+        session.outcome.failures.append(Failure(task, reason, session.log_of(task)))
+        self.progress.note(f"{task.stage} {task.name} failed: {reason}")
+        if worker.task is None:
+            self.progress.begin(task, 0, 0, worker.name)
+        self.progress.end("failed", worker.name)
+
+    def _next(self, run: Run) -> Task:
+        """Return what comes next of a run, or last where all of it is done."""
+        tasks = [task for task in self.tasks if task.run == run]
+        whole = [all(artifact.complete for _, artifact in task.artifacts) for task in tasks]
+        return next((task for task, done in zip(tasks, whole, strict=True) if not done), tasks[-1])
 
 
-def _lose(session: Session, task: Task | None, worker: str, code: int, progress: Progress) -> None:
-    """Note that a process has died with what it was at."""
-    if task is None:
-        raise UserError(f"a process could not start (exit code {code}); see what it printed")
-    reason = f"its process ended with exit code {code}; try fewer --jobs-per-device"
-    session.outcome.failures.append(Failure(task, reason, session.plan.out / "events.jsonl"))
-    progress.note(f"{task.stage} {task.name} failed: {reason}")
-    progress.end("failed", worker)
-
-
-def _serve(order: _Order, name: str, waiting: Any, messages: Any, first: Run | None) -> None:
-    """Do one run after another, `first` before the others, until there are no more."""
+def _serve(order: _Order, name: str, pipe: Connection) -> None:
+    """Do one run after another, as they are handed out, until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The process that started this one hears it.
     import torch
 
     if order.device == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // order.jobs))
-    relay = Relay(name, messages.put)
+    lock = threading.Lock()
+
+    def put(message: Message) -> None:
+        with lock:  # Threads say things too.
+            pipe.send(message)
+
+    relay = Relay(name, put)
     _end_with_parent()
     try:
         with listening(terminal=False) as stop, Leases(order.out) as leases:
             models: Models | None = None
-            while (run := first or waiting.get()) is not None:
-                first = None
+            while (run := pipe.recv()) is not None:
                 plan = make_plan(
                     order.suite, order.out, order.source, [run], order.device, order.remote
                 )
@@ -166,11 +216,10 @@ def _serve(order: _Order, name: str, waiting: Any, messages: Any, first: Run | N
                     interval=order.interval, leases=leases, stop=stop, tracker=order.tracker,
                 )  # fmt: skip
                 session.work(plan.tasks([run]), relay)
-                messages.put((name, "outcome", session.outcome))
-            messages.put((name, "through", None))
+                put((name, "outcome", session.outcome))
     except UserError as error:
-        messages.put((name, "error", str(error)))
-    except KeyboardInterrupt:
+        put((name, "error", str(error)))
+    except (KeyboardInterrupt, EOFError, BrokenPipeError):
         return
 
 
