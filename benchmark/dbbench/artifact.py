@@ -82,6 +82,10 @@ class Artifact:
         state, problem = inspect(self.path / MANIFEST, self.fingerprint, hashes=hashes)
         return ("damaged", "it has no manifest") if state == "missing" else (state, problem)
 
+    def examine(self) -> tuple[State, str]:
+        """As `inspect`, with every byte read where it is at home."""
+        return self.inspect(hashes=True)
+
     def require(self) -> None:
         """Raise Damaged unless every byte is what the manifest says; stages call it to read on."""
         state, problem = self.inspect(hashes=True)
@@ -134,6 +138,9 @@ class Artifact:
 
     def fetch(self) -> None:
         """Make sure that what is complete lies at `path`, which here it does already."""
+
+    def fetch_file(self, name: str) -> None:
+        """Make sure that one file of it lies here, if it is complete at all."""
 
     def remove(self) -> None:
         """Remove the artifact and anything an interrupted attempt left of it."""

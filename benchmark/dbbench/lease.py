@@ -215,14 +215,17 @@ class Leases:
         self.folder.rmdir()
 
 
-def running(out: Path) -> dict[str, str]:
-    """Return what is being made in a folder, and by whom; the known dead are left out."""
+def running(out: Path, *, here: bool = False) -> dict[str, str]:
+    """Return what is being made in a folder, and by whom; the known dead are left out.
+
+    With `here`, only what is surely of this machine and not from before it last started.
+    """
     leases = Leases(out)
     found = {}
     for name in leases.names():
         chain = leases._chain(name)
         about = _about(_read(chain[-1].path)) if chain else {}
-        if about and not _is_dead(about):
+        if about and not _is_dead(about) and (not here or about.get("machine") == _machine()):
             found[name] = f"process {about.get('pid', '?')} on {about.get('host', '?')}"
     return found
 

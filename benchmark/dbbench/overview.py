@@ -38,14 +38,18 @@ class RecordedSource:
 
     out: Path
     name: str
+    remote: Remote | None = None
 
     def fingerprint(self, subject: Subject) -> str:
         """Return the fingerprint that the written references were made with, "" if none were."""
         import json
 
-        path = self.out / "references" / subject.name / MANIFEST
+        key = f"references/{subject.name}"
         try:
-            return str(json.loads(path.read_text(encoding="utf-8"))["inputs"]["images"])
+            if self.remote is not None:
+                return str((self.remote.manifest(key) or {})["inputs"]["images"])
+            text = (self.out / key / MANIFEST).read_text(encoding="utf-8")
+            return str(json.loads(text)["inputs"]["images"])
         except (OSError, ValueError, KeyError, TypeError):
             return ""
 
@@ -66,7 +70,7 @@ def recorded_plan(out: Path, remote: Remote | None = None) -> tuple[Plan, tuple[
     record, selection = workspace.read(), workspace.selection()
     identities = Identities(suite, str(record.get("device", "cpu")))
     workspace.recall(identities, selection.methods, trust=True)
-    source = RecordedSource(out, str(record.get("source", suite.source)))
+    source = RecordedSource(out, str(record.get("source", suite.source)), remote)
     subjects = {subject.name: subject for subject in load_subjects()}
     return Plan(suite, out, subjects, source, identities, remote), selection.runs(suite)
 

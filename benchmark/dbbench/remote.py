@@ -23,10 +23,12 @@ from typing import Any
 from dbbench.artifact import MANIFEST, Artifact, Damaged, State, contained, hash_file
 from dbbench.artifact import inspect as inspect_files
 from dbbench.errors import UserError
+from dbbench.events import EVENTS
+from dbbench.lease import running
 
 OWN_FILES = (
     "suite.json",
-    "events.jsonl",
+    "events/*",
     "logs/*",
     "tracking/**/*",
     "leaderboard*",
@@ -65,7 +67,7 @@ class Remote:
 
     def state(self, key: str, expected: str) -> State:
         """Return the state of the artifact below `key`, by fingerprint, names and sizes."""
-        manifest = self._manifest(key)
+        manifest = self.manifest(key)
         if manifest is None:
             return "missing"
         try:
@@ -78,9 +80,12 @@ class Remote:
         whole = all(sizes.get(name) == size for name, size in listed.items())
         return "done" if whole else "damaged"
 
-    def fetch(self, key: str, path: Path) -> None:
-        """Bring an artifact here, whole. Raises Altered where it is not what its manifest says."""
-        manifest = self._manifest(key)
+    def fetch(self, key: str, path: Path, only: str | None = None) -> None:
+        """Bring an artifact here, whole, or `only` one file of it and no manifest.
+
+        Raises Altered where it is not what its manifest says.
+        """
+        manifest = self.manifest(key)
         if manifest is None:
             raise Altered(f"{self.url}/{key} has no manifest")
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -88,12 +93,15 @@ class Remote:
         try:
             with self._errors():
                 for entry in manifest["files"]:
+                    if only not in {None, entry["name"]}:
+                        continue
                     file = contained(partial, str(entry["name"]))
                     file.parent.mkdir(parents=True, exist_ok=True)
                     self._fs.get_file(self._full(f"{key}/{entry['name']}"), str(file))
                     if hash_file(file) != entry["sha256"]:
                         raise Altered(f"{self.url}/{key}/{entry['name']} has changed")
-                self._fs.get_file(self._full(f"{key}/{MANIFEST}"), str(partial / MANIFEST))
+                if only is None:
+                    self._fs.get_file(self._full(f"{key}/{MANIFEST}"), str(partial / MANIFEST))
             shutil.rmtree(path, ignore_errors=True)
             try:
                 os.rename(partial, path)
@@ -102,6 +110,14 @@ class Remote:
                     raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+    def altered(self, key: str) -> str:
+        """Read every byte of an artifact there; return what has changed, "" where nothing has."""
+        for entry in (self.manifest(key) or {}).get("files", []):
+            with self._errors(), self._fs.open(self._full(f"{key}/{entry['name']}"), "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                    return f"{entry['name']} has changed since it was written"
+        return ""
 
     def send(self, key: str, path: Path) -> None:
         """Put an artifact there, whole; what is there of another is gone before."""
@@ -131,27 +147,42 @@ class Remote:
                 self._fs.rm(self._full(key), recursive=True)
 
     def open(self) -> None:
-        """Bring what is not part of an artifact to the mirror: records, tables and the report."""
+        """Bring what is not part of an artifact to the mirror: records, tables and the report.
+
+        Not where a call of this machine is at work in the mirror: it has them all, and newer ones.
+        """
         self.mirror.mkdir(parents=True, exist_ok=True)
+        if running(self.mirror, here=True):
+            return
         with self._errors():
             for local in self.mirror.glob("*"):
                 if local.is_file():
                     local.unlink()
+            for name in ("report", "logs"):
+                shutil.rmtree(self.mirror / name, ignore_errors=True)
             self._fs.invalidate_cache()
             if not self._fs.exists(self._full("")):
+                shutil.rmtree(self.mirror / EVENTS, ignore_errors=True)
                 return
             for entry in self._fs.ls(self._full(""), detail=True):
                 name = str(entry["name"]).rstrip("/").rpartition("/")[2]
                 if entry["type"] == "file" and name:
                     self._fs.get_file(entry["name"], str(self.mirror / name))
-            report = self._full("report")
-            if self._fs.exists(report):
-                shutil.rmtree(self.mirror / "report", ignore_errors=True)
-                self._fs.get(report, str(self.mirror / "report"), recursive=True)
+            for name in ("report", "logs"):
+                if self._fs.exists(self._full(name)):
+                    self._fs.get(self._full(name), str(self.mirror / name), recursive=True)
+            for there in self._fs.find(self._full(EVENTS)):
+                here = self.mirror / EVENTS / there.rpartition("/")[2]
+                if not here.is_file():  # Else it is of a call of this machine, and up to date.
+                    here.parent.mkdir(exist_ok=True)
+                    self._fs.get_file(there, str(here))
 
     def send_files(self, patterns: Iterable[str] = OWN_FILES) -> None:
-        """Put the mirror's files that match there, pattern by pattern."""
+        """Put the mirror's files that match there, pattern by pattern; logs gone here go there."""
         with self._errors():
+            for log in self._fs.find(self._full("logs")):
+                if not (self.mirror / "logs" / log.rpartition("/")[2]).is_file():
+                    self._fs.rm_file(log)
             for pattern in patterns:
                 for file in sorted(self.mirror.glob(pattern)):
                     if file.is_file() and not file.name.startswith("."):
@@ -170,7 +201,8 @@ class Remote:
         self._fs.makedirs(full.rpartition("/")[0], exist_ok=True)
         self._fs.put_file(str(file), full)
 
-    def _manifest(self, key: str) -> Mapping[str, Any] | None:
+    def manifest(self, key: str) -> Mapping[str, Any] | None:
+        """Return the manifest of the artifact below `key`, None where there is none."""
         with self._errors():
             try:
                 text = self._fs.cat_file(self._full(f"{key}/{MANIFEST}"))
@@ -219,6 +251,13 @@ class RemoteArtifact(Artifact):
         state = self.remote.state(self.key, self.fingerprint)
         return state, "some of its files are not there" if state == "damaged" else ""
 
+    def examine(self) -> tuple[State, str]:
+        """As `inspect`, and every byte there is read and hashed."""
+        state, problem = self.inspect(hashes=False)
+        if state == "done" and (problem := self.remote.altered(self.key)):
+            return "damaged", problem
+        return state, problem
+
     def require(self) -> None:
         """Fetch it. Raises Damaged unless every byte here is what the manifest says."""
         self.fetch()
@@ -246,12 +285,20 @@ class RemoteArtifact(Artifact):
         super().remove()
         self.remote.remove(self.key)
 
+    def fetch_file(self, name: str) -> None:
+        """Bring one file of it here, unless it is not complete there; the rest may be large."""
+        if not (self.path / name).is_file() and self.complete:
+            self._fetch(name)
+
     def fetch(self) -> None:
         """Bring it here, unless it is. Raises Damaged where it is not what its manifest says."""
         if inspect_files(self.path / MANIFEST, self.fingerprint, hashes=False)[0] == "done":
             return
+        self._fetch()
+
+    def _fetch(self, only: str | None = None) -> None:
         try:
-            self.remote.fetch(self.key, self.path)
+            self.remote.fetch(self.key, self.path, only)
         except (Altered, FileNotFoundError) as error:
             raise Damaged(self, str(error)) from None
 

@@ -28,6 +28,7 @@ SCORES = "scores.parquet"
 MANIFEST = "scores.json"
 RUNS_A_PART = 20
 """2,000 images of the paper's protocol: some megabytes of table."""
+LOSSES = "checkpoint.json"
 LEADERBOARD = ("leaderboard.parquet", "leaderboard.csv", "leaderboard.md")
 PAGE = "report/index.html"
 
@@ -65,14 +66,23 @@ def score(plan: Plan, runs: Sequence[Run], each: Each | None = None) -> int:
     made = each(plan, score_part, parts) if each else (score_part(plan, part) for part in parts)
     (plan.out / MANIFEST).unlink(missing_ok=True)
     write_parts(made, plan.out / SCORES)
-    for part in parts:  # The report shows images, wherever the parts were made.
-        for item in part:
-            for artifact in scored_from(plan, item):
-                artifact.fetch()
+    fetch_shown(plan, runs)
     write_report(plan.out)
     files = [plan.out / name for name in (SCORES, *LEADERBOARD)]
     write_manifest(plan.out / MANIFEST, plan.scores(runs), files)
     return sum(len(plan.jobs(run)) for run in runs)
+
+
+def fetch_shown(plan: Plan, runs: Sequence[Run]) -> None:
+    """Bring here what a report shows of these runs, where it is at home elsewhere."""
+    if plan.remote is None:
+        return
+    items: list[Run | str] = [*runs, *dict.fromkeys(run.subject for run in runs)]
+    for item in items:
+        for artifact in scored_from(plan, item):
+            artifact.fetch()
+        if isinstance(item, Run):
+            plan.checkpoint(item).fetch_file(LOSSES)
 
 
 def score_part(plan: Plan, part: Part) -> pd.DataFrame:

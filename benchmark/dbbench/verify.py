@@ -11,19 +11,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dbbench.artifact import Artifact
+from dbbench.errors import UserError
 from dbbench.overview import STYLES, recorded_plan
 from dbbench.plan import Plan
+from dbbench.remote import Remote
 from dbbench.scoring import MANIFEST, finished_runs, inspect_scores
 from dbbench.suite import Run
 
 
-def verify(out: Path, console: Console) -> bool:
+def verify(out: Path, console: Console, remote: Remote | None = None) -> bool:
     """Print what is damaged or stale; return whether everything that is there is as it was made.
 
     What is damaged loses its manifest, so that the next `dbbench run` makes it again. Raises
-    UserError where the folder holds no results.
+    UserError where the folder holds no results. With a `remote`, `out` is its mirror, and what is
+    read is there.
     """
-    plan, runs = recorded_plan(out)
+    plan, runs = recorded_plan(out, remote)
     artifacts = {str(artifact.path.relative_to(out)): artifact for artifact in _all(plan, runs)}
     counts: Counter[str] = Counter()
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -32,7 +35,7 @@ def verify(out: Path, console: Console) -> bool:
     read_only = False
     with _bar(console) as bar:
         for name, artifact in bar.track(artifacts.items(), description="verifying"):
-            state, problem = artifact.inspect(hashes=True)
+            state, problem = artifact.examine()
             counts[state] += 1
             if state in {"damaged", "stale"}:
                 table.add_row(name, f"[{STYLES[state]}]{state}[/]", problem)
@@ -47,7 +50,7 @@ def verify(out: Path, console: Console) -> bool:
     if table.row_count:
         console.print(table)
     said = ", ".join(f"{counts[s]} {s}" for s in ("done", "damaged", "stale", "missing"))
-    console.print(f"{out}: {said}", soft_wrap=True, highlight=False)
+    console.print(f"{remote.url if remote else out}: {said}", soft_wrap=True, highlight=False)
     if counts["damaged"] or counts["stale"]:
         console.print(
             "the dbbench run that made them makes them again, and nothing else"
@@ -76,7 +79,7 @@ def _mark(artifact: Artifact) -> bool:
     """Let the next run see at a glance that it is damaged; return whether that could be written."""
     try:
         artifact.discard()
-    except OSError:
+    except (OSError, UserError):
         return False
     return True
 

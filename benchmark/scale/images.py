@@ -68,6 +68,7 @@ def main() -> None:
         "seconds": round(seconds, 1),
         "stages": _stages(folder / "out"),
         "peak_rss_bytes": watch.peaks,
+        "cpu_seconds": watch.cpu_seconds,
         "score_table_bytes": (folder / "out" / "scores.parquet").stat().st_size,
     }
     options.out.write_text(json.dumps(document, indent=1) + "\n")
@@ -90,10 +91,14 @@ def _stages(out: Path) -> dict[str, Any]:
 
 
 class Watch:
-    """Notes the peak resident memory of this process and of Ray's workers, five times a second."""
+    """Notes peak memory and CPU time of this process and of Ray's, five times a second.
+
+    On a machine with other work CPU time says more than the clock.
+    """
 
     def __init__(self) -> None:
         self.peaks: dict[str, int] = {}
+        self._cpu: dict[int, tuple[str, float]] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -105,6 +110,14 @@ class Watch:
         self._end.set()
         self._thread.join()
 
+    @property
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU seconds of the driver, and of all the other processes together."""
+        found = {"driver": 0.0, "others": 0.0}
+        for kind, seconds in self._cpu.values():
+            found["driver" if kind == "driver" else "others"] += seconds
+        return {kind: round(seconds, 1) for kind, seconds in found.items()}
+
     def _watch(self) -> None:
         me = psutil.Process()
         while not self._end.wait(0.2):
@@ -112,6 +125,7 @@ class Watch:
                 try:
                     kind = "driver" if process == me else process.name()
                     size = process.memory_info().rss
+                    self._cpu[process.pid] = (kind, sum(process.cpu_times()[:2]))
                 except psutil.Error:
                     continue
                 self.peaks[kind] = max(self.peaks.get(kind, 0), size)

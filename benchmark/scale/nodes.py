@@ -67,6 +67,7 @@ def main() -> None:
     document["seconds_here"] = round(time.monotonic() - begun, 1)
 
     os.environ["DBBENCH_CACHE"] = str(folder / "cache-there")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # Of a busy machine.
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     workers = [nodes.add_node(num_cpus=1, memory=3 * 10**9) for _ in range(options.nodes)]
     try:

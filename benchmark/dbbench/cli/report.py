@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dbbench.cli.options import RESULTS, latest
+from dbbench.cli.options import RESULTS, latest, open_folder
 from dbbench.errors import UserError
 
 app = typer.Typer()
@@ -21,7 +21,8 @@ app = typer.Typer()
 )
 def report(
     folders: Annotated[
-        list[Path] | None, typer.Argument(help="Output folders. Default: the latest in results.")
+        list[str] | None,
+        typer.Argument(help="Output folders or their addresses. Default: the latest in results."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -41,14 +42,14 @@ def report(
 ) -> None:
     """Print leaderboards, then write their pages, tables and plots.
 
-    Runs are ranked together only where images, prompts, encoders and metrics are the same.
+    Runs are ranked together only where images, prompts, encoders and metrics are the same. What
+    lies behind an address is brought here, and its page is written here too.
     """
     from dbbench.reports import print_leaderboard, write_overview, write_report
 
     console = Console()
-    places = folders or [latest()]
+    places = [_open(folder) for folder in folders or [str(latest())]]
     for place in places:
-        _score_what_is_finished(place)
         print_leaderboard(place, console)
     with console.status("writing the page"):
         if len(places) == 1:
@@ -58,26 +59,36 @@ def report(
     console.print(f"report: {page}", soft_wrap=True, highlight=False)
 
 
-def _score_what_is_finished(folder: Path) -> None:
-    """Score the runs that an interrupted call finished, so that a half-done folder shows them."""
+def _open(out: str) -> Path:
+    """Return an output folder with all that a report shows of it.
+
+    The runs that an interrupted call finished are scored, so that a half-done folder shows them.
+    """
     from pydantic import ValidationError
 
+    from dbbench.artifact import Damaged
     from dbbench.overview import recorded_plan
-    from dbbench.scoring import finished_runs, score, scored
+    from dbbench.scoring import fetch_shown, finished_runs, score, scored
 
+    folder, remote = open_folder(out)
     try:
-        plan, runs = recorded_plan(folder)
+        plan, runs = recorded_plan(folder, remote)
     except (UserError, ValidationError):
-        return  # Whoever reads the results says what is wrong with them.
+        return folder  # Whoever reads the results says what is wrong with them.
     finished = finished_runs(plan, runs)
-    if finished and not scored(plan, finished):
-        score(plan, finished)
+    try:
+        if finished and not scored(plan, finished):
+            score(plan, finished)
+        fetch_shown(plan, finished)
+    except Damaged as error:
+        raise UserError(f"{error}; the dbbench run that made it makes it again") from None
+    return folder
 
 
 @app.command(epilog="Example:  dbbench compare results/before results/after --out results/moved")
 def compare(
-    first: Annotated[Path, typer.Argument(help="An output folder.")],
-    second: Annotated[Path, typer.Argument(help="Another of the same suite: second minus first.")],
+    first: Annotated[str, typer.Argument(help="An output folder or its address.")],
+    second: Annotated[str, typer.Argument(help="Another of the same suite: second minus first.")],
     out: Annotated[
         Path | None, typer.Option(help="Also write a page with both runs' images side by side.")
     ] = None,
@@ -86,7 +97,7 @@ def compare(
     from dbbench.reports.compare import compare_runs, print_comparison, write_comparison
 
     console = Console()
-    comparisons = compare_runs(first, second)
+    comparisons = compare_runs(_open(first), _open(second))
     for comparison in comparisons:
         print_comparison(comparison, console)
     if out is not None:
@@ -99,7 +110,7 @@ def compare(
     "dbbench check results/gate-mini --against baseline.json --junit gate.xml --summary gate.md"
 )
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="An output folder.")],
+    folder: Annotated[str, typer.Argument(metavar="RUN", help="An output folder or its address.")],
     against: Annotated[Path, typer.Option(help="The baseline, a JSON file.")],
     tolerance: Annotated[
         Path | None,
@@ -119,7 +130,7 @@ def check(
     from dbbench.reports.results import load_results
 
     console = Console()
-    results = load_results(folder)
+    results = load_results(open_folder(folder)[0])
     if missing := results.missing:
         raise UserError(f"{folder} is not finished ({missing}); call the same dbbench run again")
     if update:
