@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from dbbench import plugin
 from dbbench.cli import app
 from dbbench.errors import UserError
+from dbbench.events import EventLog
 from dbbench.executor import execute, make_plan
 from dbbench.experiment import PAPER
 from dbbench.mini.source import MiniSource
@@ -106,7 +107,7 @@ def test_what_suites_have_in_common_is_made_once(three: Three) -> None:
         assert inode(one, file) == inode(other, file)
     file = "dog/0/checkpoint/checkpoint.json"
     assert inode(one, "runs/tinted", file) == inode(other, "runs/same", file)
-    events = map(json.loads, (other / "events.jsonl").read_text().splitlines())
+    events = EventLog(other).read()
     done = [f"{event['stage']} {event.get('name')}" for event in events]
     assert "train few/dog/0" in done
     assert not {"train same/dog/0", "prior dog", "references dog"} & set(done)
@@ -141,11 +142,32 @@ def test_a_dry_run_counts_what_is_shared_once(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_the_options_of_a_run_reach_every_suite(three: Three, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    files = ",".join(three.files.split(",")[:2])
+    settings = "--log-json", "--retries=0", "--tracker=tensorboard"
+    done = call(tmp_path, files, *settings, "--set=methods.tinted.fail_on=dog")
+    assert done.exit_code == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("{")]
+    told = [json.loads(line) for line in lines]
+    assert [e["suite"] for e in told if e["event"] == "suite"] == ["one", "two"]
+    assert {e["name"] for e in told if e["event"] == "end" and e["stage"] == "train"} == {
+        "plain/dog/0", "tinted/dog/0"
+    }  # fmt: skip
+    # What can be learned is taken over from the first suite; what failed was not tried again.
+    for name, expected in (("one", ["done", "failed"]), ("two", ["failed"])):
+        events = [e for e in EventLog(tmp_path / name).read() if e["stage"] == "train"]
+        assert sorted(e["status"] for e in events) == expected
+    assert list((tmp_path / "one/tracking/plain/dog/0").iterdir())
+
+
 def test_wrong_input_is_said_before_anything_is_run(tmp_path: Path) -> None:
     for option, message in (
         ("--set=train.stepps=3", "train.stepps"),
         ("--on=moni", 'did you mean "mini"'),
         ("--subjects=dgo", 'did you mean "dog"'),
+        ("--save-every=often", '"often" is no interval'),
+        ("--out=s3://bucket/x", "takes a folder: choose another --out, or call dbbench run"),
     ):
         with pytest.raises(UserError, match=message):
             call(tmp_path / "out", "table1,steps", option)

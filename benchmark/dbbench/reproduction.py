@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -15,11 +16,14 @@ from dbbench.artifact import write_text
 from dbbench.clock import duration
 from dbbench.cost import estimate
 from dbbench.errors import UserError
-from dbbench.executor import Local, execute, make_plan
+from dbbench.executor import Executor, Local, execute, make_plan
+from dbbench.progress import say_json
+from dbbench.saves import Interval
 from dbbench.session import Failure
 from dbbench.sharing import without_shared
 from dbbench.subject import ImageSource
 from dbbench.suite import Run, Suite
+from dbbench.tracker import Kind
 from dbbench.workspace import count_images, estimate_bytes, gigabytes
 
 
@@ -31,6 +35,19 @@ class Part:
     out: Path
     source: ImageSource
     runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Who does the parts and how, alike for all of them; as `execute` takes them."""
+
+    device: str
+    executor: Executor = field(default_factory=Local)
+    together: int = 1
+    retries: int = 1
+    interval: Interval = field(default_factory=Interval)
+    tracker: Kind | None = None
+    as_json: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,33 +73,39 @@ def check_parts(parts: Sequence[Part], device: str) -> None:
         plan.identities.resolve_methods(run.method for run in part.runs)
 
 
-def reproduce(
-    parts: Sequence[Part], *, device: str, console: Console, jobs: int = 1, together: int = 1
-) -> list[Result]:
+def reproduce(parts: Sequence[Part], conditions: Conditions, console: Console) -> list[Result]:
     """Do what is missing of each part; one that fails stops no other.
 
     KeyboardInterrupt passes through; what is complete by then stays.
     """
+
+    def say(text: str, style: str, **facts: Any) -> None:
+        if conditions.as_json:
+            say_json(console, "suite", **facts)
+        else:
+            console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
+
     results = []
     for number, part in enumerate(parts, start=1):
-        title = f"{number} of {len(parts)}: {part.suite.name}, {_runs(part)} into {part.out}"
-        console.print(title, style="bold", soft_wrap=True, highlight=False, markup=False)
-        result = _do(part, parts, device, console, jobs, together)
+        name = part.suite.name
+        title = f"{number} of {len(parts)}: {name}, {_runs(part)} into {part.out}"
+        say(title, "bold", suite=name, number=number, suites=len(parts), runs=len(part.runs))
+        result = _do(part, parts, conditions, console)
         if result.problem is not None:
-            console.print(f"{part.suite.name}: {result.problem}", style="red", markup=False)
+            say(f"{name}: {result.problem}", "red", suite=name, problem=result.problem)
         elif not result.done and not result.failures:
-            console.print("nothing to do", style="dim")
+            say("nothing to do", "dim", suite=name, tasks=0)
         results.append(result)
     return results
 
 
-def _do(
-    part: Part, parts: Sequence[Part], device: str, console: Console, jobs: int, together: int
-) -> Result:
+def _do(part: Part, parts: Sequence[Part], conditions: Conditions, console: Console) -> Result:
     try:
         outcome = execute(
             part.suite, part.out, part.source, part.runs,
-            device=device, console=console, executor=Local(jobs), together=together,
+            device=conditions.device, console=console, executor=conditions.executor,
+            together=conditions.together, as_json=conditions.as_json,
+            retries=conditions.retries, interval=conditions.interval, tracker=conditions.tracker,
             others=[other.out for other in parts if other.out != part.out],
         )  # fmt: skip
     except UserError as error:

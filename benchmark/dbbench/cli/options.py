@@ -2,25 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dbbench.errors import UserError
+from dbbench.tracker import Kind
 
 if TYPE_CHECKING:
+    from dbbench.executor import Executor
     from dbbench.remote import Remote
 
 RESULTS = Path("results")
+
+
+class Where(StrEnum):
+    """What --executor chooses from."""
+
+    local = "local"
+    ray = "ray"
+
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")]
 Photographs = Annotated[
     Path | None, typer.Option(help="Folder of the photographs (see: dbbench data fetch).")
 ]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        "--jobs-per-device",
+        min=1,
+        help="Runs at once on a device, each in its own process: small batches do not fill a"
+        " GPU. On a cluster the share of a GPU that a task gets.",
+    ),
+]
 Together = Annotated[
     int, typer.Option(min=1, help="Subjects that textual_inversion trains side by side.")
 ]
+ExecutorName = Annotated[Where, typer.Option(help="Who works: this machine, or a Ray cluster.")]
+Address = Annotated[
+    str, typer.Option(help="The Ray cluster: auto, host:port, or local for a new one here.")
+]
+Cpus = Annotated[
+    float, typer.Option("--cpus-per-task", min=0, help="CPUs for a task on the cluster.")
+]
+Memory = Annotated[
+    str, typer.Option("--memory-per-task", help="Memory for a task on the cluster: 500MB, 6GB.")
+]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Progress as JSON lines on stderr.")]
+Retries = Annotated[
+    int, typer.Option(min=0, help="How often what failed is tried again before it is reported.")
+]
+SaveEvery = Annotated[
+    str,
+    typer.Option(
+        metavar="INTERVAL",
+        help="How often a training keeps its state to go on from: 5min, 90s, 200steps.",
+    ),
+]
+Tracker = Annotated[Kind | None, typer.Option(help="Where training losses go, beside the report.")]
 
 
 def latest() -> Path:
@@ -29,6 +73,25 @@ def latest() -> Path:
     if not records:
         raise UserError(f"no results in {RESULTS}/; name a folder, or make some with: dbbench run")
     return records[-1].parent
+
+
+@contextmanager
+def workers(
+    where: Where, address: str, cpus: float, jobs: int, memory: str, device: str, together: int
+) -> Iterator[tuple[Executor, str]]:
+    """Give who works and on which device, connected while open. Raises UserError."""
+    from dbbench.device import resolve_device
+    from dbbench.executor import Local
+
+    if where is Where.local:
+        yield Local(jobs), resolve_device(device)
+        return
+    if together > 1:
+        raise UserError("--together is for one process; on a cluster leave it out")
+    from dbbench.cluster import connected
+
+    with connected(address, cpus, jobs, memory, device) as cluster:
+        yield cluster, resolve_device(cluster.device)
 
 
 def open_folder(out: str) -> tuple[Path, Remote | None]:

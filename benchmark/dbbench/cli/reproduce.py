@@ -8,8 +8,28 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dbbench.cli.options import RESULTS, Device, Photographs, Together, names, numbers
+from dbbench.cli.options import (
+    RESULTS,
+    Address,
+    Cpus,
+    Device,
+    ExecutorName,
+    Jobs,
+    LogJson,
+    Memory,
+    Photographs,
+    Retries,
+    SaveEvery,
+    Together,
+    Tracker,
+    Where,
+    names,
+    numbers,
+    workers,
+)
 from dbbench.cli.run import choose_source, choose_suite, say_stopped
+from dbbench.errors import UserError
+from dbbench.tracker import check_tracker
 
 app = typer.Typer()
 
@@ -17,6 +37,7 @@ app = typer.Typer()
 @app.command(
     epilog="Examples:\n\ndbbench reproduce --on mini\n\n"
     "dbbench reproduce --on paper --data photos --dry-run\n\n"
+    "dbbench reproduce --on paper --data photos --executor ray --address auto --out SHARED\n\n"
     "dbbench reproduce --suites table1,prior-ablation --subjects dog,teapot --out results/two"
 )
 def reproduce(
@@ -34,8 +55,8 @@ def reproduce(
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Numbers: 0,1. Default: each suite's.")] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder with one folder for each suite, and the page of all.")
-    ] = RESULTS,
+        str, typer.Option(help="Folder with one folder for each suite, and the page of all.")
+    ] = str(RESULTS),
     data: Photographs = None,
     device: Device = "auto",
     settings: Annotated[
@@ -44,10 +65,16 @@ def reproduce(
             "--set", metavar="KEY=VALUE", help="Change every suite: train.steps=400. Repeatable."
         ),
     ] = None,
-    jobs: Annotated[
-        int, typer.Option("--jobs-per-device", min=1, help="Runs at once, as for dbbench run.")
-    ] = 1,
+    jobs: Jobs = 1,
     together: Together = 1,
+    executor: ExecutorName = Where.local,
+    address: Address = "auto",
+    cpus: Cpus = 1.0,
+    memory: Memory = "2GB",
+    log_json: LogJson = False,
+    retries: Retries = 1,
+    save_every: SaveEvery = "5min",
+    tracker: Tracker = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what all of it would take, and stop.")
     ] = False,
@@ -58,30 +85,40 @@ def reproduce(
     same. What is complete is skipped, so that the same command goes on after an interruption; a
     suite that fails does not stop the others.
     """
-    from dbbench.device import resolve_device
     from dbbench.experiment import PAPER
-    from dbbench.reproduction import Part, check_parts, print_costs
+    from dbbench.remote import is_address
+    from dbbench.reproduction import Conditions, Part, check_parts, print_costs
     from dbbench.reproduction import reproduce as do_all
+    from dbbench.saves import Interval
     from dbbench.subject import select_subjects
     from dbbench.suite import plan_runs
 
+    if is_address(out):
+        raise UserError(
+            "dbbench reproduce links what its suites share, which takes a folder: choose another"
+            " --out, or call dbbench run --suite NAME --out ADDRESS for each suite"
+        )
+    check_tracker(tracker)
+    interval, folder = Interval.parse(save_every), Path(out).expanduser()
+    console = Console(stderr=log_json)
+    with workers(executor, address, cpus, jobs, memory, device, together) as (work, place):
+        parts = []
+        for name in dict.fromkeys(names(suites, "--suites") or PAPER):
+            suite = choose_suite(name, on, settings or [], place, data)
+            chosen = [subject.name for subject in select_subjects(subjects or suite.subjects)]
+            runs = plan_runs(suite, chosen, None, numbers(seeds))
+            parts.append(Part(suite, folder / suite.name, choose_source(suite, data), runs))
+        with console.status("reading the suites"):
+            check_parts(parts, place)
+        if dry_run:
+            print_costs(parts, place, console)
+            return
+        conditions = Conditions(place, work, together, retries, interval, tracker, log_json)
+        try:
+            results = do_all(parts, conditions, console)
+        except KeyboardInterrupt as interrupt:
+            raise say_stopped(interrupt, console) from None
     console = Console()
-    place = resolve_device(device)
-    parts = []
-    for name in dict.fromkeys(names(suites, "--suites") or PAPER):
-        suite = choose_suite(name, on, settings or [], place, data)
-        chosen = [subject.name for subject in select_subjects(subjects or suite.subjects)]
-        runs = plan_runs(suite, chosen, None, numbers(seeds))
-        parts.append(Part(suite, out / suite.name, choose_source(suite, data), runs))
-    with console.status("reading the suites"):
-        check_parts(parts, place)
-    if dry_run:
-        print_costs(parts, place, console)
-        return
-    try:
-        results = do_all(parts, device=place, console=console, jobs=jobs, together=together)
-    except KeyboardInterrupt as interrupt:
-        raise say_stopped(interrupt, console) from None
     scored = [
         result.part.out for result in results if (result.part.out / "scores.parquet").is_file()
     ]
@@ -94,7 +131,7 @@ def reproduce(
         from dbbench.reports import print_findings, write_overview
 
         with console.status("writing the pages"):
-            page = write_overview(scored, out, missing=missing)
+            page = write_overview(scored, folder, missing=missing)
         print_findings(scored, console)
         console.print(f"report: {page}", soft_wrap=True, highlight=False)
     broken = [result for result in results if not result.complete]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,33 +10,36 @@ from rich.console import Console
 
 from dbbench.cli.options import (
     RESULTS,
+    Address,
+    Cpus,
     Device,
+    ExecutorName,
+    Jobs,
+    LogJson,
+    Memory,
     Photographs,
+    Retries,
+    SaveEvery,
     Together,
+    Tracker,
+    Where,
     latest,
     names,
     numbers,
     open_folder,
+    workers,
 )
 from dbbench.errors import UserError
-from dbbench.tracker import Kind, check_tracker
+from dbbench.tracker import check_tracker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dbbench.executor import Executor
     from dbbench.session import Outcome
     from dbbench.subject import ImageSource
     from dbbench.suite import Run, Suite
 
 app = typer.Typer()
-
-
-class Where(StrEnum):
-    """What --executor chooses from."""
-
-    local = "local"
-    ray = "ray"
 
 
 @app.command(
@@ -88,44 +89,16 @@ def run(
             "--set", metavar="KEY=VALUE", help="Change the suite: train.steps=400. Repeatable."
         ),
     ] = None,
-    jobs: Annotated[
-        int,
-        typer.Option(
-            "--jobs-per-device",
-            min=1,
-            help="Runs at once on a device, each in its own process: small batches do not fill a"
-            " GPU. On a cluster the share of a GPU that a task gets.",
-        ),
-    ] = 1,
+    jobs: Jobs = 1,
     together: Together = 1,
-    executor: Annotated[
-        Where, typer.Option(help="Who works: this machine, or a Ray cluster.")
-    ] = Where.local,
-    address: Annotated[
-        str, typer.Option(help="The Ray cluster: auto, host:port, or local for a new one here.")
-    ] = "auto",
-    cpus: Annotated[
-        float, typer.Option("--cpus-per-task", min=0, help="CPUs for a task on the cluster.")
-    ] = 1.0,
-    memory: Annotated[
-        str, typer.Option("--memory-per-task", help="Memory for a task on the cluster: 500MB, 6GB.")
-    ] = "2GB",
-    log_json: Annotated[
-        bool, typer.Option("--log-json", help="Progress as JSON lines on stderr.")
-    ] = False,
-    retries: Annotated[
-        int, typer.Option(min=0, help="How often what failed is tried again before it is reported.")
-    ] = 1,
-    save_every: Annotated[
-        str,
-        typer.Option(
-            metavar="INTERVAL",
-            help="How often a training keeps its state to go on from: 5min, 90s, 200steps.",
-        ),
-    ] = "5min",
-    tracker: Annotated[
-        Kind | None, typer.Option(help="Where training losses go, beside the report.")
-    ] = None,
+    executor: ExecutorName = Where.local,
+    address: Address = "auto",
+    cpus: Cpus = 1.0,
+    memory: Memory = "2GB",
+    log_json: LogJson = False,
+    retries: Retries = 1,
+    save_every: SaveEvery = "5min",
+    tracker: Tracker = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, and stop.")
     ] = False,
@@ -136,26 +109,16 @@ def run(
     interruption, and more subjects, methods or seeds can be added later. Several such commands may
     work on one folder at once, from several machines too. Ctrl-C finishes the step in hand.
     """
-    from dbbench.device import resolve_device
-    from dbbench.executor import Local, execute, make_plan
+    from dbbench.executor import execute, make_plan
     from dbbench.overview import print_dry_run
     from dbbench.saves import Interval
     from dbbench.subject import select_subjects
     from dbbench.suite import plan_runs
 
-    if executor is Where.ray and together > 1:
-        raise UserError("--together is for one process; on a cluster leave it out")
     check_tracker(tracker)
     interval = Interval.parse(save_every)
     console = Console(stderr=log_json)
-    with ExitStack() as stack:
-        work: Executor = Local(jobs)
-        if executor is Where.ray:
-            from dbbench.cluster import connected
-
-            cluster = stack.enter_context(connected(address, cpus, jobs, memory, device))
-            work, device = cluster, cluster.device
-        place = resolve_device(device)
+    with workers(executor, address, cpus, jobs, memory, device, together) as (work, place):
         chosen = choose_suite(suite, on, settings or [], place, data)
         source = choose_source(chosen, data)
         chosen_subjects = [s.name for s in select_subjects(subjects or chosen.subjects)]
@@ -197,7 +160,8 @@ def status(
 @app.command(epilog="Examples:\n\ndbbench verify results/mini\n\ndbbench verify && echo whole")
 def verify(
     folder: Annotated[
-        Path | None, typer.Argument(help="An output folder. Default: the latest in results.")
+        str | None,
+        typer.Argument(help="An output folder or its address. Default: the latest in results."),
     ] = None,
 ) -> None:
     """Read every file and compare it with its hash; exit code 1 where one is damaged or stale.
@@ -206,7 +170,8 @@ def verify(
     """
     from dbbench.verify import verify as verify_folder
 
-    if not verify_folder(folder or latest(), Console()):
+    path, remote = open_folder(folder or str(latest()))
+    if not verify_folder(path, Console(), remote):
         raise typer.Exit(1)
 
 
