@@ -83,13 +83,16 @@ def run(
     )
 
 
-def kill_at(out: Path, task: str, times: int = 1) -> threading.Thread:
-    """`kill -9` whoever is at a task, such as "train plain/dog/0", so many times; join it."""
+def kill_at(out: Path, task: str, times: int = 1, once: str = "") -> threading.Thread:
+    """`kill -9` whoever is at a task, such as "train plain/dog/0", so many times; join it.
+
+    With `once`, not before a file of that pattern is there.
+    """
 
     def kill() -> None:
         killed: set[int] = set()
         while len(killed) < times:
-            holder = running(out).get(task)
+            holder = None if once and not list(out.glob(once)) else running(out).get(task)
             if holder is not None and (pid := int(holder.split()[1])) not in killed:
                 killed.add(pid)
                 os.kill(pid, signal.SIGKILL)

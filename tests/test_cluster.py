@@ -88,7 +88,8 @@ def test_a_process_that_is_killed_while_it_trains_is_replaced(
     tmp_path: Path, suite: Suite, cluster: Cluster
 ) -> None:
     pause = "methods.plain.pause=0.3"
-    killer = kill_at(tmp_path / "killed", "train plain/dog/0")
+    half_done = "runs/plain/dog/0/.checkpoint.*"
+    killer = kill_at(tmp_path / "killed", "train plain/dog/0", once=half_done)
     outcome = run(suite, tmp_path / "killed", pause, executor=cluster)
     killer.join(1)
     assert not killer.is_alive()
