@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from importlib.util import find_spec
@@ -19,7 +20,6 @@ from dbbench.baselines.dreambooth_lora import DreamBoothLora
 from dbbench.baselines.textual_inversion import TextualInversion
 from dbbench.errors import UserError
 from dbbench.events import EventLog
-from dbbench.executor import Local
 from dbbench.memory import Demand, Recipe, applied, choose, measure
 from dbbench.method import Checkpoint, Concept, Diverged
 from dbbench.sampling import SampleSettings
@@ -293,7 +293,9 @@ def test_runs_at_once_give_the_files_of_runs_in_turn(
     suite: Suite, tmp_path: Path, plugin_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(plugin_folder))
-    outcome = run(suite, tmp_path / "at-once", "methods.tinted.fail_on='dog'", executor=Local(2))
+    # One process on each of two devices; here both are the CPU.
+    monkeypatch.setattr("dbbench.executor.devices_of", lambda device: (device, device))
+    outcome = run(suite, tmp_path / "at-once", "methods.tinted.fail_on='dog'")
     (failure,) = outcome.failures
     assert failure.task.name == "tinted/dog/0"
     assert "cannot learn dog" in failure.reason
@@ -302,3 +304,9 @@ def test_runs_at_once_give_the_files_of_runs_in_turn(
     ours, theirs = (contents(tmp_path / place) for place in ("at-once", "in-turn"))
     assert ours == theirs
     assert len(ours) > 100
+    processes = [
+        [json.loads(line).get("stage") for line in path.read_text().splitlines()]
+        for path in sorted((tmp_path / "at-once" / "events").iterdir())
+    ]
+    assert sum("train" in stages for stages in processes) == 2
+    assert [stages.count("prior") for stages in processes if "prior" in stages] == [1, 1]

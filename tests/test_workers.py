@@ -26,11 +26,52 @@ from rich.console import Console
 from dbbench.events import EventLog
 from dbbench.executor import Local
 from dbbench.overview import print_status
-from dbbench.suite import Suite
+from dbbench.plan import Task
+from dbbench.suite import Run, Suite
+from dbbench.workers import in_order
 
 # ruff: noqa: F811 - fixtures are imported by name
 
 PAUSES = ("methods.tinted.pause=0.2", "methods.plain.pause=0.2")
+
+
+def test_the_first_runs_each_make_other_class_images() -> None:
+    def train(method: str, subject: str, *needs: str) -> Task:
+        run = Run(method, subject, 0)
+        return Task("train", str(run), (), run, subject, needs=needs)
+
+    tasks = [
+        Task("prior", "dog", ()),
+        Task("prior", "cat", ()),
+        train("dreambooth", "dog", "references dog", "prior dog"),
+        train("dreambooth", "dog2", "prior dog"),
+        train("textual_inversion", "dog"),
+        train("dreambooth", "cat", "prior cat"),
+        train("dreambooth", "can", "prior can"),  # Its class images are there.
+    ]
+    assert [str(run) for run in in_order(tasks)] == [
+        "dreambooth/dog/0",
+        "dreambooth/cat/0",
+        "textual_inversion/dog/0",
+        "dreambooth/can/0",
+        "dreambooth/dog2/0",
+    ]
+
+
+def test_class_images_that_cannot_be_made_stop_the_runs_that_need_them_alone(
+    tmp_path: Path, suite: Suite, plugin_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(plugin_folder))
+    steps = "prior.sampler.steps=2000"  # Of a thousand that there are.
+    outcome = run(suite, tmp_path, steps, seeds=[0, 1], executor=Local(2))
+    assert sorted(f.task.key for f in outcome.failures) == ["prior can", "prior dog"]
+    events = [(e["name"], e["status"]) for e in EventLog(tmp_path).read() if e["stage"] == "train"]
+    assert sorted(events) == [
+        (f"{method}/{subject}/{seed}", status)
+        for method, status in (("plain", "done"), ("tinted", "failed"))
+        for subject in ("can", "dog")
+        for seed in (0, 1)
+    ]
 
 
 @pytest.mark.slow

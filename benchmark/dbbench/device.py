@@ -21,6 +21,13 @@ def resolve_device(wanted: str) -> str:
     return wanted
 
 
+def devices_of(device: str) -> tuple[str, ...]:
+    """Return the devices that work may be spread over: every GPU for "cuda", else that one."""
+    if device != "cuda":
+        return (device,)
+    return tuple(f"cuda:{number}" for number in range(cuda_devices())) or (device,)
+
+
 def cuda_devices() -> int:
     """Return how many CUDA devices the driver shows; 0 where there is no driver."""
     try:

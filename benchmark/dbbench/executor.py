@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from rich.console import Console
 
 from dbbench.artifact import Damaged
+from dbbench.device import devices_of
 from dbbench.errors import UserError
 from dbbench.events import Meter
 from dbbench.identity import Identities
@@ -156,7 +157,7 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Local:
-    """This machine: one process, or one for each of `jobs` runs at once."""
+    """This machine: one process, or `jobs` of them on each device where there are several."""
 
     jobs: int = 1
 
@@ -166,12 +167,13 @@ class Local:
 
     def work(self, session: Session, tasks: Sequence[Task], progress: Progress) -> None:
         """Do the tasks in turn, or those of several runs at once."""
-        if self.jobs == 1:
+        devices = devices_of(session.models.device)
+        if self.jobs == len(devices) == 1:
             session.work(tasks, progress)
             return
         from dbbench.workers import work_at_once
 
-        work_at_once(session, tasks, self.jobs, progress)
+        work_at_once(session, tasks, self.jobs, devices, progress)
 
     def map(
         self, plan: Plan, function: Callable[[Plan, Item], Part], items: Iterable[Item]

@@ -1,4 +1,4 @@
-"""Several runs at once on one device, each in a process of its own; the executor starts them."""
+"""Several runs at once, on one device or several, in processes; the executor starts them."""
 
 from __future__ import annotations
 
@@ -32,32 +32,53 @@ from dbbench.tracker import Kind
 from dbbench.workspace import Workspace
 
 
-def work_at_once(session: Session, tasks: Sequence[Task], jobs: int, progress: Progress) -> None:
-    """Do the tasks that runs share here, and then `jobs` runs at a time.
+def work_at_once(
+    session: Session,
+    tasks: Sequence[Task],
+    jobs: int,
+    devices: Sequence[str],
+    progress: Progress,
+) -> None:
+    """Do references and their features here, and then `jobs` runs at a time on each device.
 
-    A process that dies is replaced, and its run tried again as often as the session says. Raises
-    UserError where something stops everything.
+    Class images are made by the process that gets the first run in need of them. A process that
+    dies is replaced, and its run tried again as often as the session says. Raises UserError where
+    something stops everything.
     """
-    session.work([task for task in tasks if task.run is None], progress)
-    rest = [task for task in tasks if task.run is not None]
-    blocked = {task.run for task in rest if any(key in session.failed for key in task.needs)}
-    session.work([task for task in rest if task.run in blocked], progress)
-    runs = list(dict.fromkeys(task.run for task in rest if task.run and task.run not in blocked))
-    if not runs:
+    needed = {key for task in tasks for key in task.needs}
+    rest = [t for t in tasks if t.run is not None or (t.stage == "prior" and t.key in needed)]
+    session.work([task for task in tasks if task not in rest], progress)
+    if not rest:
         return
     session.models.release()
     plan = session.plan
     order = _Order(
-        plan.suite, plan.out, plan.source, session.models.device, jobs, session.retries,
+        plan.suite, plan.out, plan.source, tuple(devices), jobs, session.retries,
         session.interval, session.tracker, plan.remote,
     )  # fmt: skip
-    pool = _Pool(session, order, rest, runs, progress)
+    pool = _Pool(session, order, rest, progress)
     try:
-        pool.work(jobs)
+        pool.work()
     finally:
         for worker in pool.workers:
             worker.process.terminate()
             worker.process.join()
+    session.work([task for task in rest if task.run in pool.blocked], progress)
+
+
+def in_order(tasks: Sequence[Task]) -> list[Run]:
+    """Return the runs of the tasks in an order in which processes seldom wait for each other.
+
+    First one run for each set of class images that is to be made, then those that need none of
+    them, then the others, which by then find them made.
+    """
+    missing = {task.key for task in tasks if task.stage == "prior"}
+    needs: dict[Run, set[str]] = {}
+    for task in tasks:
+        if task.run is not None:
+            needs.setdefault(task.run, set()).update(missing.intersection(task.needs))
+    first = {key: run for run, keys in reversed(needs.items()) for key in keys}.values()
+    return sorted(needs, key=lambda run: 0 if run in first else 1 if not needs[run] else 2)
 
 
 @dataclass(frozen=True)
@@ -67,8 +88,9 @@ class _Order:
     suite: Suite
     out: Path
     source: ImageSource
-    device: str
+    devices: tuple[str, ...]
     jobs: int
+    """Processes on each device."""
     retries: int
     interval: Interval
     tracker: Kind | None
@@ -94,18 +116,23 @@ class _Pool:
     session: Session
     order: _Order
     tasks: Sequence[Task]
-    runs: Sequence[Run]
     progress: Progress
     workers: list[_Worker] = field(default_factory=list)
+    blocked: set[Run] = field(default_factory=set)
+    """Runs that need what failed."""
     _waiting: deque[Run] = field(default_factory=deque)
     _deaths: Counter[Run] = field(default_factory=Counter)
     _heard: bool = False
     """Whether any of them ever said something."""
 
-    def work(self, jobs: int) -> None:
+    def __post_init__(self) -> None:
+        self.runs = in_order(self.tasks)
+
+    def work(self) -> None:
         """Hand out the runs, and show what is reported, until all are through."""
         self._waiting.extend(self.runs)
-        for number in range(1, min(jobs, len(self.runs)) + 1):
+        processes = self.order.jobs * len(self.order.devices)
+        for number in range(1, min(processes, len(self.runs)) + 1):
             self._begin(str(number))
         while self.workers:
             ready = wait([worker.pipe for worker in self.workers])
@@ -127,9 +154,19 @@ class _Pool:
         self._hand_out(worker)
 
     def _hand_out(self, worker: _Worker) -> None:
-        worker.run, worker.task = (self._waiting.popleft() if self._waiting else None), None
+        worker.run, worker.task = self._pop(), None
         with suppress(OSError):  # One that has just died is noticed when it is listened to.
             worker.pipe.send(worker.run)
+
+    def _pop(self) -> Run | None:
+        """Return the next run that can be done; there may be none."""
+        while self._waiting:
+            run = self._waiting.popleft()
+            needs = {key for task in self.tasks if task.run == run for key in task.needs}
+            if needs.isdisjoint(self.session.failed):
+                return run
+            self.blocked.add(run)
+        return None
 
     def _hear(self, worker: _Worker, message: Message) -> None:
         self._heard = True
@@ -143,7 +180,12 @@ class _Pool:
         outcome = self.session.outcome
         outcome.done += content.done
         outcome.others += content.others
-        outcome.failures += content.failures
+        for failure in content.failures:
+            if failure.task.run is None:  # Two that wait for the same class images both say so.
+                if failure.task.key in self.session.failed:
+                    continue
+                self.session.failed[failure.task.key] = failure
+            outcome.failures.append(failure)
         self._hand_out(worker)
 
     def _end(self, worker: _Worker) -> None:
@@ -191,7 +233,8 @@ def _serve(order: _Order, name: str, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The process that started this one hears it.
     import torch
 
-    if order.device == "cpu":
+    device = order.devices[(int(name) - 1) % len(order.devices)]
+    if device == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // order.jobs))
     lock = threading.Lock()
 
@@ -205,11 +248,9 @@ def _serve(order: _Order, name: str, pipe: Connection) -> None:
         with listening(terminal=False) as stop, Leases(order.out) as leases:
             models: Models | None = None
             while (run := pipe.recv()) is not None:
-                plan = make_plan(
-                    order.suite, order.out, order.source, [run], order.device, order.remote
-                )
+                plan = make_plan(order.suite, order.out, order.source, [run], device, order.remote)
                 plan.identities.resolve_methods([run.method])
-                models = models or Models(plan, order.device)
+                models = models or Models(plan, device)
                 models.plan.identities.methods.update(plan.identities.methods)
                 session = Session(
                     plan, models, Workspace(order.out), Outcome(), retries=order.retries,
