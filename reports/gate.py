@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-import rich.table
-from rich import box
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from dbbench.gate import Line
 
 from .table import cell, number, p_value
+from .terminal import print_table
 
 HEADER = ("method", "metric", "baseline", "now", "difference", "trainings", "p (Holm)", "verdict")
 HOW = (
@@ -23,19 +22,15 @@ HOW = (
 
 def print_lines(lines: Sequence[Line], console: Console, *, title: str, banner: str | None) -> None:
     """Print one line for each method and metric; 80 columns are enough."""
-    table = rich.table.Table(
-        title=escape(title), caption=escape(banner) if banner else None,
-        box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
-    table.add_column("method, metric", overflow="fold")
-    for column in ("baseline", "now", "change", "p (Holm)"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    rows = []
     for line in lines:
-        method, metric, *numbers, _, p, verdict = map(escape, _cells(line))
+        method, metric, *numbers, _, p, verdict = _cells(line)
         style = "bold red" if line.regressed else ""
-        table.add_row(f"{method}, {metric}", *numbers, p, verdict, style=style)
-    console.print(table)
+        cells = (f"{method}, {metric}", *numbers, p, verdict)
+        rows.append([Text(cell, style=style) for cell in cells])
+    header = ("method, metric", "baseline", "now", "change", "p (Holm)", "verdict")
+    banners = [banner] if banner else []
+    print_table(console, title, header, rows, banners=banners, left=(0, 5))
     counts = sorted({line.trainings for line in lines})
     trainings = " or ".join(map(str, counts))
     console.print(f"{trainings} trainings of each (subjects x seeds). {HOW}", style="dim")

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from dbbench.encoding import Cast
 
 from .remarks import number, span
+from .terminal import print_table
 
 
 def print_oracle(
@@ -26,30 +23,26 @@ def print_oracle(
 ) -> None:
     """Print one row per protocol and metric, the encoders, and what is not scored."""
     console.print(f"references: {references}", soft_wrap=True, highlight=False)
-    shown = Table(
-        title="real images, scored as if they had been generated",
-        caption=escape(banner) if banner else None,
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    shown.add_column("protocol", no_wrap=True)
-    for name in ("mean", "95%", "with self-pairs", "published", "images"):
-        shown.add_column(name, justify="right", no_wrap=name != "with self-pairs")
+    shown: list[list[str]] = []
     protocols = {protocol.name: protocol for protocol in cast.protocols}
     labels = {m.name: m.label for own in cast.metrics.values() for m in own}
     for metric, rows in table.groupby("metric", sort=False):
-        shown.add_row(Text(labels[str(metric)], style="bold"))
+        shown.append([labels[str(metric)]])
         for row in rows.to_dict("records"):
             protocol, name = protocols[row["protocol"]], str(metric)
-            shown.add_row(
-                f"  {protocol.name}",
-                number(row["value"], protocol, name),
-                span(row["low"], row["high"], protocol, name),
-                number(row["with_self_pairs"], protocol, name),
-                number(row["published"], protocol, name),
-                str(row["images"]),
+            shown.append(
+                [
+                    f"  {protocol.name}",
+                    number(row["value"], protocol, name),
+                    span(row["low"], row["high"], protocol, name),
+                    number(row["with_self_pairs"], protocol, name),
+                    number(row["published"], protocol, name),
+                    str(row["images"]),
+                ]
             )
-    console.print(shown)
+    title = "real images, scored as if they had been generated"
+    header = ("protocol", "mean", "95%", "with self-pairs", "published", "images")
+    print_table(console, title, header, shown, banners=[banner] if banner else [])
     used = table.groupby("encoder", sort=False)["protocol"].unique()
     for encoder, names in used.items():
         line = f"encoder {encoder}: {', '.join(names)}"

@@ -9,11 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from dbbench.artifact import write_text
 from dbbench.identity import versions
@@ -24,9 +20,11 @@ from dbbench.scores import REAL
 
 from .remarks import count, encoder_lines, number, remarks, span, spread
 from .table import arrowed, p_value
+from .terminal import print_table
 
 SHOWN = 12
 """How many lines of a long list stand in the terminal; the files have all of them."""
+_WORDS = {"refs", "text", "per", "of", "nearest"}
 _TEXTS = {"without-identifier": "no id", "as-given": "given", "without-subject": "no subj."}
 
 Section = tuple[str, list[str], list[list[str]]]
@@ -52,23 +50,13 @@ def print_reconciliation(result: Reconciliation, account: Account, console: Cons
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     for title, header, rows in _sections(result):
         if rows:
-            table = Table(
-                title=escape(f"{account.name}: {title}"),
-                caption=escape(account.banner) if account.banner else None,
-                box=box.SIMPLE_HEAD,
-                pad_edge=False,
-            )
-            for number, name in enumerate(header):
-                left = number == 0 or name in {"refs", "text", "per", "of", "nearest"}
-                table.add_column(
-                    name, justify="left" if left else "right", no_wrap=not left, overflow="fold"
-                )
-            for row in rows[: 4 * SHOWN]:
-                bold = len(row) == 1
-                table.add_row(*(Text(cell, style="bold" if bold else "") for cell in row))
-            console.print(table)
-            if len(rows) > 4 * SHOWN:
-                console.print(f"  and {len(rows) - 4 * SHOWN} more rows in the files")
+            texts = {0} | {n for n, name in enumerate(header) if name in _WORDS}
+            shown = SHOWN if header[0] == "flag" else 4 * SHOWN
+            banners = [account.banner] if account.banner else []
+            name = f"{account.name}: {title}"
+            print_table(console, name, header, rows[:shown], banners=banners, left=texts)
+            if len(rows) > shown:
+                console.print(f"  and {len(rows) - shown} more rows in the files")
     for line in remarks(result):
         console.print(line, highlight=False, markup=False)
     for lines, style in ((result.notes, "yellow"), (account.refused, "yellow")):

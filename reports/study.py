@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import rich.table
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 
@@ -14,6 +12,7 @@ from dbbench.artifact import write_text
 from .latex import latex_document
 from .preferences import Preferences
 from .table import Table, cell, markdown_table, tex, write_table
+from .terminal import print_table
 
 
 def write_study(preferences: Preferences, folder: Path) -> list[Table]:
@@ -49,21 +48,7 @@ def print_study(preferences: Preferences, console: Console) -> None:
     for table, banners in preferences.all_tables():
         if table.name == "study-verdicts":
             continue
-        caption = escape("\n".join(banners)) or None
-        shown = rich.table.Table(
-            title=escape(table.title),
-            caption=caption,
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            padding=(0, 1, 0, 0),
-        )
-        for number, column in enumerate(table.header):
-            shown.add_column(
-                column, justify="right" if number else "left", overflow="fold", no_wrap=number > 0
-            )
-        for row in table.rows:
-            shown.add_row(*map(escape, row))
-        console.print(shown)
+        print_table(console, table.title, table.header, table.rows, banners=banners)
     for finding in preferences.findings:
         styles = {"reproduced": "green", "not reproduced": "red"}
         colour = "yellow" if finding.simulated else styles.get(finding.outcome, "yellow")

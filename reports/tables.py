@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import rich.table
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.text import Text
 
 from dbbench.artifact import hash_file, write_text
 from dbbench.metric import Metric
@@ -33,6 +30,7 @@ from .table import (
     write_parquet,
     write_table,
 )
+from .terminal import print_table
 
 HOW = (
     "Mean over subjects of the mean over images, with the 95% interval (bootstrap over subjects). "
@@ -75,30 +73,30 @@ def all_tables(results: Results) -> list[Table]:
 def print_tables(results: Results, console: Console) -> None:
     """Print ranking and paired differences, metric by metric, and what is missing."""
     board = results.leaderboard
-    ranking = _printed("leaderboard", results, "method")
-    for column in ("mean", "95%", "rank", "subjects", "images"):
-        ranking.add_column(column, justify="right", no_wrap=True)
+    banners = [results.banner] if results.banner else []
+    ranking: list[list[str]] = []
     for metric in results.metrics:
-        ranking.add_row(Text(arrowed(metric), style="bold"))
+        ranking.append([arrowed(metric)])
         for row in board.ranking.to_dict("records"):
             if pd.isna(row[metric.name]) and not row["note"]:
                 continue
             cells = [number(row[metric.name]), _interval(row, metric), rank(row, metric)]
             counts = [f"{row['subjects']}/{row['subjects_planned']}", str(row["images"])]
-            ranking.add_row(escape(f"  {row['method']}"), *cells, *counts)
-        ranking.add_section()
-    console.print(ranking)
-    differences = _printed("paired differences by subject", results, "a - b")
-    for column in ("difference", "95%", "p (Holm)"):
-        differences.add_column(column, justify="right", no_wrap=True)
+            ranking.append([f"  {row['method']}", *cells, *counts])
+    title = f"{results.suite.name}: leaderboard"
+    header = ("method", "mean", "95%", "rank", "subjects", "images")
+    print_table(console, title, header, ranking, banners=banners)
+    differences: list[list[str]] = []
     above = ""
     for pair, label, difference, between, _, p_holm, _ in _differences(results).rows:
         if label != above:
-            differences.add_row(Text(label, style="bold"))
-        differences.add_row(escape(f"  {pair}"), difference, between, p_holm)
+            differences.append([label])
+        differences.append([f"  {pair}", difference, between, p_holm])
         above = label
-    if differences.row_count:
-        console.print(differences)
+    if differences:
+        title = f"{results.suite.name}: paired differences by subject"
+        columns = ("a - b", "difference", "95%", "p (Holm)")
+        print_table(console, title, columns, differences, banners=banners)
     print_verdicts(results, console)
     for reason in board.reasons:
         console.print(escape(reason), style="yellow", highlight=False)
@@ -217,12 +215,3 @@ def _published(results: Results) -> Table:
 
 def _interval(row: Mapping[Any, Any], metric: Metric) -> str:
     return interval(row[f"{metric.name}_low"], row[f"{metric.name}_high"])
-
-
-def _printed(title: str, results: Results, first: str) -> rich.table.Table:
-    caption = escape(results.banner) if results.banner else None
-    name = escape(results.suite.name)
-    title = f"{name}: {title}"
-    table = rich.table.Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first, overflow="fold")
-    return table

@@ -13,10 +13,8 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 from PIL import Image
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table as Printed
 
 from dbbench.artifact import write_text
 from dbbench.limits import LIMITS, SOURCE
@@ -29,6 +27,7 @@ from .gallery import read_json
 from .latex import latex_document
 from .plots import Plot, inline, write_plot
 from .table import Table, cell, markdown_table, write_table
+from .terminal import print_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,17 +113,8 @@ def read_validity(out: Path) -> tuple[dict[str, Any], tuple[Table, ...]]:
 def print_validity(tables: Sequence[Table], learned: Sequence[str], console: Console) -> None:
     """Print the tables, then what they teach."""
     for table in tables:
-        printed = Printed(
-            title=escape(table.title),
-            caption=escape(_banner()),
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-        )
-        for place, name in enumerate(table.header):
-            printed.add_column(escape(name), justify="left" if place < table.texts else "right")
-        for row in table.rows:
-            printed.add_row(*map(escape, row))
-        console.print(printed)
+        left = range(table.texts)
+        print_table(console, table.title, table.header, table.rows, banners=[_banner()], left=left)
     for line in learned:
         console.print(escape(line), highlight=False)
 

@@ -76,10 +76,9 @@ def plan(
     seed: int = 0,
 ) -> None:
     """Say how many raters it takes to tell two methods apart, by simulating studies."""
-    from rich import box
     from rich.progress import Progress
-    from rich.table import Table
 
+    from dbbench.reports.terminal import print_table
     from dbbench.study import require_extra
 
     require_extra()
@@ -90,14 +89,7 @@ def plan(
     sizes = _sizes(pairs)
     console = Console()
     raw, majority = crowd.expected(raters_per_pair)
-    table = Table(
-        title=f"expected by majority {_three(majority)}, of all answers {_three(raw)}",
-        caption=f"{SIMULATED}; {studies} studies of each size",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for name in ("pairs", "answers", "raters", "difference +-", "told apart"):
-        table.add_column(name, justify="right")
+    rows = []
     with Progress(console=Console(stderr=True), transient=True) as bars:
         bar = bars.add_task("simulating", total=studies * len(sizes))
         for size in sizes:
@@ -110,14 +102,19 @@ def plan(
                 seed=seed,
                 advance=lambda: bars.advance(bar),
             )
-            table.add_row(
-                f"{found.pairs}",
-                f"{found.answers}",
-                f"{found.raters}",
-                f"{100 * found.half_width:.1f} points",
-                f"{100 * found.power:.0f}%",
+            rows.append(
+                [
+                    f"{found.pairs}",
+                    f"{found.answers}",
+                    f"{found.raters}",
+                    f"{100 * found.half_width:.1f} points",
+                    f"{100 * found.power:.0f}%",
+                ]
             )
-    console.print(table)
+    title = f"expected by majority {_three(majority)}, of all answers {_three(raw)}"
+    header = ("pairs", "answers", "raters", "difference +-", "told apart")
+    notes = (SIMULATED, f"{studies} studies of each size")
+    print_table(console, title, header, rows, banners=notes, left=())
 
 
 def _shares(text: str) -> tuple[float, float, float]:
