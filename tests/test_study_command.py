@@ -93,6 +93,7 @@ def test_export_and_import_keep_every_answer(place: Place, tmp_path: Path) -> No
         pd.testing.assert_frame_equal(found.majority, expected.majority)
         pd.testing.assert_frame_equal(found.times, expected.times)
         assert SIMULATED in found.banners
+        assert analyse_file(file).banners == found.banners
         # Once more is refused, and so is serving people on top of it.
         with pytest.raises(UserError, match="has answers here already"):
             call("import", copy, file)

@@ -31,6 +31,7 @@ COLUMNS = (
     "seconds",
     "answered_at",  # ISO 8601, UTC
     "origin",  # link, open, import, or simulated
+    "banner",  # what must stand on all that comes from these answers, mostly empty
 )
 KINDS = {"csv": "text/csv", "jsonl": "application/jsonl"}
 _NEEDED_ALONE = ("rater", "pair", "question", "subject", "left_method", "right_method", "choice")
@@ -59,6 +60,7 @@ def answer_table(study: Study, rows: Iterable[Mapping[str, Any]]) -> pd.DataFram
                 "seconds": row["seconds"],
                 "answered_at": _iso(row["answered_at"]),
                 "origin": row["origin"],
+                "banner": study.banner or "",
             }
         )
     return pd.DataFrame(table, columns=list(COLUMNS))

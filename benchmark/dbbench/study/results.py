@@ -39,7 +39,9 @@ def analyse_folder(
 
 def analyse_file(path: Path, *, only_attentive: bool = False) -> Analysis:
     """Analyse a file of answers that needs no study's folder."""
-    return analyse(file_table(path), only_attentive=only_attentive)
+    answers = file_table(path)
+    banner = "; ".join(sorted(set(answers["banner"]) - {""})) or None
+    return analyse(answers, banner=banner, only_attentive=only_attentive)
 
 
 def simulated_url(folder: Path) -> str:
