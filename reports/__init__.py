@@ -30,7 +30,7 @@ def write_report(
     from .results import load_results
 
     study = find_preferences(out) if studies is None else read_preferences(studies)
-    return write_run(load_results(out), price, study)
+    return write_run(load_results(out), price, study).page
 
 
 def write_overview(

@@ -56,16 +56,27 @@ def grouped(runs: Sequence[Results]) -> list[list[Results]]:
     return groups
 
 
+def names_of(runs: Sequence[Results]) -> list[str]:
+    """Name each run by its folder, or by as much of its path as tells all of them apart."""
+    parts = [run.out.absolute().parts for run in runs]
+    for count in range(1, max(map(len, parts), default=0)):
+        names = ["/".join(path[-count:]) for path in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(run.out) for run in runs]
+
+
 def combined(runs: Sequence[Results]) -> Leaderboard:
     """Rank the methods of several comparable runs together, on all their subjects.
 
-    A method's name that several runs have gets its run's folder before it.
+    A method's name that several runs have gets its run's name before it.
     """
+    places = names_of(runs)
     names = [str(m) for run in runs for m in run.leaderboard.expectation.methods]
     twice = {name for name in names if names.count(name) > 1}
     tables, methods = [], []
     for position, run in enumerate(runs):
-        renamed = {name: f"{run.out.name}: {name}" for name in twice}
+        renamed = {name: f"{places[position]}: {name}" for name in twice}
         table = run.scores if position == 0 else run.scores.loc[run.scores["method"] != REAL]
         tables.append(table.assign(method=table["method"].replace(renamed)))
         methods += [renamed.get(m, m) for m in run.leaderboard.expectation.methods]

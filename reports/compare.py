@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import rich.table
-from rich import box
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from dbbench.artifact import write_text
 from dbbench.errors import UserError
@@ -18,11 +15,12 @@ from dbbench.metric import Metric
 from dbbench.scores import REAL
 from dbbench.statistics import Difference, holm, paired_difference
 
-from .comparable import difference_between, identity
+from .comparable import difference_between, identity, names_of
 from .contact_sheets import make_pictures
 from .gallery import SubjectPictures
 from .results import Results, load_results
 from .table import interval, number, p_value
+from .terminal import print_table
 
 MOVED = 6
 """Subjects shown that moved most."""
@@ -58,11 +56,23 @@ class Comparison:
     methods: tuple[str, str]
     changes: tuple[Change, ...]
     moved: tuple[Moved, ...]
+    """The subjects that moved most; those that did not move at all are left out."""
+
+    @property
+    def names(self) -> list[str]:
+        """What to call the two runs."""
+        return names_of((self.first, self.second))
+
+    @property
+    def partial(self) -> list[str]:
+        """One line for each run that is not whole: what it lacks."""
+        runs = zip(self.names, (self.first, self.second), strict=True)
+        return [f"{name} is not finished ({run.missing})" for name, run in runs if run.missing]
 
     @property
     def title(self) -> str:
         """Which method of which run, twice."""
-        (a, b), (one, two) = self.methods, (self.first.out.name, self.second.out.name)
+        (a, b), (one, two) = self.methods, self.names
         return f"{two}: {b} minus {one}: {a}"
 
 
@@ -113,9 +123,9 @@ def _paired(one: pd.DataFrame, two: pd.DataFrame, metric: str, category: str) ->
 
 def _moved(one: pd.DataFrame, two: pd.DataFrame, metric: Metric) -> tuple[Moved, ...]:
     pair = _paired(one, two, metric.name, "all")
-    order = (pair["b"] - pair["a"]).abs().sort_values(ascending=False).index[:MOVED]
+    by = (pair["b"] - pair["a"]).abs().sort_values(ascending=False)
     moved = []
-    for subject in map(str, order):
+    for subject in map(str, by[by > 0].index[:MOVED]):
         sides = [
             table.loc[(table["subject"] == subject) & (table["metric"] == metric.name)]
             .groupby("prompt", observed=True)["value"]
@@ -131,26 +141,24 @@ def _moved(one: pd.DataFrame, two: pd.DataFrame, metric: Metric) -> tuple[Moved,
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print the differences, then the subjects that moved most."""
     banner = comparison.first.banner
-    table = rich.table.Table(
-        title=escape(comparison.title), caption=escape(banner) if banner else None,
-        box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
-    table.add_column("metric, prompts", overflow="fold")
-    for column in ("difference", "95%", "p (Holm)", "subjects"):
-        table.add_column(column, justify="right", no_wrap=True)
+    rows = []
     for change in comparison.changes:
         found, name = change.found, f"{change.metric.label}, {change.category}"
         style = "bold" if change.category == "all" else ""
         between = interval(found.interval.low, found.interval.high, signed=True)
-        cells = [number(found.mean, signed=True), between, p_value(change.p_holm)]
-        table.add_row(escape(name), *cells, str(found.subjects), style=style)
-    console.print(table)
+        cells = [name, number(found.mean, signed=True), between, p_value(change.p_holm)]
+        rows.append([Text(cell, style=style) for cell in (*cells, str(found.subjects))])
+    header = ("metric, prompts", "difference", "95%", "p (Holm)", "subjects")
+    print_table(console, comparison.title, header, rows, banners=[banner] if banner else [])
+    for line in comparison.partial:
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     label = comparison.first.metrics[0].label
+    console.print("subjects that moved most:" if comparison.moved else "no subject moved")
     for moved in comparison.moved:
-        line = f"{moved.subject}: {label} {moved.first:.3f} -> {moved.second:.3f}"
+        line = f"  {moved.subject}: {label} {moved.first:.3f} -> {moved.second:.3f}"
         if moved.prompt:
             line += f", most in {moved.prompt}"
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def write_comparison(comparisons: tuple[Comparison, ...], out: Path) -> Path:
@@ -171,9 +179,7 @@ def write_comparison(comparisons: tuple[Comparison, ...], out: Path) -> Path:
         shown.append({subject.name: subject for subject in pictures})
     context = shared_context(comparisons[0].first) | {
         "comparisons": comparisons,
-        "names": [
-            os.path.relpath(c.out, out) for c in (comparisons[0].first, comparisons[0].second)
-        ],
+        "names": comparisons[0].names,
         "shown": shown,
     }
     write_text(out / "index.html", environment().get_template("compare.html.j2").render(context))

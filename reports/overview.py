@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from dbbench.artifact import write_text
+from dbbench.limits import LIMITS
 
-from .comparable import combined, grouped
-from .limits import read_limits, write_limits
+from .comparable import combined, grouped, names_of
+from .limits import Limits, read_limits, write_limits
 from .paper import judge, paper_rows
 from .preferences import Preferences, find_preferences
 from .render import PAGE, REPORT, environment, shared_context, write_page
@@ -21,17 +23,27 @@ from .results import Results, load_results
 from .study import write_study
 from .table import arrowed
 from .tables import print_verdicts, write_tables
-from .validity import link_validity
+from .validity import Linked, link_validity
 
 
-def write_run(results: Results, price: float | None, study: Preferences) -> Path:
-    """Write a run's tables and its page, with what people said of it; return the page."""
+@dataclass(frozen=True)
+class Written:
+    """A run's page, and what of it the page of several runs shows as well."""
+
+    page: Path
+    limits: Limits
+    validity: Linked | None
+
+
+def write_run(results: Results, price: float | None, study: Preferences) -> Written:
+    """Write a run's tables and its page, with what people said of it."""
     report = results.out / REPORT
     tables, limits = report / "tables", read_limits(results, report)
     more = [*write_limits(limits, results, tables), *write_study(study, tables)]
     write_tables(results, tables, more)
-    shown = {"study": study, "limits": limits, "validity": link_validity(results, report)}
-    return write_page(results, price, shown)
+    validity = link_validity(results, report)
+    shown = {"study": study, "limits": limits, "validity": validity}
+    return Written(write_page(results, price, shown), limits, validity)
 
 
 def write_overview(
@@ -48,9 +60,14 @@ def write_overview(
     """
     runs = [load_results(folder) for folder in folders]
     study = find_preferences(*folders) if given is None else given
-    for run in runs:
-        write_run(run, price, study.of(run.out))
+    written = [write_run(run, price, study.of(run.out)) for run in runs]
     write_study(study, out / "tables")
+    names = dict(zip((run.out for run in runs), names_of(runs), strict=True))
+    suites = Counter(run.suite.name for run in runs)
+    titles = [
+        run.suite.name if suites[run.suite.name] == 1 else f"{run.suite.name} ({names[run.out]})"
+        for run in runs
+    ]
     banners = {run.banner for run in runs}
     context = shared_context(runs[0]) | {
         "banner": banners.pop() if len(banners) == 1 else None,
@@ -58,9 +75,11 @@ def write_overview(
         "missing": missing,
         "outcomes": Counter(verdict.outcome for run in runs for verdict in judge(run)),
         "study": study,
+        "limits": LIMITS if any(each.limits.table.rows for each in written) else (),
+        "validity": _validity(runs, written, out),
         "groups": [
             {
-                "title": ", ".join(run.out.name for run in group),
+                "title": ", ".join(names[run.out] for run in group),
                 "banner": group[0].banner,
                 "board": combined(group),
             }
@@ -69,17 +88,32 @@ def write_overview(
         ],
         "runs": [
             {
+                "name": title,
                 "results": run,
+                "limits": own.limits,
                 "verdicts": judge(run),
                 "paper": paper_rows(run),
                 "metrics": [(metric, arrowed(metric)) for metric in run.metrics],
-                "link": os.path.relpath(run.out / REPORT / PAGE, out),
+                "link": os.path.relpath(own.page, out),
             }
-            for run in runs
+            for run, title, own in zip(runs, titles, written, strict=True)
         ],
     }
     write_text(out / PAGE, environment().get_template("overview.html.j2").render(context))
     return out / PAGE
+
+
+def _validity(
+    runs: Sequence[Results], written: Sequence[Written], out: Path
+) -> list[tuple[str, Linked]]:
+    """Return each validity once, with the banner of its runs and a link from `out`."""
+    found: dict[tuple[str, ...], tuple[str, Linked]] = {}
+    for run, own in zip(runs, written, strict=True):
+        if own.validity is not None:
+            page = os.path.relpath(own.page.parent / own.validity.page, out)
+            linked = replace(own.validity, page=page if own.validity.page else "")
+            found.setdefault(own.validity.lessons, (run.banner or "", linked))
+    return [each for each in found.values() if each[1].page] or list(found.values())
 
 
 def print_findings(folders: Sequence[Path], console: Console) -> None:

@@ -18,7 +18,7 @@ from dbbench.subject import select_subjects
 
 from .charts import difference_rows, drawn, known, matrix_of, ranking_rows
 from .contact_sheets import make_pictures
-from .flags import find_flags, measured
+from .flags import Flag, find_flags, measured
 from .gallery import SubjectPictures
 from .paper import judge, paper_rows
 from .plots import Plot, draw_plots
@@ -34,7 +34,7 @@ PAGE = "index.html"
 EXTREMES = 4
 """Subjects shown as the easiest, and as many as the hardest."""
 FLAGS = 12
-"""Flagged images shown of each kind."""
+"""Flagged images shown of each kind, one of each subject and method."""
 
 
 def write_page(results: Results, price: float | None, more: Mapping[str, Any]) -> Path:
@@ -165,7 +165,11 @@ def _flags(results: Results, pictures: Iterable[SubjectPictures]) -> dict[str, A
     counts = Counter((flag.method, flag.kind) for flag in flags)
     worst = []
     for kind in ("copy", "collapse"):
-        for flag in [flag for flag in flags if flag.kind == kind][:FLAGS]:
+        firsts: dict[tuple[str, str], Flag] = {}
+        for flag in flags:
+            if flag.kind == kind:
+                firsts.setdefault((flag.subject, flag.method), flag)
+        for flag in list(firsts.values())[:FLAGS]:
             subject = shown[flag.subject]
             sheet = next((s for s in subject.sheets if s.method == flag.method), None)
             if sheet is not None:

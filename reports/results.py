@@ -124,7 +124,7 @@ def load_results(out: Path) -> Results:
     return _load(out, stamp)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
 def _load(out: Path, stamp: tuple[int, ...]) -> Results:
     """Read and rank once for the same state of the files."""
     record = Workspace(out).read()
@@ -134,6 +134,9 @@ def _load(out: Path, stamp: tuple[int, ...]) -> Results:
         seeds = tuple(int(seed) for seed in record["selection"]["seeds"])
     except (ValidationError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise UserError(
             f"{out / 'suite.json'} is of another version of dbbench ({reason}); "
             "make the results again with this one, or report them with that one"

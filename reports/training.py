@@ -31,7 +31,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage took over all calls."""
+    """What one stage took for what is there now."""
 
     stage: str
     seconds: float
@@ -65,13 +65,17 @@ def read_curves(results: Results) -> tuple[Curve, ...]:
 
 
 def read_costs(results: Results) -> tuple[StageCost, ...]:
-    """Return what each stage took, in the order in which they first ran."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    """Return what each stage took, in the order in which they first ran.
+
+    Of a task that was done again, after a change of its settings, the last time counts.
+    """
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for event in EventLog(results.out).read():
         if event.get("status") == "done" and isinstance(event.get("seconds"), int | float):
-            found.setdefault(str(event["stage"]), []).append(event)
+            found.setdefault(str(event["stage"]), {})[str(event.get("name"))] = event
     costs = []
-    for stage, events in found.items():
+    for stage, by_task in found.items():
+        events = by_task.values()
         unit = next((u for u in ("steps", "images") if any(u in event for event in events)), "")
         count = sum(int(event.get(unit, 0)) for event in events)
         costs.append(StageCost(stage, sum(event["seconds"] for event in events), count, unit))

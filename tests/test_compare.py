@@ -40,6 +40,21 @@ def test_the_page_shows_both_runs_beside_the_references(make_run: MakeRun, tmp_p
     assert "photo by 1 (CC0)" in page.text
 
 
+def test_a_run_against_itself_moves_nothing_and_a_half_one_says_so(make_run: MakeRun):
+    whole, half = make_run(name="whole"), make_run(name="half", skip=(("dreambooth", "dog"),))
+    result = CliRunner().invoke(app, ["compare", str(whole), str(half)])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("no subject moved") == 2
+    assert "half is not finished (dreambooth: 1/2 subjects)" in result.output
+    assert "whole is not finished" not in result.output
+
+
+def test_runs_in_folders_of_one_name_are_told_apart(make_run: MakeRun):
+    one, two = make_run(name="before/run"), make_run(name="after/run")
+    title = compare_runs(one, two)[0].title
+    assert title == "after/run: dreambooth minus before/run: dreambooth"
+
+
 def test_runs_that_share_nothing_are_refused_by_name(make_run: MakeRun):
     one = make_run(name="one", methods=("dreambooth", "x"))
     two = make_run(name="two", methods=("y", "z"))

@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dbbench.cli import app
+from dbbench.errors import UserError
 from dbbench.prompt import load_prompts
 from dbbench.reports import write_overview, write_report
 from dbbench.reports.results import _load, load_results
@@ -139,6 +140,35 @@ def test_runs_of_different_protocols_are_kept_apart_and_like_ones_ranked_togethe
     assert {"../one/report/index.html", "../other/report/index.html"} <= set(page.links)
 
 
+def test_like_runs_in_folders_of_one_name_are_ranked_each_by_itself(
+    make_run: MakeRun, tmp_path: Path
+):
+    one = make_run(name="a/run", subjects=DOGS)
+    two = make_run(name="b/run", subjects=DOGS, level={"dreambooth": 0.05})
+    text = " ".join(Page(write_overview([one, two], tmp_path / "all")).text.split())
+    assert "Ranked together: a/run, b/run" in text
+    better, worse = (re.search(rf"{name}/run: dreambooth\s*(0\.\d\d\d)", text) for name in "ab")
+    assert better
+    assert worse
+    assert float(better[1]) - float(worse[1]) == pytest.approx(0.05)
+
+
+def test_the_page_of_several_runs_shows_the_limits_of_each(
+    suite: Suite,  # noqa: F811
+    tmp_path: Path,
+):
+    out = tmp_path / "out"
+    harness.run(suite, out, subjects="dog,can", methods=["plain"])
+    write_report(out)
+    alone = pd.read_csv(out / "report/tables/limits.csv")["context"].mean()
+    page = Page(write_overview([out], tmp_path / "all"))
+    text = " ".join(page.text.split())
+    assert "What the limits are" in text
+    assert (
+        f"{alone:.3f}" in text[text.index("Hallucinated features") : text.index("What the limits")]
+    )
+
+
 def test_a_half_finished_run_is_shown_with_what_is_missing(make_run: MakeRun, tmp_path: Path):
     out = make_run(skip=(("dreambooth", "dog"),), suite={"table": PAPER}, prompts=25)
     assert "1/2 subjects" in Page(write_report(out)).text
@@ -167,6 +197,13 @@ def test_a_run_that_was_stopped_half_way_is_reported_with_what_it_has(
     assert result.exit_code == 0, result.output
     assert "1/2 subjects" in result.output
     assert "1/2 subjects, not ranked" in Page(out / "report/index.html").text
+    (out / "scores.parquet").unlink()
+    (out / "runs/plain/dog/0/samples/samples.json").write_text("{}")
+    result = CliRunner().invoke(app, ["report", str(out)])
+    assert isinstance(result.exception, UserError)
+    assert "samples.json has changed since it was written; the dbbench run that made it" in str(
+        result.exception
+    )
 
 
 def test_a_leaderboard_is_ranked_again_only_when_scores_or_selection_change(make_run: MakeRun):

@@ -27,9 +27,9 @@ def unknown(kind: str, value: str, known: Iterable[str], command: str) -> UserEr
     """
     names = sorted(known)
     guess = nearest(value, names)
-    suggestion = f'; did you mean "{guess}"?' if guess is not None else ";"
+    suggestion = f'; did you mean "{guess}"?' if guess is not None else ""
     if command:
-        remedy = f"({command})" if guess is not None else f"see: {command}"
+        remedy = f" ({command})" if guess is not None else f"; see: {command}"
     else:
-        remedy = f"(known: {', '.join(names) or 'none'})"
-    return UserError(f'unknown {kind} "{value}"{suggestion} {remedy}')
+        remedy = f" (known: {', '.join(names) or 'none'})"
+    return UserError(f'unknown {kind} "{value}"{suggestion}{remedy}')

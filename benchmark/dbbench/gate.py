@@ -128,9 +128,10 @@ def check(
     """
     from dbbench.reports.comparable import difference_between, identity
 
-    if problem := difference_between(baseline["identity"], identity(results)):
+    if problem := difference_between(identity(results), baseline["identity"]):
         raise UserError(
-            f"{results.out} cannot be held against this baseline; they differ in {problem}"
+            f"{results.out} (suite {results.suite.name}) cannot be held against this baseline"
+            f" (suite {baseline.get('suite', 'unknown')}); they differ in {problem}"
         )
     new = baseline_of(results)["trainings"]
     metrics = {metric.name: metric for metric in results.metrics}

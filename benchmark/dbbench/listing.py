@@ -76,9 +76,10 @@ def _about(values: dict[str, Any]) -> tuple[str, str]:
 
 def plugins_table(kind: Kind) -> Table:
     """Methods, encoders or metrics, each with the first line of its own file."""
-    table = _table(kind[:-1], "what it is", "from")
+    table = _table(kind[:-1], "what it is, and where it is from")
     for name in names(kind):
-        table.add_row(name, _describe(find(kind, name).module), provenance(kind, name))
+        what, where = _describe(find(kind, name).module), provenance(kind, name)
+        table.add_row(name, f"{escape(what)}\n[dim]{escape(where)}[/]")
     return table
 
 

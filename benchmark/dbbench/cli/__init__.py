@@ -5,6 +5,7 @@ Each command parses, calls one function and prints. Nothing here imports torch b
 
 from __future__ import annotations
 
+import inspect
 import sys
 import traceback
 from typing import Annotated
@@ -38,6 +39,19 @@ app = typer.Typer(
 for group in (run, reproduce, score, report, validity, listing, data, cache, study):
     app.add_typer(group.app)
 study.study_app.add_typer(simulation.app)
+
+
+def _unwrap(group: typer.Typer) -> None:
+    """Let the terminal wrap the docstrings that are the commands' help, not their source lines."""
+    for command in group.registered_commands:
+        paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)
+    for below in group.registered_groups:
+        if below.typer_instance is not None:
+            _unwrap(below.typer_instance)
+
+
+_unwrap(app)
 
 
 def main() -> None:

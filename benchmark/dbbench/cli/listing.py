@@ -19,7 +19,7 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="|".join(LISTS), help="What to list.", autocompletion=lambda: list(LISTS)
+            metavar="WHAT", help=f"{', '.join(LISTS)}.", autocompletion=lambda: list(LISTS)
         ),
     ],
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from dbbench.cli.options import RESULTS, latest, open_folder
 from dbbench.errors import UserError
@@ -48,8 +49,10 @@ def report(
     from dbbench.reports import print_leaderboard, write_overview, write_report
 
     console = Console()
-    places = [_open(folder) for folder in folders or [str(latest())]]
+    places = list(dict.fromkeys(_open(folder) for folder in folders or [str(latest())]))
     for place in places:
+        if len(places) > 1:
+            console.print(Text(str(place), style="bold"), soft_wrap=True)
         print_leaderboard(place, console)
     with console.status("writing the page"):
         if len(places) == 1:
@@ -97,7 +100,9 @@ def compare(
     from dbbench.reports.compare import compare_runs, print_comparison, write_comparison
 
     console = Console()
-    comparisons = compare_runs(_open(first), _open(second))
+    places = _open(first), _open(second)
+    with console.status("comparing"):
+        comparisons = compare_runs(*places)
     for comparison in comparisons:
         print_comparison(comparison, console)
     if out is not None:
