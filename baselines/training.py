@@ -236,7 +236,7 @@ def _loop(
     device = parameters[0].device
     losses = torch.zeros(settings.steps, len(groups), device=device)
     norms = torch.zeros(settings.steps, device=device)
-    stopped = torch.zeros((), device=device)
+    stopped = torch.zeros((), dtype=torch.float32, device=device)  # as fused AdamW wants it
     optimizer.found_inf = stopped  # AdamW's own way to pass over a step without waiting for it
     first = 0
     if saves is not None and (state := saves.load()) is not None:

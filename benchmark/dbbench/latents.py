@@ -48,7 +48,7 @@ class LatentCodec:
                 height=self._resolution,
                 width=self._resolution,
             )
-            pixels = pixels.to(self._vae.device, memory_format=torch.channels_last)
+            pixels = pixels.to(self._vae.device, self._vae.dtype, memory_format=torch.channels_last)
             posterior = self._vae.encode(pixels).latent_dist
             mean = posterior.mode().float()
             std = getattr(posterior, "std", None)  # an autoencoder without one is deterministic
