@@ -1,8 +1,9 @@
 """dbbench beside a straightforward loop in the style of the public training scripts, in one run.
 
 The loop encodes images and text in each step, draws one prompt at a time and one image a call;
-mathematics, steps, batch and sampler are the same. Both take turns. On a CPU the times are those at
-work in one thread, which a busy machine disturbs little; the median of the rounds' ratios counts.
+mathematics, steps, batch and sampler are the same. Both take turns, and so does the part of a step
+that no loop is spared. On a CPU the times are those at work in one thread, which a busy machine
+disturbs little; the median of the rounds' ratios counts.
 
 python benchmark/speed/beside.py --out benchmark/results/speed-beside
 """
@@ -91,6 +92,32 @@ def train_plainly(pipe: Any, concept: Concept, settings: DreamBooth.Settings, de
     return (now(device) - began) / (settings.steps - PREPARING)
 
 
+def train_barely(pipe: Any, settings: DreamBooth.Settings, device: str) -> float:
+    """Seconds of what each step of any loop has to do: UNet, gradients, their norm, fused AdamW."""
+    unet = pipe.unet.requires_grad_(True).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=0.0, fused=True)  # weights stay
+    config, count = unet.config, 2 * settings.batch_size
+    shape = (count, config.in_channels, config.sample_size, config.sample_size)
+    latents, target = torch.randn(2, *shape, device=device)
+    latents = latents.contiguous(memory_format=torch.channels_last)
+    length = pipe.tokenizer.model_max_length
+    text = torch.randn(count, length, config.cross_attention_dim, device=device)
+    timesteps = torch.randint(0, 1000, (count,), device=device)
+    began = 0.0
+    for step in range(settings.steps):
+        if step == PREPARING:
+            began = now(device)
+        with torch.autocast(pipe.device.type, torch.bfloat16, enabled=device.startswith("cuda")):
+            predicted = unet(latents, timesteps, text).sample
+        torch.nn.functional.mse_loss(predicted.float(), target).backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    seconds = (now(device) - began) / (settings.steps - PREPARING)
+    unet.requires_grad_(False).to(memory_format=torch.contiguous_format)
+    return seconds
+
+
 def train_here(backbone: Backbone, concept: Concept, settings: DreamBooth.Settings) -> float:
     """Fit with dbbench; return the seconds of a step, all that comes before and after included."""
     began = now(str(backbone.device))
@@ -149,6 +176,7 @@ def main(
     images: Annotated[int, typer.Option(min=1, help="Images in a turn.")] = 25,
     source: Annotated[str, typer.Option(help="Backbone: mini, a folder or a hub id.")] = "mini",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    compile: Annotated[bool, typer.Option("--compile", help="dbbench with torch.compile.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; times are CPU time.")] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Write the table as OUT.md, and all times as OUT.json.")
@@ -160,7 +188,7 @@ def main(
     torch.set_num_threads(threads)
     suite = load_suite("mini")
     size = sample_size(load_pipeline(source))
-    backbone = load_backbone(source, resolution=size, device=device)
+    backbone = load_backbone(source, resolution=size, device=device, compile=compile)
     pipe = load_pipeline(source).to(device)
     subject = next(s for s in load_subjects() if s.name == "dog")
     references = [r.image.resize((size, size)) for r in MiniSource(64).load(subject)]
@@ -177,6 +205,10 @@ def main(
                 lambda: train_plainly(pipe, concept, settings, device),
                 lambda: train_here(backbone, concept, settings),
             ),
+            "training, the part that no loop is spared": (
+                lambda: train_plainly(pipe, concept, settings, device),
+                lambda: train_barely(pipe, settings, device),
+            ),
             "sampling, seconds an image": (
                 lambda: sample_plainly(pipe, texts, sample, folder),
                 lambda: sample_here(backbone, texts, sample, folder),
@@ -184,6 +216,11 @@ def main(
         }
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         console = Console()
+        if compile:  # beforehand, what takes a minute or more
+            began = time.perf_counter()
+            for _, here in ways.values():
+                here()
+            console.print(f"compiled within {time.perf_counter() - began:.0f} seconds")
         for turn in range(rounds):
             for name, (plain, here) in ways.items():
                 times[name].append((plain(), here()))
@@ -206,6 +243,7 @@ def main(
         document = {
             "source": source,
             "device": device,
+            "compiled": compile,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "steps": steps,
