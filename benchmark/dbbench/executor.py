@@ -166,9 +166,12 @@ class Local:
         return models.load_for(tasks, say)
 
     def work(self, session: Session, tasks: Sequence[Task], progress: Progress) -> None:
-        """Do the tasks in turn, or those of several runs at once."""
+        """Do the tasks in turn, or those of several runs at once.
+
+        Subjects that are trained together are so in one process, and on one device.
+        """
         devices = devices_of(session.models.device)
-        if self.jobs == len(devices) == 1:
+        if self.jobs == len(devices) == 1 or session.together > 1:
             session.work(tasks, progress)
             return
         from dbbench.workers import work_at_once

@@ -36,8 +36,8 @@ Jobs = Annotated[
     typer.Option(
         "--jobs-per-device",
         min=1,
-        help="Runs at once on a device, each in its own process: small batches do not fill a"
-        " GPU. On a cluster the share of a GPU that a task gets.",
+        help="Runs at once on a device (on each GPU, with --device cuda), each in its own process:"
+        " small batches do not fill a GPU. On a cluster the share of a GPU that a task gets.",
     ),
 ]
 Together = Annotated[
@@ -83,11 +83,13 @@ def workers(
     from dbbench.device import resolve_device
     from dbbench.executor import Local
 
+    if together > 1 and (where is Where.ray or jobs > 1):
+        raise UserError(
+            "--together is for one process; leave it out with --executor ray and --jobs-per-device"
+        )
     if where is Where.local:
         yield Local(jobs), resolve_device(device)
         return
-    if together > 1:
-        raise UserError("--together is for one process; on a cluster leave it out")
     from dbbench.cluster import connected
 
     with connected(address, cpus, jobs, memory, device) as cluster:
