@@ -176,7 +176,6 @@ def main(
     images: Annotated[int, typer.Option(min=1, help="Images in a turn.")] = 25,
     source: Annotated[str, typer.Option(help="Backbone: mini, a folder or a hub id.")] = "mini",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    compile: Annotated[bool, typer.Option("--compile", help="dbbench with torch.compile.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; times are CPU time.")] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Write the table as OUT.md, and all times as OUT.json.")
@@ -188,7 +187,7 @@ def main(
     torch.set_num_threads(threads)
     suite = load_suite("mini")
     size = sample_size(load_pipeline(source))
-    backbone = load_backbone(source, resolution=size, device=device, compile=compile)
+    backbone = load_backbone(source, resolution=size, device=device)
     pipe = load_pipeline(source).to(device)
     subject = next(s for s in load_subjects() if s.name == "dog")
     references = [r.image.resize((size, size)) for r in MiniSource(64).load(subject)]
@@ -216,11 +215,6 @@ def main(
         }
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         console = Console()
-        if compile:  # beforehand, what takes a minute or more
-            began = time.perf_counter()
-            for _, here in ways.values():
-                here()
-            console.print(f"compiled within {time.perf_counter() - began:.0f} seconds")
         for turn in range(rounds):
             for name, (plain, here) in ways.items():
                 times[name].append((plain(), here()))
@@ -243,7 +237,6 @@ def main(
         document = {
             "source": source,
             "device": device,
-            "compiled": compile,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "steps": steps,
