@@ -109,6 +109,7 @@ def test_the_lists_are_complete(dbbench: Call) -> None:
         (["run", "--suite", "mini", "--device", "gpu"], 'unknown device "gpu"'),
         (["run", "--suite", "mini", "--set", "smaple.steps=3"], 'did you mean "sample"?'),
         (["run", "--suite", "mini", "--set", "train.stpes=3"], 'did you mean "train.steps"?'),
+        (["run", "--suite", "mini", "--set", "train.stpes=3", "--dry-run"], '"train.steps"?'),
         (["run", "--suite", "mini", "--together", "2", "--jobs-per-device", "2"], "one process"),
         (["run", "--suite", "paper"], "needs the photographs"),
         (["run", "--suite", "paper", "--data", "none"], "dbbench data fetch"),
