@@ -96,8 +96,7 @@ def print_status(out: Path, console: Console, remote: Remote | None = None) -> N
 
 
 def print_dry_run(plan: Plan, runs: Sequence[Run], console: Console) -> None:
-    """Print what a call would do, and what it would take. Raises UserError for a wrong setting."""
-    plan.identities.resolve_methods(dict.fromkeys(run.method for run in runs))
+    """Print what a call would do, and what it would take."""
     tasks = plan.tasks(runs)
     console.print(_runs_table(plan, runs, tasks))
     console.print(f"to do: {_counts(tasks) or 'nothing'}", soft_wrap=True)

@@ -130,7 +130,10 @@ def run(
             headline = _headline(chosen, asked, runs, out or str(folder), place)
             console.print(headline, soft_wrap=True, highlight=False)
         if dry_run:
-            print_dry_run(make_plan(chosen, folder, source, runs, place, remote), runs, console)
+            plan = make_plan(chosen, folder, source, runs, place, remote)
+            if settings:  # What was typed is checked, though it takes torch to do so.
+                plan.identities.resolve_methods(dict.fromkeys(run.method for run in runs))
+            print_dry_run(plan, runs, console)
             return
         try:
             outcome = execute(
