@@ -46,8 +46,12 @@ def work_at_once(
     something stops everything.
     """
     needed = {key for task in tasks for key in task.needs}
-    rest = [t for t in tasks if t.run is not None or (t.stage == "prior" and t.key in needed)]
-    session.work([task for task in tasks if task not in rest], progress)
+    first: list[Task] = []
+    rest: list[Task] = []
+    for task in tasks:
+        is_for_runs = task.run is not None or (task.stage == "prior" and task.key in needed)
+        (rest if is_for_runs else first).append(task)
+    session.work(first, progress)
     if not rest:
         return
     session.models.release()
@@ -127,6 +131,9 @@ class _Pool:
 
     def __post_init__(self) -> None:
         self.runs = in_order(self.tasks)
+        self._needs: dict[Run | None, set[str]] = {}
+        for task in self.tasks:
+            self._needs.setdefault(task.run, set()).update(task.needs)
 
     def work(self) -> None:
         """Hand out the runs, and show what is reported, until all are through."""
@@ -162,8 +169,7 @@ class _Pool:
         """Return the next run that can be done; there may be none."""
         while self._waiting:
             run = self._waiting.popleft()
-            needs = {key for task in self.tasks if task.run == run for key in task.needs}
-            if needs.isdisjoint(self.session.failed):
+            if self._needs[run].isdisjoint(self.session.failed):
                 return run
             self.blocked.add(run)
         return None
