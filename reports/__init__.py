@@ -25,9 +25,9 @@ def write_report(
     Nothing leaves the folder and nothing is fetched; pictures that are up to date are kept. Raises
     UserError where `out` holds no scored run.
     """
-    from .overview import write_run
-    from .preferences import find_preferences, read_preferences
-    from .results import load_results
+    from dbbench.reports.overview import write_run
+    from dbbench.reports.preferences import find_preferences, read_preferences
+    from dbbench.reports.results import load_results
 
     study = find_preferences(out) if studies is None else read_preferences(studies)
     return write_run(load_results(out), price, study).page
@@ -45,8 +45,8 @@ def write_overview(
 
     `missing` says what has no results, and why. `studies` as for `write_report`.
     """
-    from .overview import write_overview
-    from .preferences import read_preferences
+    from dbbench.reports.overview import write_overview
+    from dbbench.reports.preferences import read_preferences
 
     given = None if studies is None else read_preferences(studies)
     return write_overview(folders, out, price, missing, given)
@@ -54,14 +54,14 @@ def write_overview(
 
 def print_findings(folders: Sequence[Path], console: Console) -> None:
     """Print what each folder says of its paper's findings."""
-    from .overview import print_findings
+    from dbbench.reports.overview import print_findings
 
     print_findings(folders, console)
 
 
 def print_leaderboard(out: Path, console: Console) -> None:
     """Print the leaderboard and the paired differences. Raises UserError as `write_report` does."""
-    from .results import load_results
-    from .tables import print_tables
+    from dbbench.reports.results import load_results
+    from dbbench.reports.tables import print_tables
 
     print_tables(load_results(out), console)

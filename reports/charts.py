@@ -11,10 +11,9 @@ import pandas as pd
 
 from dbbench.leaderboard import SIGNIFICANCE
 from dbbench.metric import Metric
+from dbbench.reports.results import Results, columns_of
+from dbbench.reports.table import rank
 from dbbench.scores import REAL
-
-from .results import Results, columns_of
-from .table import rank
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from typing import Any
 import pandas as pd
 
 from dbbench.leaderboard import Expectation, Leaderboard, rank_methods
+from dbbench.reports.results import Results
 from dbbench.scores import REAL
-
-from .results import Results
 
 
 def identity(results: Results) -> dict[str, Any]:

@@ -9,18 +9,17 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from dbbench.artifact import write_text
 from dbbench.errors import UserError
+from dbbench.files import write_text
 from dbbench.metric import Metric
+from dbbench.reports.comparable import difference_between, identity, names_of
+from dbbench.reports.contact_sheets import make_pictures
+from dbbench.reports.gallery import SubjectPictures
+from dbbench.reports.results import Results, load_results
+from dbbench.reports.table import interval, number, p_value
+from dbbench.reports.terminal import print_table
 from dbbench.scores import REAL
 from dbbench.statistics import Difference, holm, paired_difference
-
-from .comparable import difference_between, identity, names_of
-from .contact_sheets import make_pictures
-from .gallery import SubjectPictures
-from .results import Results, load_results
-from .table import interval, number, p_value
-from .terminal import print_table
 
 MOVED = 6
 """Subjects shown that moved most."""
@@ -163,7 +162,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def write_comparison(comparisons: tuple[Comparison, ...], out: Path) -> Path:
     """Write a page with the tables, and with references and both runs' images of what moved."""
-    from .render import environment, shared_context
+    from dbbench.reports.render import environment, shared_context
 
     subjects = {m.subject for c in comparisons for m in c.moved}
     shown: list[dict[str, SubjectPictures]] = []

@@ -18,10 +18,9 @@ from typing import Any
 
 from PIL import Image
 
-from dbbench.artifact import contained, fingerprint, write_text
 from dbbench.errors import UserError
-
-from .gallery import PIXEL_ART, Reference, Sheet, Strip, SubjectPictures, read_json, shown
+from dbbench.files import contained, fingerprint, read_json, write_text
+from dbbench.reports.gallery import PIXEL_ART, Reference, Sheet, Strip, SubjectPictures, shown
 
 CELL = 160
 """Largest side of a sample on a sheet in pixels; smaller samples keep their own size."""

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from dbbench.metric import Metric
+from dbbench.reports.results import Results
+from dbbench.reports.training import Curve
 from dbbench.scores import REAL
-
-from .results import Results
-from .training import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,10 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dbbench.files import read_json
+from dbbench.reports.results import Results
 from dbbench.scores import REAL
-
-from .gallery import read_json
-from .results import Results
 
 Vectors = NDArray[np.float64]
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 PIXEL_ART = 96
 """Images up to this side are shown at twice their size with hard pixels."""
@@ -99,12 +96,3 @@ def shown(side: int) -> int:
 
 def _percent(index: int, count: int) -> str:
     return f"{100 * index / max(1, count - 1):.4g}%"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, or an empty one where there is none."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}

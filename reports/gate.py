@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from dbbench.gate import Line
-
-from .table import cell, number, p_value
-from .terminal import print_table
+from dbbench.reports.table import cell, number, p_value
+from dbbench.reports.terminal import print_table
 
 HEADER = ("method", "metric", "baseline", "now", "difference", "trainings", "p (Holm)", "verdict")
 HOW = (

@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dbbench.artifact import fingerprint, write_text
 from dbbench.encoder import Vectors
+from dbbench.files import fingerprint, read_json, write_text
 from dbbench.limits import LIMITS, Limit, Shown
 from dbbench.metric import CLASS_PROMPT
+from dbbench.reports.results import Results
+from dbbench.reports.table import Table, number, write_table
 from dbbench.scores import REAL
-
-from .gallery import read_json
-from .results import Results
-from .table import Table, number, write_table
 
 RECORD = ".limits.json"
 VERSION = 1  # Raise when the same features shall give other numbers.

@@ -11,19 +11,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from dbbench.artifact import write_text
+from dbbench.files import write_text
 from dbbench.limits import LIMITS
-
-from .comparable import combined, grouped, names_of
-from .limits import Limits, read_limits, write_limits
-from .paper import judge, paper_rows
-from .preferences import Preferences, find_preferences
-from .render import PAGE, REPORT, environment, shared_context, write_page
-from .results import Results, load_results
-from .study import write_study
-from .table import arrowed
-from .tables import print_verdicts, write_tables
-from .validity import Linked, link_validity
+from dbbench.reports.comparable import combined, grouped, names_of
+from dbbench.reports.limits import Limits, read_limits, write_limits
+from dbbench.reports.paper import judge, paper_rows
+from dbbench.reports.preferences import Preferences, find_preferences
+from dbbench.reports.render import PAGE, REPORT, environment, shared_context, write_page
+from dbbench.reports.results import Results, load_results
+from dbbench.reports.study import write_study
+from dbbench.reports.table import arrowed
+from dbbench.reports.tables import print_verdicts, write_tables
+from dbbench.reports.validity import Linked, link_validity
 
 
 @dataclass(frozen=True)

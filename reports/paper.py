@@ -10,9 +10,8 @@ import pandas as pd
 
 from dbbench.claim import Claim
 from dbbench.metric import Metric
+from dbbench.reports.results import Results
 from dbbench.statistics import Difference, Interval
-
-from .results import Results
 
 Outcome = Literal["reproduced", "not reproduced", "not decidable", "not run"]
 

@@ -15,9 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbbench.artifact import fingerprint, write_text
-
-from .figures import (
+from dbbench.files import fingerprint, read_json, write_text
+from dbbench.reports.figures import (
     INK,
     LINE,
     METHODS,
@@ -30,9 +29,8 @@ from .figures import (
     trade_off,
     training,
 )
-from .gallery import read_json
-from .results import Results
-from .training import Curve
+from dbbench.reports.results import Results
+from dbbench.reports.training import Curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

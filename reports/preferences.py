@@ -12,10 +12,9 @@ import pandas as pd
 
 from dbbench.claim import Claim
 from dbbench.errors import UserError
+from dbbench.reports.paper import Outcome, decide
+from dbbench.reports.table import NOT_KNOWN, Table
 from dbbench.statistics import Difference, Interval
-
-from .paper import Outcome, decide
-from .table import NOT_KNOWN, Table
 
 if TYPE_CHECKING:
     from dbbench.study.analysis import Analysis
@@ -84,7 +83,7 @@ class Preferences:
     @property
     def questions(self) -> tuple[str, ...]:
         """What each study asked for."""
-        from .study_tables import study_title
+        from dbbench.reports.study_tables import study_title
 
         return tuple(study_title(study) for study in self.studies)
 
@@ -151,7 +150,9 @@ class Preferences:
         """Return the paper's table, the verdicts and each study's own, with their banners."""
         if not self.studies:
             return []
-        from .study_tables import study_tables  # its statistics take two seconds to load
+        from dbbench.reports.study_tables import (
+            study_tables,  # its statistics take two seconds to load
+        )
 
         findings = self.findings
         header = ["finding", "verdict", "numbers"]

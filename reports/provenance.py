@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dbbench.protocol import load_protocol
-
-from .gallery import SubjectPictures
-from .results import Results
-from .training import machine, read_costs
+from dbbench.reports.gallery import SubjectPictures
+from dbbench.reports.results import Results
+from dbbench.reports.training import machine, read_costs
 
 
 def credits_of(pictures: Iterable[SubjectPictures]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -11,16 +11,15 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from dbbench.artifact import write_text
-from dbbench.identity import versions
+from dbbench.files import write_text
 from dbbench.metric import Metric
 from dbbench.protocol import Protocol
 from dbbench.reconciliation import Reconciliation
+from dbbench.reports.remarks import count, encoder_lines, number, remarks, span, spread
+from dbbench.reports.table import arrowed, p_value
+from dbbench.reports.terminal import print_table
 from dbbench.scores import REAL
-
-from .remarks import count, encoder_lines, number, remarks, span, spread
-from .table import arrowed, p_value
-from .terminal import print_table
+from dbbench.versions import versions
 
 SHOWN = 12
 """How many lines of a long list stand in the terminal; the files have all of them."""

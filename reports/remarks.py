@@ -9,9 +9,8 @@ import pandas as pd
 
 from dbbench.protocol import Protocol
 from dbbench.reconciliation import Reconciliation
+from dbbench.reports.table import NOT_KNOWN
 from dbbench.scores import REAL
-
-from .table import NOT_KNOWN
 
 
 def encoder_lines(result: Reconciliation) -> list[str]:

@@ -12,22 +12,21 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dbbench.artifact import write_text
+from dbbench.files import write_text
+from dbbench.reports.charts import difference_rows, drawn, known, matrix_of, ranking_rows
+from dbbench.reports.contact_sheets import make_pictures
+from dbbench.reports.flags import Flag, find_flags, measured
+from dbbench.reports.gallery import SubjectPictures
+from dbbench.reports.paper import judge, paper_rows
+from dbbench.reports.plots import Plot, draw_plots
+from dbbench.reports.preferences import percent, span
+from dbbench.reports.provenance import credits_of, facts_of
+from dbbench.reports.results import Results
+from dbbench.reports.table import arrowed, interval, number, p_value, rank
+from dbbench.reports.tables import HOW
+from dbbench.reports.training import read_curves
 from dbbench.scores import REAL
 from dbbench.subject import select_subjects
-
-from .charts import difference_rows, drawn, known, matrix_of, ranking_rows
-from .contact_sheets import make_pictures
-from .flags import Flag, find_flags, measured
-from .gallery import SubjectPictures
-from .paper import judge, paper_rows
-from .plots import Plot, draw_plots
-from .preferences import percent, span
-from .provenance import credits_of, facts_of
-from .results import Results
-from .table import arrowed, interval, number, p_value, rank
-from .tables import HOW
-from .training import read_curves
 
 REPORT = "report"
 PAGE = "index.html"

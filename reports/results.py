@@ -12,19 +12,17 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import ValidationError
 
-from dbbench.artifact import fingerprint, hash_file
 from dbbench.errors import UserError
-from dbbench.identity import versions
+from dbbench.files import fingerprint, hash_file, read_json
 from dbbench.leaderboard import Expectation, Leaderboard, rank_methods
 from dbbench.metric import Metric
 from dbbench.plan import VERSIONS
-from dbbench.plugin import load_metric
+from dbbench.plugins import load_metric
 from dbbench.scores import REAL, read_scores
 from dbbench.scoring import MANIFEST
 from dbbench.suite import Suite
+from dbbench.versions import versions
 from dbbench.workspace import Workspace
-
-from .gallery import read_json
 
 SCORES = "scores.parquet"
 RANKED = "leaderboard.json"

@@ -7,12 +7,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from dbbench.artifact import write_text
-
-from .latex import latex_document
-from .preferences import Preferences
-from .table import Table, cell, markdown_table, tex, write_table
-from .terminal import print_table
+from dbbench.files import write_text
+from dbbench.reports.latex import latex_document
+from dbbench.reports.preferences import Preferences
+from dbbench.reports.table import Table, cell, markdown_table, tex, write_table
+from dbbench.reports.terminal import print_table
 
 
 def write_study(preferences: Preferences, folder: Path) -> list[Table]:
@@ -25,7 +24,7 @@ def write_study(preferences: Preferences, folder: Path) -> list[Table]:
 
 def write_study_page(preferences: Preferences, folder: Path) -> Path:
     """Write a study's own page with its tables in four forms, and results.md and results.tex."""
-    from .render import environment, style
+    from dbbench.reports.render import environment, style
 
     made = write_study(preferences, folder)
     tables = preferences.all_tables()

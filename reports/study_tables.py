@@ -6,10 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from dbbench.reports.table import NOT_KNOWN, Table
 from dbbench.study.analysis import Analysis
 from dbbench.study.shares import TIE_RULE
-
-from .table import NOT_KNOWN, Table
 
 QUESTION_TITLES = {"subject": "subject fidelity", "prompt": "prompt fidelity"}
 

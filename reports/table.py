@@ -11,10 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from dbbench.artifact import write_text
+from dbbench.files import write_text
 from dbbench.metric import Metric
-
-from .latex import latex_table
+from dbbench.reports.latex import latex_table
 
 NOT_KNOWN = "-"
 

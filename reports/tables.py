@@ -11,13 +11,12 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from dbbench.artifact import hash_file, write_text
+from dbbench.files import hash_file, write_text
 from dbbench.metric import Metric
-
-from .latex import latex_document
-from .paper import judge, paper_rows
-from .results import BOARD, RANKED, Results, columns_of
-from .table import (
+from dbbench.reports.latex import latex_document
+from dbbench.reports.paper import judge, paper_rows
+from dbbench.reports.results import BOARD, RANKED, Results, columns_of
+from dbbench.reports.table import (
     NOT_KNOWN,
     Table,
     arrowed,
@@ -30,7 +29,7 @@ from .table import (
     write_parquet,
     write_table,
 )
-from .terminal import print_table
+from dbbench.reports.terminal import print_table
 
 HOW = (
     "Mean over subjects of the mean over images, with the 95% interval (bootstrap over subjects). "

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dbbench.clock import duration, per_second
 from dbbench.events import EventLog
-
-from .gallery import read_json
-from .results import Results
+from dbbench.files import read_json
+from dbbench.reports.results import Results
+from dbbench.units import duration, per_second
 
 POINTS = 120
 """Points of a curve that are kept; a longer one is averaged in bins."""

@@ -16,26 +16,23 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 
-from dbbench.artifact import write_text
+from dbbench.files import read_json, write_text
 from dbbench.limits import LIMITS, SOURCE
-from dbbench.plugin import load_metric
+from dbbench.plugins import load_metric
 from dbbench.prompt import load_prompts
+from dbbench.reports.latex import latex_document
+from dbbench.reports.plots import Plot, inline, write_plot
+from dbbench.reports.table import Table, cell, markdown_table, write_table
+from dbbench.reports.terminal import print_table
 from dbbench.subject import load_subjects
 from dbbench.suite import load_suite
-
-from .gallery import read_json
-from .latex import latex_document
-from .plots import Plot, inline, write_plot
-from .table import Table, cell, markdown_table, write_table
-from .terminal import print_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from dbbench.reports.results import Results
     from dbbench.truth import Examples
     from dbbench.validity import Validity
-
-    from .results import Results
 
 RECORD = "validity.json"
 FOLDER = "validity"
@@ -55,8 +52,8 @@ STRIP = (
 
 def write_validity(validity: Validity, examples: Examples, out: Path) -> Path:
     """Write everything into `out` and return the page; validity.json comes last."""
-    from .render import PAGE, environment, style
-    from .validity_tables import lessons, validity_tables
+    from dbbench.reports.render import PAGE, environment, style
+    from dbbench.reports.validity_tables import lessons, validity_tables
 
     banner = _banner()
     tables = validity_tables(validity)
@@ -87,9 +84,8 @@ def write_validity(validity: Validity, examples: Examples, out: Path) -> Path:
 
 def read_validity(out: Path) -> tuple[dict[str, Any], tuple[Table, ...]]:
     """Return what was made in a folder: its record and its tables; nothing where there is none."""
+    from dbbench.reports.validity_tables import validity_tables
     from dbbench.validity import Validity
-
-    from .validity_tables import validity_tables
 
     record = read_json(out / RECORD)
     if not record:
@@ -166,7 +162,7 @@ def _draw(validity: Validity) -> Figure:
     """One panel a metric, one row a kind of picture."""
     from matplotlib.figure import Figure
 
-    from .figures import INK, METHODS
+    from dbbench.reports.figures import INK, METHODS
 
     means = validity.means
     metrics = [m for m in map(load_metric, dict.fromkeys(means["metric"])) if

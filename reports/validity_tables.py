@@ -7,11 +7,10 @@ import pandas as pd
 from dbbench.limit_truth import LIMITED
 from dbbench.limits import LIMITS
 from dbbench.metric import Metric
-from dbbench.plugin import load_metric
+from dbbench.plugins import load_metric
 from dbbench.power import SPREADS
+from dbbench.reports.table import NOT_KNOWN, Table, interval, number
 from dbbench.validity import QUESTIONS, Validity
-
-from .table import NOT_KNOWN, Table, interval, number
 
 TOLD = {"references": ("other identity", "hallucinated"), "text": ("wrong place", "copied")}
 """Which defects a metric is meant to find, by what it compares."""

@@ -18,7 +18,7 @@ import pytest
 import tinted_plugin
 from rich.console import Console
 
-from dbbench import plugin
+from dbbench import plugins as plugin
 from dbbench.executor import Executor, execute
 from dbbench.lease import running
 from dbbench.mini.source import MiniSource

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dbbench.artifact import MANIFEST, Artifact, fingerprint
+from dbbench.artifact import MANIFEST, Artifact
+from dbbench.files import fingerprint
 
 
 def made(path: Path, text: str = "one", **inputs: object) -> Artifact:

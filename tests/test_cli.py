@@ -12,10 +12,11 @@ from harness import installed, plugin_folder, suite, suite_file  # noqa: F401
 from rich.console import Console
 
 from dbbench import cli, device
-from dbbench.clock import Clock, duration, per_second
+from dbbench.clock import Clock
 from dbbench.plan import Task
 from dbbench.progress import JsonProgress, LiveProgress, PlainProgress
 from dbbench.suite import Run
+from dbbench.units import duration, per_second
 
 # ruff: noqa: F811 - fixtures are imported by name
 

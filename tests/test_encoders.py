@@ -18,7 +18,7 @@ from dbbench.encoder import Preparing
 from dbbench.encoders import open_clip as open_clip_encoder
 from dbbench.encoders import timm as timm_encoder
 from dbbench.errors import UserError
-from dbbench.plugin import load_encoder
+from dbbench.plugins import load_encoder
 
 SMALL_VIT = "vit_tiny_patch16_224"
 SMALL_CLIP = {"layers": 1, "width": 32}

@@ -15,7 +15,7 @@ from dbbench.encoder import Distance
 from dbbench.encoders import lpips as lpips_encoder
 from dbbench.errors import UserError
 from dbbench.features import FeatureStore
-from dbbench.plugin import load_encoder
+from dbbench.plugins import load_encoder
 
 SIZE = 32
 NETS = ("alex", "vgg", "squeeze")

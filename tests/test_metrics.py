@@ -26,7 +26,7 @@ from dbbench.metrics.dinov2_i import DinoV2I
 from dbbench.metrics.div import Div
 from dbbench.metrics.lpips import Lpips
 from dbbench.metrics.pres import Pres
-from dbbench.plugin import load_metric, names
+from dbbench.plugins import load_metric, names
 
 
 def vectors(count: int, dim: int = 8, seed: int = 0) -> np.ndarray:

@@ -14,7 +14,7 @@ from dbbench.mini.judge import judge_images, load_judge
 from dbbench.mini.source import MiniSource, identities
 from dbbench.mini.tokenizer import RARE
 from dbbench.mini.world import draw, draw_scene, scene_for_prompt
-from dbbench.plugin import load_encoder
+from dbbench.plugins import load_encoder
 from dbbench.prompt import load_prompts
 from dbbench.subject import load_subjects
 

@@ -18,7 +18,7 @@ from timm.models import save_for_hf
 
 from dbbench.encoder import Encoder, Vectors
 from dbbench.features import FeatureStore
-from dbbench.plugin import load_encoder
+from dbbench.plugins import load_encoder
 from dbbench.subject import load_subjects
 
 FROZEN = Path(__file__).with_name("frozen_photographs.json")

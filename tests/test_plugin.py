@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from harness import installed, plugin_folder  # noqa: F401 - fixtures
 
-from dbbench import plugin
+from dbbench import plugins as plugin
 from dbbench.errors import UserError
 
 

@@ -13,7 +13,7 @@ from harness import contents, installed, plugin_folder, suite, suite_file, writt
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from dbbench import plugin
+from dbbench import plugins as plugin
 from dbbench.cli import app
 from dbbench.errors import UserError
 from dbbench.events import EventLog

@@ -11,13 +11,13 @@ import pytest
 import tiny_backbone
 import torch
 
-from dbbench.artifact import hash_file
 from dbbench.backbone import Backbone, load_backbone
 from dbbench.errors import UserError
+from dbbench.files import hash_file
+from dbbench.interrupts import Stop, Stopped
 from dbbench.method import Checkpoint, Concept
-from dbbench.plugin import load_method
+from dbbench.plugins import load_method
 from dbbench.saves import RECORD, Interval, Saves
-from dbbench.stop import Stop, Stopped
 
 CONCEPT = Concept(
     name="plushie",

@@ -15,14 +15,14 @@ from harness import installed, plugin_folder
 from PIL import Image
 from typer.testing import CliRunner
 
+from dbbench.advance import silent
 from dbbench.cli import app
 from dbbench.encoder import Distance
 from dbbench.encoding import cast_roles, encode
 from dbbench.errors import UserError
 from dbbench.features import FeatureStore
 from dbbench.oracle import score_oracle
-from dbbench.plugin import load_encoder
-from dbbench.progress import silent
+from dbbench.plugins import load_encoder
 from dbbench.protocol import load_protocol, protocol_names
 from dbbench.reconciliation import Reconciliation, reconcile
 from dbbench.references import find_references

@@ -17,10 +17,10 @@ from dbbench.backbone import Backbone, load_backbone
 from dbbench.errors import UserError
 from dbbench.mini.source import MiniSource
 from dbbench.plan import ImageJob
-from dbbench.plugin import load_method
+from dbbench.plugins import load_method
 from dbbench.prompt import load_prompts
 from dbbench.sampling import SampleSettings
-from dbbench.seed import image_seed, prior_seed, train_seed
+from dbbench.seeds import image_seed, prior_seed, train_seed
 from dbbench.subject import Subject, select_subjects
 from dbbench.suite import PriorSettings, Run
 

@@ -6,7 +6,7 @@ import pytest
 
 from dbbench.errors import UserError
 from dbbench.experiment import bases
-from dbbench.plugin import load_method, names, setting_names
+from dbbench.plugins import load_method, names, setting_names
 from dbbench.subject import select_subjects
 from dbbench.suite import (
     Run,

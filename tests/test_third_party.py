@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from harness import installed, plugin_folder, run, suite, suite_file  # noqa: F401
 
-from dbbench import plugin
+from dbbench import plugins as plugin
 from dbbench.errors import UserError
 from dbbench.overview import recorded_plan
 from dbbench.suite import Suite

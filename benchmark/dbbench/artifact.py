@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dbbench.errors import UserError
+from dbbench.files import contained, fingerprint, hash_file, write_text
 
 MANIFEST = "manifest.json"
 State = Literal["done", "missing", "stale", "damaged"]
@@ -28,20 +28,6 @@ class Damaged(Exception):
 
     def __str__(self) -> str:
         return f"{self.artifact.path}: {self.problem}"
-
-
-def fingerprint(value: Any) -> str:
-    """Return the SHA-256 of the value as canonical JSON (sorted keys, no blanks)."""
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -219,27 +205,3 @@ def write_manifest(manifest_path: Path, inputs: Mapping[str, Any], files: Sequen
         ],
     }
     write_text(manifest_path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that a crash leaves the old one or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-
-
-class Outside(UserError, ValueError):
-    """A name in a manifest leads out of the manifest's folder."""
-
-
-def contained(folder: Path, name: str) -> Path:
-    """Return folder/name. Raises Outside where that is not below the folder, links included."""
-    path = folder / name
-    bad = ".." in Path(name).parts or Path(name).is_absolute() or "\\" in name
-    if bad or not path.resolve().is_relative_to(folder.resolve()):
-        raise Outside(f'"{name}" leads out of {folder}; that list of files was altered')
-    return path

@@ -17,7 +17,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import sys
 import time
@@ -30,8 +29,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dbbench.artifact import write_text
-from dbbench.errors import UserError
+from dbbench.files import write_text
+from dbbench.units import parse_size
 
 Kind = Literal["images", "texts"]
 Rows = dict[bytes, NDArray[np.float32]]
@@ -60,15 +59,6 @@ def cache_limit() -> int:
     """Return $DBBENCH_CACHE_LIMIT in bytes ("500MB", "20GB"), by default 10 GB."""
     text = os.environ.get("DBBENCH_CACHE_LIMIT", "").strip()
     return parse_size(text, "DBBENCH_CACHE_LIMIT") if text else DEFAULT_LIMIT
-
-
-def parse_size(text: str, what: str) -> int:
-    """Return a size such as "500MB" or "20GB" in bytes. Raises UserError; `what` is its name."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text)
-    if match is None:
-        raise UserError(f'{what} is "{text}"; write a size such as 500MB or 20GB')
-    powers = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
-    return int(float(match[1]) * 1000 ** powers[match[2]])
 
 
 @dataclass(frozen=True)

@@ -77,23 +77,3 @@ class Clock:
         for running in self.running.values():
             total -= typical.get(running.task.kind, 0.0) * running.share
         return max(total / max(1, len(self.running)), 0.0)
-
-
-def per_second(rate: float) -> str:
-    """Return how many things a second as a person reads it: "1,640", "12.3", "0.52", "0.0052"."""
-    if rate >= 100:
-        return f"{rate:,.0f}"
-    return f"{rate:.{1 if rate >= 10 else 2 if rate >= 0.1 else 4}f}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time span as a person says it: "45 s", "12 min", "3 h 05 min", "2 d 4 h"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes:02d} min"
-    return f"{hours // 24} d {hours % 24} h"

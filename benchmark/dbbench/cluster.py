@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Any
 
-from dbbench.artifact import Damaged, write_text
-from dbbench.cache import parse_size
+from dbbench.artifact import Damaged
 from dbbench.errors import UserError
+from dbbench.files import write_text
 from dbbench.models import Models
 from dbbench.node import Order, Report, do_task, identify, run_parts
 from dbbench.plan import Plan, Task
@@ -24,6 +24,7 @@ from dbbench.progress import Progress
 from dbbench.relay import Message, show_message
 from dbbench.session import Failure, Session
 from dbbench.suite import Run
+from dbbench.units import parse_size
 
 RETRIES = 5
 """How often Ray gives a task to another process when its node or process dies."""

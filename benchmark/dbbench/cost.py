@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dbbench.clock import duration
 from dbbench.events import EventLog
 from dbbench.plan import Plan, Task
+from dbbench.units import duration
 
 # One pass of the denoiser for one image: pixels along a side, floating-point operations (a
 # multiplication and an addition are two). Counted by benchmark/speed/throughput.py --count.

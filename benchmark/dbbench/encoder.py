@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dbbench.artifact import fingerprint
+from dbbench.files import fingerprint
 
 Vectors = NDArray[np.float32]
 """ND float32; each row has unit norm."""

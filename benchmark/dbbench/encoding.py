@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from dbbench.encoder import Distance, Encoder, Vectors
 from dbbench.errors import UserError
 from dbbench.metric import Metric
-from dbbench.plugin import load_encoder, load_metric
+from dbbench.plugins import load_encoder, load_metric
 from dbbench.protocol import Protocol, load_protocol
 from dbbench.submission import Picture
 
 if TYPE_CHECKING:
+    from dbbench.advance import Advance
     from dbbench.features import FeatureStore
-    from dbbench.progress import Advance
 
 Group = tuple[str, str, int | None]
 """Method, subject and seed: images that are scored together, since their prompts are siblings."""

@@ -15,17 +15,17 @@ from dbbench.device import devices_of
 from dbbench.errors import UserError
 from dbbench.events import Meter
 from dbbench.identity import Identities
+from dbbench.interrupts import listening
 from dbbench.lease import Leases
 from dbbench.models import Models
 from dbbench.plan import Plan, Task
-from dbbench.plugin import add_method_file, find, load_metric
+from dbbench.plugins import add_method_file, find, load_metric
 from dbbench.progress import Progress, show
 from dbbench.remote import Remote
 from dbbench.saves import Interval
 from dbbench.scoring import finished_runs, score, scored
 from dbbench.session import Outcome, Session
 from dbbench.sharing import take_over
-from dbbench.stop import listening
 from dbbench.subject import ImageSource, load_subjects
 from dbbench.suite import Run, Suite
 from dbbench.tracker import Kind

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dbbench.artifact import fingerprint
+from dbbench.advance import Advance, silent
 from dbbench.cache import Cache, Rows, Shelf
 from dbbench.encoder import Distance, Encoder, Preparing, Vectors
+from dbbench.files import fingerprint
 from dbbench.picture import RULES, PictureError, decode_picture, read_bytes
-from dbbench.progress import Advance, silent
 
 if TYPE_CHECKING:
     from PIL import Image

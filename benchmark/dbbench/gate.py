@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbbench.artifact import write_text
 from dbbench.errors import UserError, unknown
+from dbbench.files import write_text
 from dbbench.statistics import holm, worse_by_chance
 
 if TYPE_CHECKING:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dbbench.artifact import fingerprint, hash_file
 from dbbench.errors import unknown
-from dbbench.plugin import find, load_method, provenance, setting_names
+from dbbench.files import fingerprint, hash_file
+from dbbench.plugins import find, load_method, provenance, setting_names
 from dbbench.suite import Suite, method_settings
 from dbbench.variant import own_settings, variant
-
-PACKAGES = ("dbbench", "diffusers", "numpy", "open_clip_torch", "pillow", "timm", "torch")
+from dbbench.versions import versions
 
 
 @dataclass(frozen=True)
@@ -119,17 +117,6 @@ class Identities:
     def _trained(self, methods: Iterable[str]) -> list[str]:
         """Return the rows that these rows' trainings belong to."""
         return list(dict.fromkeys(variant(self.suite, name).trained_as for name in methods))
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that results depend on."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _files(path: str) -> list[Any]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from dbbench.artifact import hash_file
+from dbbench.advance import Advance
 from dbbench.errors import UserError
-from dbbench.progress import Advance
+from dbbench.files import hash_file
 
 PENDING_IMAGES = 64  # Images that may wait for the disk.
 PNG_COMPRESSION = 1  # Level 6 takes five times as long for files a tenth smaller.

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dbbench.experiment import bases
-from dbbench.plugin import Kind, find, names, provenance
+from dbbench.plugins import Kind, find, names, provenance
 from dbbench.prompt import load_prompts
 from dbbench.protocol import load_protocol, protocol_names
 from dbbench.subject import load_subjects, select_subjects

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dbbench.identity import Identities
 from dbbench.plan import Plan, Task
-from dbbench.plugin import load_encoder, load_method
+from dbbench.plugins import load_encoder, load_method
 
 if TYPE_CHECKING:
     from dbbench.backbone import Backbone

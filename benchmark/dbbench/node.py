@@ -15,7 +15,7 @@ from dbbench.features import FeatureStore
 from dbbench.identity import Identities
 from dbbench.models import Models
 from dbbench.plan import Plan, Task
-from dbbench.plugin import add_method_file
+from dbbench.plugins import add_method_file
 from dbbench.relay import Relay
 from dbbench.remote import RemoteArtifact
 from dbbench.saves import Interval

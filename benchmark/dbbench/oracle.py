@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from dbbench.advance import Advance
 from dbbench.encoding import Cast, Encodings, encode
 from dbbench.metric import Metric
-from dbbench.progress import Advance
 from dbbench.protocol import Protocol
 from dbbench.reconciliation import explain_missing, playable, real_values
 from dbbench.summary import average

@@ -15,12 +15,13 @@ from dbbench.cost import estimate
 from dbbench.identity import Identities
 from dbbench.lease import running
 from dbbench.plan import STAGES, Plan, Task
-from dbbench.plugin import add_method_file
+from dbbench.plugins import add_method_file
 from dbbench.remote import Remote
 from dbbench.scoring import finished_runs, scored
 from dbbench.subject import ReferenceImage, Subject, load_subjects
 from dbbench.suite import Run
-from dbbench.workspace import Workspace, count_images, estimate_bytes, gigabytes
+from dbbench.units import gigabytes
+from dbbench.workspace import Workspace, count_images, estimate_bytes
 
 STYLES = {
     "running": "cyan",

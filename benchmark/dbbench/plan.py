@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from dbbench.artifact import Artifact
 from dbbench.identity import Identities
-from dbbench.plugin import load_metric, provenance
+from dbbench.plugins import load_metric, provenance
 from dbbench.prompt import PromptTemplate, class_prompt
 from dbbench.remote import Remote, RemoteArtifact
-from dbbench.seed import image_seed
+from dbbench.seeds import image_seed
 from dbbench.subject import ImageSource, Subject
 from dbbench.suite import Run, Suite
 from dbbench.variant import Variant, variant

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,22 +16,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dbbench.clock import Clock, duration, per_second
+from dbbench.clock import Clock
 from dbbench.plan import Task
+from dbbench.units import duration, per_second
 
 REFRESH = 4.0  # Per second.
 ROWS = 8  # Tasks under way that are shown at once.
-
-
-class Advance(Protocol):
-    """Hears how far a stage is: `done` of `total`, and figures such as the loss."""
-
-    def __call__(self, done: int, total: int, figures: Mapping[str, Any], /) -> None:
-        """Take note."""
-
-
-def silent(done: int, total: int, figures: Mapping[str, Any], /) -> None:
-    """Tell nobody."""
 
 
 class Progress(Protocol):

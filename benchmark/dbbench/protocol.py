@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, model_validator
 
 from dbbench.errors import UserError, unknown
-from dbbench.suite import Settings, explain_validation
+from dbbench.validation import Settings, explain_validation
 
 Text = Literal["without-identifier", "as-given", "without-subject"]
 

@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dbbench.artifact import MANIFEST, Artifact, Damaged, State, contained, hash_file
+from dbbench.artifact import MANIFEST, Artifact, Damaged, State
 from dbbench.artifact import inspect as inspect_files
 from dbbench.errors import UserError
 from dbbench.events import EVENTS
+from dbbench.files import contained, hash_file
 from dbbench.lease import running
 
 OWN_FILES = (

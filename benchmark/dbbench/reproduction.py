@@ -12,11 +12,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dbbench.artifact import write_text
-from dbbench.clock import duration
 from dbbench.cost import estimate
 from dbbench.errors import UserError
 from dbbench.executor import Executor, Local, execute, make_plan
+from dbbench.files import write_text
 from dbbench.progress import say_json
 from dbbench.saves import Interval
 from dbbench.session import Failure
@@ -24,7 +23,8 @@ from dbbench.sharing import without_shared
 from dbbench.subject import ImageSource
 from dbbench.suite import Run, Suite
 from dbbench.tracker import Kind
-from dbbench.workspace import count_images, estimate_bytes, gigabytes
+from dbbench.units import duration, gigabytes
+from dbbench.workspace import count_images, estimate_bytes
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbbench.artifact import hash_file, write_text
 from dbbench.errors import UserError
-from dbbench.stop import Stop
+from dbbench.files import hash_file, write_text
+from dbbench.interrupts import Stop
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,7 @@ from dbbench.submissions import read_submission
 from dbbench.suite import load_suite
 
 if TYPE_CHECKING:
-    from dbbench.progress import Advance
+    from dbbench.advance import Advance
     from dbbench.reconciliation import Reconciliation
 
 EVERY = "all"

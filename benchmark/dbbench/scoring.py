@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dbbench.artifact import Artifact, State, fingerprint, inspect, write_manifest
+from dbbench.artifact import Artifact, State, inspect, write_manifest
+from dbbench.files import fingerprint
 from dbbench.plan import Plan
-from dbbench.plugin import load_metric
+from dbbench.plugins import load_metric
 from dbbench.subject import Subject
 from dbbench.suite import Run
 

@@ -11,19 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dbbench.artifact import Damaged, write_text
-from dbbench.clock import per_second
+from dbbench.artifact import Damaged
 from dbbench.errors import UserError
 from dbbench.events import EventLog, Log, Meter
 from dbbench.features import FeatureStore
-from dbbench.identity import versions
+from dbbench.files import write_text
+from dbbench.interrupts import Stop
 from dbbench.lease import Lease, Leases, running
 from dbbench.models import Models
 from dbbench.plan import Plan, Task
 from dbbench.progress import Progress
 from dbbench.saves import Interval
-from dbbench.stop import Stop
 from dbbench.tracker import Kind
+from dbbench.units import per_second
+from dbbench.versions import versions
 from dbbench.work import do
 from dbbench.workspace import Workspace, estimate_bytes, storage_problem
 

@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from dbbench.artifact import Artifact, contained, fingerprint, write_text
+from dbbench.advance import Advance, silent
+from dbbench.artifact import Artifact
 from dbbench.encoder import Distance
 from dbbench.errors import UserError
 from dbbench.features import FeatureStore
-from dbbench.identity import versions
+from dbbench.files import contained, fingerprint, write_text
 from dbbench.image_files import open_image, sample_into, save_png
+from dbbench.interrupts import Stop
 from dbbench.plan import ImageJob
-from dbbench.progress import Advance, silent
 from dbbench.saves import Interval, Saves
-from dbbench.seed import prior_seed, stable_seed, train_seed
-from dbbench.stop import Stop
+from dbbench.seeds import prior_seed, stable_seed, train_seed
 from dbbench.subject import ImageSource, Subject
 from dbbench.suite import PriorSettings, Run
 from dbbench.variant import Variant
+from dbbench.versions import versions
 
 if TYPE_CHECKING:
     from dbbench.backbone import Backbone

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from dbbench.artifact import fingerprint
 from dbbench.errors import UserError, unknown
+from dbbench.files import fingerprint
 
 if TYPE_CHECKING:
     from PIL import Image

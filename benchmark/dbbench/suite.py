@@ -7,23 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from dbbench.claim import PaperTable
-from dbbench.errors import UserError, nearest, unknown
+from dbbench.errors import UserError, unknown
 from dbbench.prompt import PromptChoice
 from dbbench.sampling import SampleSettings
+from dbbench.validation import Settings, explain_validation
 from dbbench.variant import own_settings, row_problem
 
 Source = Literal["mini", "photos"]
-
-
-class Settings(BaseModel):
-    """Base of everything a suite file holds: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class BackboneSettings(Settings):
@@ -83,9 +78,9 @@ class Suite(Settings):
     prompts: PromptChoice = PromptChoice()
     backbone: BackboneSettings
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
-    method_files: dict[str, str] = {}
+    method_files: dict[str, str] = Field(default_factory=dict)
     """Methods that are not installed: name -> "path/to/file.py:Class"."""
-    train: dict[str, Any] = {}
+    train: dict[str, Any] = Field(default_factory=dict)
     prior: PriorSettings = PriorSettings()
     sample: SampleSettings = SampleSettings()
     drift: DriftSettings = DriftSettings()
@@ -208,50 +203,11 @@ def method_settings(suite: Suite, method: str, known: Iterable[str]) -> dict[str
     return common | own_settings(suite, method)
 
 
-def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return one line for the first problem pydantic found, naming the nearest right key."""
-    problem = error.errors()[0]
-    location = [str(part) for part in problem["loc"]]
-    dotted = ".".join(location) or "value"
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(model, location[:-1])
-        guess = nearest(location[-1], known)
-        parent = "".join(f"{part}." for part in location[:-1])
-        advice = (
-            f'did you mean "{parent}{guess}"?'
-            if guess
-            else f"known keys: {', '.join(sorted(known))}"
-        )
-        return f'unknown key "{dotted}"; {advice}'
-    if problem["type"] == "missing":
-        return f'"{dotted}" is missing'
-    reason = str(problem["msg"]).removeprefix("Value error, ")
-    reason = reason[:1].lower() + reason[1:]
-    if problem["type"] == "value_error":
-        return f"{dotted}: {reason}"
-    return f"{dotted} = {problem['input']!r}: {reason}"
-
-
 def _validate(values: dict[str, Any], *, origin: str) -> Suite:
     try:
         return Suite.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{origin}: {explain_validation(error, Suite)}") from None
-
-
-def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
-    """Return the keys that may stand at this place of a nested model."""
-    here: Any = model
-    for part in location:
-        if part.isdigit():
-            continue
-        annotation = here.model_fields[part].annotation
-        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
-        nested = [a for a in inner if issubclass(a, BaseModel)]
-        if not nested:
-            return []
-        here = nested[0]
-    return list(here.model_fields)
 
 
 def _toml_value(text: str) -> Any:

@@ -7,10 +7,11 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from dbbench import stages
+from dbbench.advance import Advance
 from dbbench.encoder import Distance
 from dbbench.lease import Leases
 from dbbench.plan import Task
-from dbbench.progress import Advance, Progress
+from dbbench.progress import Progress
 from dbbench.tracker import Record, tracked
 
 if TYPE_CHECKING:

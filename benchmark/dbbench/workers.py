@@ -14,9 +14,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from dbbench.artifact import write_text
 from dbbench.errors import UserError
 from dbbench.executor import make_plan
+from dbbench.files import write_text
+from dbbench.interrupts import listening
 from dbbench.lease import Leases
 from dbbench.models import Models
 from dbbench.plan import Task
@@ -25,7 +26,6 @@ from dbbench.relay import Message, Relay, show_message
 from dbbench.remote import Remote
 from dbbench.saves import Interval
 from dbbench.session import Failure, Outcome, Session
-from dbbench.stop import listening
 from dbbench.subject import ImageSource
 from dbbench.suite import Run, Suite
 from dbbench.tracker import Kind

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbbench.artifact import fingerprint, write_text
 from dbbench.errors import UserError
-from dbbench.identity import Identities, versions
+from dbbench.files import fingerprint, write_text
+from dbbench.identity import Identities
 from dbbench.lease import Leases
 from dbbench.plan import Plan, Task
 from dbbench.subject import load_subjects
 from dbbench.suite import Run, Suite, plan_runs
+from dbbench.units import gigabytes
+from dbbench.versions import versions
 
 RECORD = "suite.json"
 SPARE_BYTES = 64 * 2**20
@@ -224,11 +226,6 @@ def storage_problem(error: BaseException | None, out: Path) -> UserError | None:
             )
         error = error.__cause__ or error.__context__
     return None
-
-
-def gigabytes(size: int) -> str:
-    """Return a size as a person says it."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def folder_size(folder: Path) -> int:

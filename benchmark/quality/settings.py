@@ -38,9 +38,9 @@ from dbbench.mini.world import (
     draw_references,
     scene_for_prompt,
 )
-from dbbench.plugin import load_encoder, load_method, load_metric
+from dbbench.plugins import load_encoder, load_method, load_metric
 from dbbench.prompt import PromptTemplate, load_prompts
-from dbbench.seed import image_seed, prior_seed, train_seed
+from dbbench.seeds import image_seed, prior_seed, train_seed
 from dbbench.suite import Suite, load_suite
 
 PLAN = Path(__file__).with_suffix(".toml")

@@ -26,7 +26,7 @@ from dbbench.cluster import connected
 from dbbench.events import EventLog
 from dbbench.executor import execute
 from dbbench.mini.source import MiniSource
-from dbbench.plugin import add_method_file
+from dbbench.plugins import add_method_file
 from dbbench.subject import load_subjects
 from dbbench.suite import load_suite, plan_runs
 

@@ -37,7 +37,7 @@ from dbbench.cache import Cache
 from dbbench.events import peak_memory
 from dbbench.features import FeatureStore
 from dbbench.picture import SUFFIXES, decode_picture
-from dbbench.plugin import load_encoder
+from dbbench.plugins import load_encoder
 
 app = typer.Typer(no_args_is_help=True, help=__doc__.partition("\n")[0])
 Out = Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")]

@@ -34,11 +34,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dbbench.backbone import Backbone
-from dbbench.clock import per_second
 from dbbench.events import peak_memory
 from dbbench.loading import load_pipeline
 from dbbench.sampling import SampleSettings
 from dbbench.text import Text
+from dbbench.units import per_second
 
 FOUR = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,

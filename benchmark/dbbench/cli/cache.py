@@ -24,7 +24,7 @@ app.add_typer(
 def ls() -> None:
     """Show what is kept of each encoder, the last used first."""
     from dbbench.cache import Cache
-    from dbbench.workspace import gigabytes
+    from dbbench.units import gigabytes
 
     cache, console = Cache(), Console()
     entries = cache.entries()
@@ -64,7 +64,7 @@ def clear(
 ) -> None:
     """Remove what is kept; the next command works it out again."""
     from dbbench.cache import Cache
-    from dbbench.workspace import gigabytes
+    from dbbench.units import gigabytes
 
     cache = Cache()
     known = {entry.encoder for entry in cache.entries()}

@@ -128,7 +128,7 @@ def check(
     ] = False,
 ) -> None:
     """Hold a run against a baseline; exit with 1 where something got worse, and not by chance."""
-    from dbbench.artifact import write_text
+    from dbbench.files import write_text
     from dbbench.gate import check as hold_against
     from dbbench.gate import read_baseline, read_tolerance, write_baseline
     from dbbench.reports import gate

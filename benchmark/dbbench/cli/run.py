@@ -195,7 +195,7 @@ def choose_suite(
 
 def say_stopped(interrupt: KeyboardInterrupt, console: Console) -> typer.Exit:
     """Say what an interruption means; return the exit code as shells know it."""
-    from dbbench.stop import Stopped
+    from dbbench.interrupts import Stopped
 
     console.print("stopped; what is done so far is kept, and the same command goes on from it")
     return typer.Exit(128 + (interrupt.number if isinstance(interrupt, Stopped) else 2))
@@ -203,7 +203,7 @@ def say_stopped(interrupt: KeyboardInterrupt, console: Console) -> typer.Exit:
 
 def _choose_methods(suite: Suite, given: list[str] | None) -> tuple[Suite, list[str] | None]:
     """Enter methods that are given as a file into the suite; return it, and all by name."""
-    from dbbench.plugin import add_method_file, is_file_reference
+    from dbbench.plugins import add_method_file, is_file_reference
 
     if given is None:
         return suite, None

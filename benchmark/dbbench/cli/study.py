@@ -185,7 +185,7 @@ def export(
     database: Url = None,
 ) -> None:
     """Write every answer to a file: who, which pair, what, when, how fast."""
-    from dbbench.artifact import write_text
+    from dbbench.files import write_text
     from dbbench.study.answers import KINDS, export_text
     from dbbench.workspace import storage_errors
 

@@ -25,10 +25,10 @@ import transformers
 from PIL import Image
 from safetensors.torch import save_file
 
-from dbbench.artifact import fingerprint
 from dbbench.encoder import Vectors, encoder_fingerprint
 from dbbench.encoders import _network
 from dbbench.errors import UserError
+from dbbench.files import fingerprint
 
 HUB_FILES = ("model.safetensors", "model.safetensors.index.json")
 _BACKEND: dict[str, Any] = (

@@ -28,7 +28,7 @@ from dbbench.mini.world import (
     scene_for_prompt,
 )
 from dbbench.prompt import PromptTemplate, load_prompts
-from dbbench.seed import stable_seed
+from dbbench.seeds import stable_seed
 from dbbench.subject import Subject
 
 PARTS = ("noun", "main", "second", "pattern", "proportions")

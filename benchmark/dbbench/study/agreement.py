@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from dbbench.seed import stable_seed
+from dbbench.seeds import stable_seed
 from dbbench.study.shares import (
     CONFIDENCE,
     FIRST,

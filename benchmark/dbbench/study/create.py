@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dbbench.errors import UserError
-from dbbench.seed import stable_seed
+from dbbench.seeds import stable_seed
 from dbbench.study.draw import Sample, draw_pairs
 from dbbench.study.pictures import Copier
 from dbbench.study.runs import (

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from dbbench.errors import UserError
-from dbbench.seed import stable_seed
+from dbbench.seeds import stable_seed
 
 
 @dataclass(frozen=True)

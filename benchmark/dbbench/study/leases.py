@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dbbench.seed import stable_seed
+from dbbench.seeds import stable_seed
 from dbbench.study.database import question_table, rater_table
 from dbbench.study.study import Study
 

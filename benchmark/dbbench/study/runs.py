@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from dbbench.artifact import contained
 from dbbench.errors import UserError
+from dbbench.files import contained
 from dbbench.metric import CLASS_PROMPT
 from dbbench.scores import read_scores
 from dbbench.study.draw import Sample

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 
 from dbbench.errors import UserError
-from dbbench.seed import stable_seed
+from dbbench.seeds import stable_seed
 from dbbench.study.shares import FIRST, SECOND, UNDECIDED, Codes, Floats, Votes, verdicts
 from dbbench.study.shares import majority_shares as shares_by_majority
 from dbbench.study.store import Admission, Outcome, Store

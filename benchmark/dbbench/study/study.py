@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dbbench.artifact import write_text
 from dbbench.errors import UserError
+from dbbench.files import write_text
 
 Question = Literal["subject", "prompt"]
 Side = Literal["left", "right"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbbench.artifact import Outside, contained
 from dbbench.errors import UserError, nearest
+from dbbench.files import Outside, contained
 from dbbench.submission import Row
 
 IMAGE = ("image", "file_name")

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dbbench.artifact import MANIFEST, contained
+from dbbench.artifact import MANIFEST
 from dbbench.errors import UserError
+from dbbench.files import contained
 from dbbench.submission import Row, Submission, accept
 from dbbench.workspace import RECORD, Workspace
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ValidationError
 
-from dbbench.artifact import hash_file
 from dbbench.errors import UserError, unknown
-from dbbench.suite import explain_validation
+from dbbench.files import hash_file
+from dbbench.validation import explain_validation
 
 if TYPE_CHECKING:
     from dbbench.encoder import Encoder

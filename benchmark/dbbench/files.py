@@ -1,0 +1,58 @@
+"""Small files: hashes, writing so that a crash leaves no half, names that stay in their folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dbbench.errors import UserError
+
+
+def fingerprint(value: Any) -> str:
+    """Return the SHA-256 of the value as canonical JSON (sorted keys, no blanks)."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that a crash leaves the old one or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+class Outside(UserError, ValueError):
+    """A name in a manifest leads out of the manifest's folder."""
+
+
+def contained(folder: Path, name: str) -> Path:
+    """Return folder/name. Raises Outside where that is not below the folder, links included."""
+    path = folder / name
+    bad = ".." in Path(name).parts or Path(name).is_absolute() or "\\" in name
+    if bad or not path.resolve().is_relative_to(folder.resolve()):
+        raise Outside(f'"{name}" leads out of {folder}; that list of files was altered')
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, or an empty one where there is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
