@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from dbbench.backbone import Backbone
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
 from dbbench.baselines.training import snapshots
+from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
 from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
-from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
 from dbbench.saves import Saves
 from dbbench.tokens import (

@@ -12,8 +12,8 @@ from dbbench import lora
 from dbbench.backbone import Backbone
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
 from dbbench.baselines.training import given_checkpoint, given_word, read_tensors, snapshots
+from dbbench.data.prompt import PromptTemplate
 from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
-from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
 from dbbench.saves import Saves
 from dbbench.tokens import choose_identifier

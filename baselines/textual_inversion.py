@@ -23,10 +23,10 @@ from dbbench.baselines.training import (
     snapshots,
     train,
 )
+from dbbench.data.prompt import NEUTRAL_TEMPLATES, PromptTemplate
 from dbbench.errors import UserError
 from dbbench.latents import Posterior
 from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
-from dbbench.prompt import NEUTRAL_TEMPLATES, PromptTemplate
 from dbbench.sampling import SampleSettings
 from dbbench.saves import Saves
 from dbbench.text import Tokens

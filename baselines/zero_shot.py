@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from dbbench.backbone import Backbone
+from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
 from dbbench.loading import quiet
 from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
-from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
 
 _FILE = "image_embeds.safetensors"

@@ -16,15 +16,15 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 
+from dbbench.data.prompt import load_prompts
+from dbbench.data.subject import load_subjects
 from dbbench.files import read_json, write_text
 from dbbench.limits import LIMITS, SOURCE
 from dbbench.plugins import load_metric
-from dbbench.prompt import load_prompts
 from dbbench.reports.latex import latex_document
 from dbbench.reports.plots import Plot, inline, write_plot
 from dbbench.reports.table import Table, cell, markdown_table, write_table
 from dbbench.reports.terminal import print_table
-from dbbench.subject import load_subjects
 from dbbench.suite import load_suite
 
 if TYPE_CHECKING:

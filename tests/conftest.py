@@ -16,7 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from finished_run import make_run as make_run
 from PIL import Image
 
-from dbbench.subject import Photo, Subject
+from dbbench.data.subject import Photo, Subject
 
 ROOT = Path(__file__).resolve().parent.parent
 

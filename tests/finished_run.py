@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from dbbench.prompt import load_prompts
+from dbbench.data.prompt import load_prompts
 from dbbench.reports import print_leaderboard
 from dbbench.scores import REAL, score_table, write_scores
 from dbbench.suite import Suite

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dbbench.prompt import load_prompts
+from dbbench.data.prompt import load_prompts
 from dbbench.scores import REAL, score_table, write_scores
 
 BANNER = "mini: embedded world, not comparable with published numbers"

@@ -21,10 +21,10 @@ from dbbench.baselines.dreambooth import DreamBooth
 from dbbench.baselines.dreambooth_lora import DreamBoothLora
 from dbbench.baselines.textual_inversion import TextualInversion
 from dbbench.baselines.zero_shot import ZeroShot
+from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
 from dbbench.method import Checkpoint, Concept, Method
 from dbbench.noise import build_solver
-from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
 
 CONCEPT = Concept(

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from dbbench.data import fetch_data, verify_data
+from dbbench.data.download import fetch_data, verify_data
+from dbbench.data.subject import Subject
 from dbbench.errors import UserError
-from dbbench.subject import Subject
 
 MakePhotos = Callable[[Path], tuple[Subject, ...]]
 

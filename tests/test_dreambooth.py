@@ -16,9 +16,9 @@ from transformers import CLIPTextModel
 from dbbench.backbone import Backbone, load_backbone
 from dbbench.baselines.dreambooth import DreamBooth
 from dbbench.baselines.training import TrainSettings, draws, encode_references, learning_rate
+from dbbench.data.prompt import load_prompts
 from dbbench.errors import UserError
 from dbbench.method import Checkpoint, Concept
-from dbbench.prompt import load_prompts
 from dbbench.sampling import SampleSettings
 from dbbench.tokens import choose_identifier, rare_tokens
 

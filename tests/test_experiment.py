@@ -10,11 +10,11 @@ from harness import installed, plugin_folder, run, suite, suite_file  # noqa: F4
 from typer.testing import CliRunner
 
 from dbbench.cli import app
+from dbbench.data.prompt import load_applications
+from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
 from dbbench.experiment import PAPER
 from dbbench.method import Checkpoint
-from dbbench.prompt import load_applications
-from dbbench.subject import load_subjects
 from dbbench.suite import Suite, load_suite, read_suite, suite_names
 from dbbench.variant import variant
 

@@ -11,11 +11,11 @@ import torch
 from harness import installed, plugin_folder, run, suite, suite_file  # noqa: F401
 from PIL import Image
 
+from dbbench.data.subject import select_subjects
 from dbbench.encoders.mini import load_dino
 from dbbench.encoders.mini_lpips import load
 from dbbench.errors import UserError
 from dbbench.mini.source import MiniSource
-from dbbench.subject import select_subjects
 from dbbench.suite import Suite
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from dbbench.data.prompt import load_prompts
+from dbbench.data.subject import load_subjects
 from dbbench.encoder import Encoder
 from dbbench.mini import weights
 from dbbench.mini.judge import judge_images, load_judge
@@ -15,8 +17,6 @@ from dbbench.mini.source import MiniSource, identities
 from dbbench.mini.tokenizer import RARE
 from dbbench.mini.world import draw, draw_scene, scene_for_prompt
 from dbbench.plugins import load_encoder
-from dbbench.prompt import load_prompts
-from dbbench.subject import load_subjects
 
 MIB = 2**20
 

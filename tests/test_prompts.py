@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dbbench.data.prompt import PromptTemplate, load_prompts, parse_prompts
 from dbbench.errors import UserError
-from dbbench.prompt import PromptTemplate, load_prompts, parse_prompts
 from dbbench.subjects.parse import parse_prompt_lists
 
 

@@ -14,8 +14,8 @@ from harness import installed, plugin_folder, suite, suite_file  # noqa: F401
 from PIL import Image
 from rich.console import Console
 
+from dbbench.data.prompt import load_prompts
 from dbbench.errors import UserError
-from dbbench.prompt import load_prompts
 from dbbench.reports import print_leaderboard, write_report
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dbbench.cli import app
+from dbbench.data.prompt import load_prompts
 from dbbench.errors import UserError
-from dbbench.prompt import load_prompts
 from dbbench.reports import write_overview, write_report
 from dbbench.reports.results import _load, load_results
 from dbbench.suite import Suite

@@ -12,15 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from dbbench.data.photographs import PhotoFolder, photo_root, prepare_photo
+from dbbench.data.subject import Subject, load_subjects, select_subjects
 from dbbench.errors import UserError
-from dbbench.subject import (
-    PhotoFolder,
-    Subject,
-    load_subjects,
-    photo_root,
-    prepare_photo,
-    select_subjects,
-)
 from dbbench.subjects.parse import main, parse_subjects, render_toml
 
 MakePhotos = Callable[[Path], tuple[Subject, ...]]

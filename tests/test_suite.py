@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from dbbench.data.subject import select_subjects
 from dbbench.errors import UserError
 from dbbench.experiment import bases
 from dbbench.plugins import load_method, names, setting_names
-from dbbench.subject import select_subjects
 from dbbench.suite import (
     Run,
     Suite,

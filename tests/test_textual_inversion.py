@@ -13,9 +13,9 @@ from diffusers import StableDiffusionPipeline
 
 from dbbench.backbone import Backbone, load_backbone
 from dbbench.baselines.textual_inversion import TextualInversion
+from dbbench.data.prompt import NEUTRAL_TEMPLATES, load_prompts
 from dbbench.errors import UserError
 from dbbench.method import Checkpoint, Concept
-from dbbench.prompt import NEUTRAL_TEMPLATES, load_prompts
 from dbbench.sampling import SampleSettings
 
 CONCEPT = Concept(

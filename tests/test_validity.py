@@ -12,6 +12,7 @@ from finished_run import BANNER, Page, write_run
 from typer.testing import CliRunner
 
 from dbbench.cli import app
+from dbbench.data.subject import select_subjects
 from dbbench.errors import UserError
 from dbbench.limit_truth import OWN
 from dbbench.mini.drawn import KINDS, identity_errors, pictures
@@ -19,7 +20,6 @@ from dbbench.mini.source import identities
 from dbbench.power import Pool, detection_rate, smallest_share
 from dbbench.reports import write_report
 from dbbench.reports.validity import read_validity, write_validity
-from dbbench.subject import select_subjects
 from dbbench.truth import Examples
 from dbbench.validity import Validity, measure_validity
 

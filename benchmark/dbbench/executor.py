@@ -11,6 +11,8 @@ from typing import Protocol, TypeVar
 from rich.console import Console
 
 from dbbench.artifact import Damaged
+from dbbench.data.dataset import ImageSource
+from dbbench.data.subject import load_subjects
 from dbbench.device import devices_of
 from dbbench.errors import UserError
 from dbbench.events import Meter
@@ -26,7 +28,6 @@ from dbbench.saves import Interval
 from dbbench.scoring import finished_runs, score, scored
 from dbbench.session import Outcome, Session
 from dbbench.sharing import take_over
-from dbbench.subject import ImageSource, load_subjects
 from dbbench.suite import Run, Suite
 from dbbench.tracker import Kind
 from dbbench.variant import variant

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from dbbench.advance import Advance, silent
 from dbbench.cache import Cache, Rows, Shelf
+from dbbench.data.decoding import RULES, PictureError, decode_picture, read_bytes
 from dbbench.encoder import Distance, Encoder, Preparing, Vectors
 from dbbench.files import fingerprint
-from dbbench.picture import RULES, PictureError, decode_picture, read_bytes
 
 if TYPE_CHECKING:
     from PIL import Image

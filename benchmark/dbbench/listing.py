@@ -10,11 +10,11 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from dbbench.data.prompt import load_prompts
+from dbbench.data.subject import load_subjects, select_subjects
 from dbbench.experiment import bases
 from dbbench.plugins import Kind, find, names, provenance
-from dbbench.prompt import load_prompts
 from dbbench.protocol import load_protocol, protocol_names
-from dbbench.subject import load_subjects, select_subjects
 from dbbench.suite import load_suite, read_suite, suite_names
 
 

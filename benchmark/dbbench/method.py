@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
 
+from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
-from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
 
 if TYPE_CHECKING:

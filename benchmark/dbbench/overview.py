@@ -12,13 +12,14 @@ from rich.table import Table
 
 from dbbench.artifact import MANIFEST, Artifact
 from dbbench.cost import estimate
+from dbbench.data.dataset import ReferenceImage
+from dbbench.data.subject import Subject, load_subjects
 from dbbench.identity import Identities
 from dbbench.lease import running
 from dbbench.plan import STAGES, Plan, Task
 from dbbench.plugins import add_method_file
 from dbbench.remote import Remote
 from dbbench.scoring import finished_runs, scored
-from dbbench.subject import ReferenceImage, Subject, load_subjects
 from dbbench.suite import Run
 from dbbench.units import gigabytes
 from dbbench.workspace import Workspace, count_images, estimate_bytes

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dbbench.artifact import Artifact
+from dbbench.data.dataset import ImageSource
+from dbbench.data.prompt import PromptTemplate, class_prompt
+from dbbench.data.subject import Subject
 from dbbench.identity import Identities
 from dbbench.plugins import load_metric, provenance
-from dbbench.prompt import PromptTemplate, class_prompt
 from dbbench.remote import Remote, RemoteArtifact
 from dbbench.seeds import image_seed
-from dbbench.subject import ImageSource, Subject
 from dbbench.suite import Run, Suite
 from dbbench.variant import Variant, variant
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbbench.data.decoding import SUFFIXES
+from dbbench.data.photographs import photo_problem
+from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
-from dbbench.picture import SUFFIXES
-from dbbench.subject import load_subjects, photo_problem
 from dbbench.submissions.folder import in_order
 from dbbench.workspace import RECORD, Workspace
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dbbench.cost import estimate
+from dbbench.data.dataset import ImageSource
 from dbbench.errors import UserError
 from dbbench.executor import Executor, Local, execute, make_plan
 from dbbench.files import write_text
@@ -20,7 +21,6 @@ from dbbench.progress import say_json
 from dbbench.saves import Interval
 from dbbench.session import Failure
 from dbbench.sharing import without_shared
-from dbbench.subject import ImageSource
 from dbbench.suite import Run, Suite
 from dbbench.tracker import Kind
 from dbbench.units import duration, gigabytes

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dbbench.artifact import Artifact, State, inspect, write_manifest
+from dbbench.data.subject import Subject
 from dbbench.files import fingerprint
 from dbbench.plan import Plan
 from dbbench.plugins import load_metric
-from dbbench.subject import Subject
 from dbbench.suite import Run
 
 if TYPE_CHECKING:

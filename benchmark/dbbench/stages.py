@@ -15,6 +15,8 @@ from PIL import Image
 
 from dbbench.advance import Advance, silent
 from dbbench.artifact import Artifact
+from dbbench.data.dataset import ImageSource
+from dbbench.data.subject import Subject
 from dbbench.encoder import Distance
 from dbbench.errors import UserError
 from dbbench.features import FeatureStore
@@ -24,7 +26,6 @@ from dbbench.interrupts import Stop
 from dbbench.plan import ImageJob
 from dbbench.saves import Interval, Saves
 from dbbench.seeds import prior_seed, stable_seed, train_seed
-from dbbench.subject import ImageSource, Subject
 from dbbench.suite import PriorSettings, Run
 from dbbench.variant import Variant
 from dbbench.versions import versions

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dbbench.data.prompt import PromptTemplate, load_prompts
+from dbbench.data.subject import Kind, load_subjects
 from dbbench.errors import UserError, nearest, unknown
 from dbbench.metric import CLASS_PROMPT
-from dbbench.prompt import PromptTemplate, load_prompts
 from dbbench.protocol import Text
-from dbbench.subject import Kind, load_subjects
 
 _CLASS_TEMPLATE = "a {class_noun}"
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from dbbench.claim import PaperTable
+from dbbench.data.prompt import PromptChoice
 from dbbench.errors import UserError, unknown
-from dbbench.prompt import PromptChoice
 from dbbench.sampling import SampleSettings
 from dbbench.validation import Settings, explain_validation
 from dbbench.variant import own_settings, row_problem

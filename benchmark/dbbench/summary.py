@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dbbench.data.prompt import load_prompts
 from dbbench.encoding import Cast
-from dbbench.prompt import load_prompts
 from dbbench.protocol import Protocol
 from dbbench.scores import REAL
 from dbbench.statistics import (

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dbbench.backbones import tokenizer_of
+from dbbench.data.prompt import load_prompts
+from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
-from dbbench.prompt import load_prompts
-from dbbench.subject import load_subjects
 
 if TYPE_CHECKING:
     from dbbench.backbone import Backbone

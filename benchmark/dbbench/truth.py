@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dbbench.advance import Advance, silent
+from dbbench.data.prompt import load_prompts
+from dbbench.data.subject import Subject
 from dbbench.encoder import Distance, Encoder, Vectors
 from dbbench.metric import CLASS_PROMPT, Features, Metric, evaluate
 from dbbench.mini.drawn import CLASS_KINDS, KINDS, PARTS, Picture, pictures
 from dbbench.mini.source import reference_scenes
 from dbbench.mini.world import SIZE, draw
 from dbbench.plugins import load_encoder, load_metric
-from dbbench.prompt import load_prompts
-from dbbench.subject import Subject
 from dbbench.suite import load_suite
 
 METRICS = ("dino", "clip-i", "clip-t", "pres", "div")

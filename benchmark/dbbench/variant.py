@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dbbench.subject import Subject
+from dbbench.data.subject import Subject
 
 if TYPE_CHECKING:
     from dbbench.suite import Suite

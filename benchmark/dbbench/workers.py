@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from dbbench.data.dataset import ImageSource
 from dbbench.errors import UserError
 from dbbench.executor import make_plan
 from dbbench.files import write_text
@@ -26,7 +27,6 @@ from dbbench.relay import Message, Relay, show_message
 from dbbench.remote import Remote
 from dbbench.saves import Interval
 from dbbench.session import Failure, Outcome, Session
-from dbbench.subject import ImageSource
 from dbbench.suite import Run, Suite
 from dbbench.tracker import Kind
 from dbbench.workspace import Workspace

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
 from dbbench.files import fingerprint, write_text
 from dbbench.identity import Identities
 from dbbench.lease import Leases
 from dbbench.plan import Plan, Task
-from dbbench.subject import load_subjects
 from dbbench.suite import Run, Suite, plan_runs
 from dbbench.units import gigabytes
 from dbbench.versions import versions

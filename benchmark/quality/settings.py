@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dbbench.backbone import Backbone, load_backbone
+from dbbench.data.prompt import PromptTemplate, load_prompts
 from dbbench.encoder import Encoder
 from dbbench.method import Concept
 from dbbench.metric import Features
@@ -39,7 +40,6 @@ from dbbench.mini.world import (
     scene_for_prompt,
 )
 from dbbench.plugins import load_encoder, load_method, load_metric
-from dbbench.prompt import PromptTemplate, load_prompts
 from dbbench.seeds import image_seed, prior_seed, train_seed
 from dbbench.suite import Suite, load_suite
 

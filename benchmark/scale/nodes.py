@@ -25,6 +25,7 @@ from ray.cluster_utils import Cluster as Nodes
 from rich.console import Console
 
 from dbbench.cluster import connected
+from dbbench.data.subject import select_subjects
 from dbbench.events import EventLog
 from dbbench.executor import Executor, execute, make_plan
 from dbbench.mini.source import MiniSource
@@ -32,7 +33,6 @@ from dbbench.models import Models
 from dbbench.plan import Plan, Task
 from dbbench.progress import PlainProgress
 from dbbench.session import Outcome, Session
-from dbbench.subject import select_subjects
 from dbbench.suite import Run, Suite, load_suite, override, plan_runs
 from dbbench.workspace import Workspace
 

@@ -12,8 +12,8 @@ from PIL import Image
 from pydantic import BaseModel
 
 from dbbench.backbone import Backbone
+from dbbench.data.prompt import PromptTemplate
 from dbbench.method import Checkpoint, Concept, Progress
-from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
 
 

@@ -17,8 +17,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbbench.data.subject import load_subjects
 from dbbench.events import EventLog
-from dbbench.subject import load_subjects
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 

@@ -34,9 +34,9 @@ from safetensors.torch import save_file
 
 import dbbench.features
 from dbbench.cache import Cache
+from dbbench.data.decoding import SUFFIXES, decode_picture
 from dbbench.events import peak_memory
 from dbbench.features import FeatureStore
-from dbbench.picture import SUFFIXES, decode_picture
 from dbbench.plugins import load_encoder
 
 app = typer.Typer(no_args_is_help=True, help=__doc__.partition("\n")[0])

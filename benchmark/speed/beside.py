@@ -26,13 +26,13 @@ from rich.table import Table
 
 from dbbench.backbone import Backbone, load_backbone
 from dbbench.baselines.dreambooth import DreamBooth
+from dbbench.data.prompt import load_prompts
+from dbbench.data.subject import load_subjects
 from dbbench.loading import load_pipeline
 from dbbench.method import Concept
 from dbbench.mini.source import MiniSource
 from dbbench.noise import build_solver
-from dbbench.prompt import load_prompts
 from dbbench.sampling import SampleSettings
-from dbbench.subject import load_subjects
 from dbbench.suite import load_suite
 
 PREPARING = 2  # steps whose time is not counted: memory is set up, kernels are chosen

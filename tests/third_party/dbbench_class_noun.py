@@ -9,9 +9,9 @@ from PIL.Image import Image
 from pydantic import BaseModel
 
 from dbbench.backbone import Backbone
+from dbbench.data.prompt import PromptTemplate
 from dbbench.method import Checkpoint, Concept, Progress
 from dbbench.metric import Comparison, Features, Values
-from dbbench.prompt import PromptTemplate
 from dbbench.sampling import SampleSettings
 
 

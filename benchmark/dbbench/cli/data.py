@@ -21,7 +21,7 @@ app.add_typer(data_app, name="data")
 @data_app.command(epilog="Example:  dbbench data verify photos")
 def verify(folder: Annotated[Path, typer.Argument(help="A copy of the photographs.")]) -> None:
     """Check a copy of the photographs byte for byte."""
-    from dbbench.data import verify_data
+    from dbbench.data.download import verify_data
 
     result = verify_data(folder)
     if not result.complete:
@@ -43,7 +43,7 @@ def fetch(
     """Get the photographs; what is there and right is not fetched again."""
     from rich.progress import Progress
 
-    from dbbench.data import fetch_data
+    from dbbench.data.download import fetch_data
 
     with Progress(console=Console(stderr=True), transient=True) as bars:
         shown: dict[str, TaskID] = {}

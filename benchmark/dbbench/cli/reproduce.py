@@ -85,12 +85,12 @@ def reproduce(
     same. What is complete is skipped, so that the same command goes on after an interruption; a
     suite that fails does not stop the others.
     """
+    from dbbench.data.subject import select_subjects
     from dbbench.experiment import PAPER
     from dbbench.remote import is_address
     from dbbench.reproduction import Conditions, Part, check_parts, print_costs
     from dbbench.reproduction import reproduce as do_all
     from dbbench.saves import Interval
-    from dbbench.subject import select_subjects
     from dbbench.suite import plan_runs
 
     if is_address(out):

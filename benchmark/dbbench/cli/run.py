@@ -35,8 +35,8 @@ from dbbench.tracker import check_tracker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dbbench.data.dataset import ImageSource
     from dbbench.session import Outcome
-    from dbbench.subject import ImageSource
     from dbbench.suite import Run, Suite
 
 app = typer.Typer()
@@ -109,10 +109,10 @@ def run(
     interruption, and more subjects, methods or seeds can be added later. Several such commands may
     work on one folder at once, from several machines too. Ctrl-C finishes the step in hand.
     """
+    from dbbench.data.subject import select_subjects
     from dbbench.executor import execute, make_plan
     from dbbench.overview import print_dry_run
     from dbbench.saves import Interval
-    from dbbench.subject import select_subjects
     from dbbench.suite import plan_runs
 
     check_tracker(tracker)
@@ -238,7 +238,7 @@ def choose_source(suite: Suite, data: Path | None) -> ImageSource:
             ' photos", then add --data photos; or take mini, which needs none (--suite mini, or'
             " --on mini for an experiment)"
         )
-    from dbbench.subject import PhotoFolder
+    from dbbench.data.photographs import PhotoFolder
 
     return PhotoFolder(data, suite.backbone.resolution)
 

@@ -124,12 +124,12 @@ def oracle(
     device: Device = "auto",
 ) -> None:
     """Score the real images as if they had been generated: the cheapest check of a set-up."""
+    from dbbench.data.subject import load_subjects
     from dbbench.device import resolve_device
     from dbbench.oracle import score_oracle
     from dbbench.references import DEFAULT, MINI, describe, find_references
     from dbbench.reports.oracle import print_oracle
     from dbbench.scorecard import banner_of, choose_cast, mini_encoders
-    from dbbench.subject import load_subjects
 
     console = Console()
     place = resolve_device(device)

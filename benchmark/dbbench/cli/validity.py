@@ -37,9 +37,9 @@ def validity(
     The embedded world only, with its encoders: nothing is trained or sampled. Writes a page, tables
     and a plot; the same call again does nothing. Some three minutes of CPU time for all subjects.
     """
+    from dbbench.data.subject import select_subjects
     from dbbench.device import resolve_device
     from dbbench.reports.validity import EXAMPLES, print_validity, read_validity, write_validity
-    from dbbench.subject import select_subjects
     from dbbench.truth import Examples
     from dbbench.validity import measure_validity, validity_record
     from dbbench.workspace import RECORD as RUN

@@ -12,6 +12,8 @@ from functools import cache
 
 import numpy as np
 
+from dbbench.data.prompt import PromptTemplate, load_prompts
+from dbbench.data.subject import Subject
 from dbbench.metric import CLASS_PROMPT
 from dbbench.mini.canvas import PALETTE, PATTERNS, Canvas
 from dbbench.mini.nouns import LIVE, NOUNS
@@ -27,9 +29,7 @@ from dbbench.mini.world import (
     repaint,
     scene_for_prompt,
 )
-from dbbench.prompt import PromptTemplate, load_prompts
 from dbbench.seeds import stable_seed
-from dbbench.subject import Subject
 
 PARTS = ("noun", "main", "second", "pattern", "proportions")
 """What an identity is made of; each counts for a fifth of an identity error."""

@@ -17,13 +17,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dbbench.data.prompt import PromptTemplate
 from dbbench.mini import weights
 from dbbench.mini.canvas import PALETTE, PATTERNS
 from dbbench.mini.nouns import NOUNS
 from dbbench.mini.outfits import OUTFITS
 from dbbench.mini.places import PLACES
 from dbbench.mini.world import CHANGES, REPAINTS, Scene
-from dbbench.prompt import PromptTemplate
 
 HEADS: dict[str, tuple[str, ...]] = {
     "noun": tuple(NOUNS),

@@ -8,9 +8,10 @@ from functools import cache
 
 import numpy as np
 
+from dbbench.data.dataset import ReferenceImage
+from dbbench.data.subject import Subject, load_subjects
 from dbbench.mini.canvas import Color
 from dbbench.mini.world import SIZE, Identity, Scene, draw, draw_references
-from dbbench.subject import ReferenceImage, Subject, load_subjects
 
 VERSION = 2  # raise when a drawing changes: the references' fingerprints follow it
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from dbbench.data.prompt import NEUTRAL_TEMPLATES, load_prompts
 from dbbench.mini.canvas import PALETTE, PATTERNS
 from dbbench.mini.nouns import NOUNS
-from dbbench.prompt import NEUTRAL_TEMPLATES, load_prompts
 
 MAX_LENGTH = 24
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,.!?'"

@@ -15,6 +15,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
+from dbbench.data.prompt import NEUTRAL_TEMPLATES, PromptTemplate, load_prompts
 from dbbench.mini.canvas import (
     FRAME,
     PALETTE,
@@ -31,7 +32,6 @@ from dbbench.mini.canvas import (
 from dbbench.mini.nouns import LIVE, NOUNS, Look
 from dbbench.mini.outfits import OUTFITS
 from dbbench.mini.places import FRONTS, PLACES, studio
-from dbbench.prompt import NEUTRAL_TEMPLATES, PromptTemplate, load_prompts
 
 SIZE = 64
 VIEWS = 4  # of each place

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dbbench.picture import SUFFIXES
+from dbbench.data.decoding import SUFFIXES
 from dbbench.submission import Row
 from dbbench.submissions.rows import Rows
 

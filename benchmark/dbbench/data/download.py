@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
+from dbbench.data.photographs import photo_problem, photo_root
+from dbbench.data.subject import Photo, Subject, load_subjects
 from dbbench.errors import UserError
-from dbbench.subject import Photo, Subject, load_subjects, photo_problem, photo_root
 
 HUB = "google/dreambooth"
 MAX_ARCHIVE = 2**30  # bytes; the whole data set has 107 MB
