@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from dbbench.leaderboard import SIGNIFICANCE
-from dbbench.metric import Metric
+from dbbench.evaluation.leaderboard import SIGNIFICANCE
+from dbbench.evaluation.metric import Metric
+from dbbench.evaluation.scores import REAL
 from dbbench.reports.results import Results, columns_of
 from dbbench.reports.table import rank
-from dbbench.scores import REAL
 
 
 @dataclass(frozen=True)

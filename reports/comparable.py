@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from dbbench.leaderboard import Expectation, Leaderboard, rank_methods
+from dbbench.evaluation.leaderboard import Expectation, Leaderboard, rank_methods
+from dbbench.evaluation.scores import REAL
 from dbbench.reports.results import Results
-from dbbench.scores import REAL
 
 
 def identity(results: Results) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from dbbench.metric import Metric
+from dbbench.evaluation.metric import Metric
+from dbbench.evaluation.scores import REAL
 from dbbench.reports.results import Results
 from dbbench.reports.training import Curve
-from dbbench.scores import REAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

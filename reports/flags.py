@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dbbench.evaluation.scores import REAL
 from dbbench.files import read_json
 from dbbench.reports.results import Results
-from dbbench.scores import REAL
 
 Vectors = NDArray[np.float64]
 

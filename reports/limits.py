@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dbbench.encoder import Vectors
+from dbbench.evaluation.encoder import Vectors
+from dbbench.evaluation.limits import LIMITS, Limit, Shown
+from dbbench.evaluation.metric import CLASS_PROMPT
+from dbbench.evaluation.scores import REAL
 from dbbench.files import fingerprint, read_json, write_text
-from dbbench.limits import LIMITS, Limit, Shown
-from dbbench.metric import CLASS_PROMPT
 from dbbench.reports.results import Results
 from dbbench.reports.table import Table, number, write_table
-from dbbench.scores import REAL
 
 RECORD = ".limits.json"
 VERSION = 1  # Raise when the same features shall give other numbers.
@@ -113,7 +113,7 @@ def _names() -> list[str]:
 
 
 def _means(subjects: pd.DataFrame) -> pd.DataFrame:
-    from dbbench.statistics import subject_interval
+    from dbbench.evaluation.statistics import subject_interval
 
     rows = []
     for method, own in subjects.groupby("method", sort=False):

@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from dbbench.evaluation.limits import LIMITS
 from dbbench.files import write_text
-from dbbench.limits import LIMITS
 from dbbench.reports.comparable import combined, grouped, names_of
 from dbbench.reports.limits import Limits, read_limits, write_limits
 from dbbench.reports.paper import judge, paper_rows

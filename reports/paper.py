@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from dbbench.claim import Claim
-from dbbench.metric import Metric
+from dbbench.evaluation.metric import Metric
+from dbbench.evaluation.statistics import Difference, Interval
 from dbbench.reports.results import Results
-from dbbench.statistics import Difference, Interval
 
 Outcome = Literal["reproduced", "not reproduced", "not decidable", "not run"]
 

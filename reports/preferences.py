@@ -12,9 +12,9 @@ import pandas as pd
 
 from dbbench.claim import Claim
 from dbbench.errors import UserError
+from dbbench.evaluation.statistics import Difference, Interval
 from dbbench.reports.paper import Outcome, decide
 from dbbench.reports.table import NOT_KNOWN, Table
-from dbbench.statistics import Difference, Interval
 
 if TYPE_CHECKING:
     from dbbench.study.analysis import Analysis

@@ -11,14 +11,14 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
+from dbbench.evaluation.metric import Metric
+from dbbench.evaluation.scores import REAL
 from dbbench.files import write_text
-from dbbench.metric import Metric
 from dbbench.protocol import Protocol
 from dbbench.reconciliation import Reconciliation
 from dbbench.reports.remarks import count, encoder_lines, number, remarks, span, spread
 from dbbench.reports.table import arrowed, p_value
 from dbbench.reports.terminal import print_table
-from dbbench.scores import REAL
 from dbbench.versions import versions
 
 SHOWN = 12

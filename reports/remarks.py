@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from dbbench.evaluation.scores import REAL
 from dbbench.protocol import Protocol
 from dbbench.reconciliation import Reconciliation
 from dbbench.reports.table import NOT_KNOWN
-from dbbench.scores import REAL
 
 
 def encoder_lines(result: Reconciliation) -> list[str]:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dbbench.data.subject import select_subjects
+from dbbench.evaluation.scores import REAL
 from dbbench.files import write_text
 from dbbench.reports.charts import difference_rows, drawn, known, matrix_of, ranking_rows
 from dbbench.reports.contact_sheets import make_pictures
@@ -26,7 +27,6 @@ from dbbench.reports.results import Results
 from dbbench.reports.table import arrowed, interval, number, p_value, rank
 from dbbench.reports.tables import HOW
 from dbbench.reports.training import read_curves
-from dbbench.scores import REAL
 
 REPORT = "report"
 PAGE = "index.html"

@@ -13,13 +13,11 @@ import pandas as pd
 from pydantic import ValidationError
 
 from dbbench.errors import UserError
+from dbbench.evaluation.leaderboard import Expectation, Leaderboard, rank_methods
+from dbbench.evaluation.metric import Metric, load_metric
+from dbbench.evaluation.scores import MANIFEST, REAL, read_scores
 from dbbench.files import fingerprint, hash_file, read_json
-from dbbench.leaderboard import Expectation, Leaderboard, rank_methods
-from dbbench.metric import Metric
 from dbbench.plan import VERSIONS
-from dbbench.plugins import load_metric
-from dbbench.scores import REAL, read_scores
-from dbbench.scoring import MANIFEST
 from dbbench.suite import Suite
 from dbbench.versions import versions
 from dbbench.workspace import Workspace

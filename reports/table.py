@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from dbbench.evaluation.metric import Metric
 from dbbench.files import write_text
-from dbbench.metric import Metric
 from dbbench.reports.latex import latex_table
 
 NOT_KNOWN = "-"

@@ -11,8 +11,8 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
+from dbbench.evaluation.metric import Metric
 from dbbench.files import hash_file, write_text
-from dbbench.metric import Metric
 from dbbench.reports.latex import latex_document
 from dbbench.reports.paper import judge, paper_rows
 from dbbench.reports.results import BOARD, RANKED, Results, columns_of

@@ -18,9 +18,9 @@ from rich.markup import escape
 
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import load_subjects
+from dbbench.evaluation.limits import LIMITS, SOURCE
+from dbbench.evaluation.metric import load_metric
 from dbbench.files import read_json, write_text
-from dbbench.limits import LIMITS, SOURCE
-from dbbench.plugins import load_metric
 from dbbench.reports.latex import latex_document
 from dbbench.reports.plots import Plot, inline, write_plot
 from dbbench.reports.table import Table, cell, markdown_table, write_table

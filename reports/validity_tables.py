@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from dbbench.evaluation.limits import LIMITS
+from dbbench.evaluation.metric import Metric, load_metric
 from dbbench.limit_truth import LIMITED
-from dbbench.limits import LIMITS
-from dbbench.metric import Metric
-from dbbench.plugins import load_metric
 from dbbench.power import SPREADS
 from dbbench.reports.table import NOT_KNOWN, Table, interval, number
 from dbbench.validity import QUESTIONS, Validity

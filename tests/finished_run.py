@@ -16,8 +16,8 @@ from PIL import Image
 from rich.console import Console
 
 from dbbench.data.prompt import load_prompts
+from dbbench.evaluation.scores import REAL, score_table, write_scores
 from dbbench.reports import print_leaderboard
-from dbbench.scores import REAL, score_table, write_scores
 from dbbench.suite import Suite
 
 BANNER = "mini: embedded world, not comparable with published numbers"

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dbbench.data.prompt import load_prompts
-from dbbench.scores import REAL, score_table, write_scores
+from dbbench.evaluation.scores import REAL, score_table, write_scores
 
 BANNER = "mini: embedded world, not comparable with published numbers"
 NOUNS = {"dog": "dog", "dog2": "dog", "teapot": "teapot", "vase": "vase"}

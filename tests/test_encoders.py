@@ -14,11 +14,10 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from tiny_models import write_tokenizer
 
-from dbbench.encoder import Preparing
 from dbbench.encoders import open_clip as open_clip_encoder
 from dbbench.encoders import timm as timm_encoder
 from dbbench.errors import UserError
-from dbbench.plugins import load_encoder
+from dbbench.evaluation.encoder import Preparing, load_encoder
 
 SMALL_VIT = "vit_tiny_patch16_224"
 SMALL_CLIP = {"layers": 1, "width": 32}

@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.numpy import load_file
 from tinted_plugin import Pixels
 
-from dbbench import cache
-from dbbench.cache import Cache
 from dbbench.errors import UserError
-from dbbench.features import BATCH, FeatureStore
+from dbbench.evaluation import feature_cache as cache
+from dbbench.evaluation.feature_cache import Cache
+from dbbench.evaluation.features import BATCH, FeatureStore
 
 SIZES = [(16, 16), (40, 16), (16, 50)]
 
@@ -155,7 +155,7 @@ def test_other_rules_for_pictures_make_other_features(
 ) -> None:
     files = draw(tmp_path, 3)
     FeatureStore().encode_images(Counting(), files)
-    monkeypatch.setattr("dbbench.features.RULES", 999)
+    monkeypatch.setattr("dbbench.evaluation.features.RULES", 999)
     other = Counting()
     FeatureStore().encode_images(other, files)
     assert other.batches == [3]
@@ -198,7 +198,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
 def test_large_images_go_in_smaller_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dbbench.features._BATCH_PIXELS", 16 * 16 * 10)
+    monkeypatch.setattr("dbbench.evaluation.features._BATCH_PIXELS", 16 * 16 * 10)
     encoder = Counting()
     FeatureStore().encode_images(encoder, draw(tmp_path, 30))
     assert sum(encoder.batches) == 30
@@ -346,7 +346,7 @@ def test_processes_share_one_cache_at_the_same_time(tmp_path: Path, feature_cach
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
         "from tinted_plugin import Pixels\n"
-        "from dbbench.features import FeatureStore\n"
+        "from dbbench.evaluation.features import FeatureStore\n"
         "store = FeatureStore()\n"
         "files = [Path(name) for name in sys.argv[3:]]\n"
         "step = int(sys.argv[2])\n"

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from dbbench.cli import app
 from dbbench.errors import UserError
+from dbbench.evaluation.statistics import worse_by_chance
 from dbbench.gate import VERSION
-from dbbench.statistics import worse_by_chance
 
 
 def call(*arguments: object):

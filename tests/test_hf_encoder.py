@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CONTEXT, IMAGE, write_transformers
 
 from dbbench.errors import UserError
-from dbbench.plugins import load_encoder
+from dbbench.evaluation.encoder import load_encoder
 
 KINDS = ("clip", "siglip", "dino", "dinov2")
 TEXTS = ["a dog in the jungle", "A teapot in the snow."]

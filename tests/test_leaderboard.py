@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dbbench.leaderboard import Expectation, Leaderboard, rank_methods
+from dbbench.evaluation.leaderboard import Expectation, Leaderboard, rank_methods
+from dbbench.evaluation.scores import REAL, score_table
 from dbbench.metrics.clip_t import ClipT
 from dbbench.metrics.dino import Dino
-from dbbench.scores import REAL, score_table
 
 BANNER = "mini: embedded world, not comparable with published numbers"
 SUBJECTS = tuple(f"subject{i:02d}" for i in range(12))

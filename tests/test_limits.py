@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dbbench.limits import LIMITS, Shown
+from dbbench.evaluation.limits import LIMITS, Shown
 
 PROMPTS = ("jungle", "snow", "beach", "city")
 BY_NAME = {limit.name: limit for limit in LIMITS}

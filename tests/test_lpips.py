@@ -11,11 +11,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny_models import write_lpips_trunk
 
-from dbbench.encoder import Distance
 from dbbench.encoders import lpips as lpips_encoder
 from dbbench.errors import UserError
-from dbbench.features import FeatureStore
-from dbbench.plugins import load_encoder
+from dbbench.evaluation.encoder import Distance, load_encoder
+from dbbench.evaluation.features import FeatureStore
 
 SIZE = 32
 NETS = ("alex", "vgg", "squeeze")

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dbbench.metric import (
+from dbbench.evaluation.metric import (
     CLASS_PROMPT,
     Comparison,
     Features,
     Metric,
     evaluate,
+    load_metric,
     real_ceiling,
     score_real,
 )
@@ -26,7 +27,7 @@ from dbbench.metrics.dinov2_i import DinoV2I
 from dbbench.metrics.div import Div
 from dbbench.metrics.lpips import Lpips
 from dbbench.metrics.pres import Pres
-from dbbench.plugins import load_metric, names
+from dbbench.plugins import names
 
 
 def vectors(count: int, dim: int = 8, seed: int = 0) -> np.ndarray:

@@ -10,13 +10,12 @@ import torch
 
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import load_subjects
-from dbbench.encoder import Encoder
+from dbbench.evaluation.encoder import Encoder, load_encoder
 from dbbench.mini import weights
 from dbbench.mini.judge import judge_images, load_judge
 from dbbench.mini.source import MiniSource, identities
 from dbbench.mini.tokenizer import RARE
 from dbbench.mini.world import draw, draw_scene, scene_for_prompt
-from dbbench.plugins import load_encoder
 
 MIB = 2**20
 

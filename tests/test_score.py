@@ -17,16 +17,15 @@ from typer.testing import CliRunner
 
 from dbbench.advance import silent
 from dbbench.cli import app
-from dbbench.encoder import Distance
 from dbbench.encoding import cast_roles, encode
 from dbbench.errors import UserError
-from dbbench.features import FeatureStore
+from dbbench.evaluation.encoder import Distance, load_encoder
+from dbbench.evaluation.features import FeatureStore
+from dbbench.evaluation.scores import REAL
 from dbbench.oracle import score_oracle
-from dbbench.plugins import load_encoder
 from dbbench.protocol import load_protocol, protocol_names
 from dbbench.reconciliation import Reconciliation, reconcile
 from dbbench.references import find_references
-from dbbench.scores import REAL
 from dbbench.submission import Submission
 from dbbench.submissions import read_submission
 

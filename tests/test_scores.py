@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 
 from dbbench.errors import UserError
-from dbbench.scores import COLUMNS, REAL, check_scores, read_scores, score_table, write_scores
+from dbbench.evaluation.scores import (
+    COLUMNS,
+    REAL,
+    check_scores,
+    read_scores,
+    score_table,
+    write_scores,
+)
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -11,12 +11,13 @@ import tinted_plugin
 import tiny_backbone
 from PIL import Image
 
-from dbbench import features, progress, stages
+from dbbench import progress, stages
 from dbbench.artifact import Artifact
 from dbbench.backbone import Backbone, load_backbone
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import Subject, select_subjects
 from dbbench.errors import UserError
+from dbbench.evaluation import features
 from dbbench.mini.source import MiniSource
 from dbbench.plan import ImageJob
 from dbbench.plugins import load_method

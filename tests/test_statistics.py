@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dbbench.statistics import (
+from dbbench.evaluation.statistics import (
     MIN_SUBJECTS,
     detectable_difference,
     holm,

@@ -16,7 +16,7 @@ from PIL import Image
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
-from dbbench.metric import CLASS_PROMPT
+from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.submission import Row, accept
 from dbbench.submissions import read_submission
 from dbbench.suite import load_suite

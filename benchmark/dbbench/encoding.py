@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dbbench.encoder import Distance, Encoder, Vectors
 from dbbench.errors import UserError
-from dbbench.metric import Metric
-from dbbench.plugins import load_encoder, load_metric
+from dbbench.evaluation.encoder import Distance, Encoder, Vectors, load_encoder
+from dbbench.evaluation.metric import Metric, load_metric
 from dbbench.protocol import Protocol, load_protocol
 from dbbench.submission import Picture
 
 if TYPE_CHECKING:
     from dbbench.advance import Advance
-    from dbbench.features import FeatureStore
+    from dbbench.evaluation.features import FeatureStore
 
 Group = tuple[str, str, int | None]
 """Method, subject and seed: images that are scored together, since their prompts are siblings."""

@@ -15,13 +15,14 @@ from dbbench.data.dataset import ImageSource
 from dbbench.data.subject import load_subjects
 from dbbench.device import devices_of
 from dbbench.errors import UserError
+from dbbench.evaluation.metric import load_metric
 from dbbench.events import Meter
 from dbbench.identity import Identities
 from dbbench.interrupts import listening
 from dbbench.lease import Leases
 from dbbench.models import Models
 from dbbench.plan import Plan, Task
-from dbbench.plugins import add_method_file, find, load_metric
+from dbbench.plugins import add_method_file, find
 from dbbench.progress import Progress, show
 from dbbench.remote import Remote
 from dbbench.saves import Interval

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbench.errors import UserError, unknown
+from dbbench.evaluation.statistics import holm, worse_by_chance
 from dbbench.files import write_text
-from dbbench.statistics import holm, worse_by_chance
 
 if TYPE_CHECKING:
-    from dbbench.metric import Metric
+    from dbbench.evaluation.metric import Metric
     from dbbench.reports.results import Results
 
 VERSION = 1

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dbbench.evaluation.encoder import load_encoder
 from dbbench.identity import Identities
 from dbbench.plan import Plan, Task
-from dbbench.plugins import load_encoder, load_method
+from dbbench.plugins import load_method
 
 if TYPE_CHECKING:
     from dbbench.backbone import Backbone
-    from dbbench.encoder import Encoder
+    from dbbench.evaluation.encoder import Encoder
     from dbbench.method import Method
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dbbench.artifact import Artifact
 from dbbench.errors import UserError
-from dbbench.features import FeatureStore
+from dbbench.evaluation.features import FeatureStore
 from dbbench.identity import Identities
 from dbbench.models import Models
 from dbbench.plan import Plan, Task

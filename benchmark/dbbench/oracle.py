@@ -10,7 +10,7 @@ import pandas as pd
 
 from dbbench.advance import Advance
 from dbbench.encoding import Cast, Encodings, encode
-from dbbench.metric import Metric
+from dbbench.evaluation.metric import Metric
 from dbbench.protocol import Protocol
 from dbbench.reconciliation import explain_missing, playable, real_values
 from dbbench.summary import average
@@ -35,7 +35,7 @@ def score_oracle(
     interval; `with_self_pairs` never does. `published` stands only beside the protocol's own
     encoder.
     """
-    from dbbench.features import FeatureStore
+    from dbbench.evaluation.features import FeatureStore
 
     encodings = encode(
         cast, (), references, FeatureStore(), device=device, status=status, advance=advance

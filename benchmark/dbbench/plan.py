@@ -11,8 +11,9 @@ from dbbench.artifact import Artifact
 from dbbench.data.dataset import ImageSource
 from dbbench.data.prompt import PromptTemplate, class_prompt
 from dbbench.data.subject import Subject
+from dbbench.evaluation.metric import load_metric
 from dbbench.identity import Identities
-from dbbench.plugins import load_metric, provenance
+from dbbench.plugins import provenance
 from dbbench.remote import Remote, RemoteArtifact
 from dbbench.seeds import image_seed
 from dbbench.suite import Run, Suite

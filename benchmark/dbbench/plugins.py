@@ -19,9 +19,7 @@ from dbbench.files import hash_file
 from dbbench.validation import explain_validation
 
 if TYPE_CHECKING:
-    from dbbench.encoder import Encoder
     from dbbench.method import Method
-    from dbbench.metric import Metric
 
 Kind = Literal["methods", "encoders", "metrics"]
 
@@ -146,17 +144,6 @@ def load_method(name: str, settings: Mapping[str, Any]) -> Method:
         reason = explain_validation(error, method_class.Settings)
         raise UserError(f"method {name}: {reason}") from None
     return cast("Method", method_class(checked))
-
-
-def load_encoder(reference: str, *, device: str) -> Encoder:
-    """Return the encoder of "scheme:argument", such as "timm:vit_small_patch16_224.dino"."""
-    scheme, _, argument = reference.partition(":")
-    return cast("Encoder", _load("encoders", scheme)(argument, device=device))
-
-
-def load_metric(name: str) -> Metric:
-    """Return a metric."""
-    return cast("Metric", _load("metrics", name)())
 
 
 def _load(kind: Kind, name: str) -> Any:

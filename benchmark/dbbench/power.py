@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dbbench.metric import Metric
-from dbbench.statistics import CONFIDENCE, POWER
+from dbbench.evaluation.metric import Metric
+from dbbench.evaluation.statistics import CONFIDENCE, POWER
 
 SUBJECTS = (5, 10, 20, 30)
 IMAGES = (1, 2, 4)

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from dbbench.encoding import Cast, Encodings, Group, group_pictures
-from dbbench.metric import Features, Metric, evaluate, real_ceiling, score_real
+from dbbench.evaluation.metric import Features, Metric, evaluate, real_ceiling, score_real
+from dbbench.evaluation.scores import REAL
 from dbbench.protocol import Protocol
-from dbbench.scores import REAL
 from dbbench.submission import Picture
 from dbbench.summary import compare_methods, count_coverage, summarise
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbbench.encoding import Cast, cast_roles, encode
 from dbbench.errors import UserError
-from dbbench.features import FeatureStore
+from dbbench.evaluation.features import FeatureStore
 from dbbench.protocol import Protocol, load_protocol, protocol_names
 from dbbench.references import MINI, References, find_references
 from dbbench.submission import Submission

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from dbbench.artifact import Artifact, State, inspect, write_manifest
 from dbbench.data.subject import Subject
+from dbbench.evaluation.metric import load_metric
+from dbbench.evaluation.scores import LEADERBOARD, MANIFEST, PAGE, SCORES
 from dbbench.files import fingerprint
 from dbbench.plan import Plan
-from dbbench.plugins import load_metric
 from dbbench.suite import Run
 
 if TYPE_CHECKING:
@@ -19,19 +20,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from dbbench.metric import Metric
+    from dbbench.evaluation.metric import Metric
 
     Part = Sequence[Run] | Sequence[str]
     Work = Callable[[Plan, Part], pd.DataFrame]
     Each = Callable[[Plan, Work, Iterable[Part]], Iterable[pd.DataFrame]]
 
-SCORES = "scores.parquet"
-MANIFEST = "scores.json"
 RUNS_A_PART = 20
 """2,000 images of the paper's protocol: some megabytes of table."""
 LOSSES = "checkpoint.json"
-LEADERBOARD = ("leaderboard.parquet", "leaderboard.csv", "leaderboard.md")
-PAGE = "report/index.html"
 
 
 def scored(plan: Plan, runs: Iterable[Run]) -> bool:
@@ -59,8 +56,8 @@ def score(plan: Plan, runs: Sequence[Run], each: Each | None = None) -> int:
     metric cannot say of an image has no row. Raises Damaged where features are not, to the last
     byte, what their encoder once said.
     """
+    from dbbench.evaluation.scores import write_parts
     from dbbench.reports import write_report
-    from dbbench.scores import write_parts
 
     subjects = tuple(dict.fromkeys(run.subject for run in runs))
     parts: list[Part] = [*_chunks(runs, RUNS_A_PART), subjects]
@@ -88,7 +85,7 @@ def fetch_shown(plan: Plan, runs: Sequence[Run]) -> None:
 
 def score_part(plan: Plan, part: Part) -> pd.DataFrame:
     """Return the rows of some runs, or of the real images of some subjects."""
-    from dbbench.scores import score_table
+    from dbbench.evaluation.scores import score_table
 
     metrics = [load_metric(name) for name in plan.suite.metrics]
     rows: list[dict[str, Any]] = []
@@ -124,7 +121,7 @@ def _run_rows(plan: Plan, run: Run, metrics: Sequence[Metric]) -> Iterator[dict[
 
     import numpy as np
 
-    from dbbench.metric import Features, evaluate
+    from dbbench.evaluation.metric import Features, evaluate
 
     entries = _entries(plan.samples(run), "samples.json")
     prompts = [str(entry["prompt"]) for entry in entries]
@@ -152,8 +149,8 @@ def _run_rows(plan: Plan, run: Run, metrics: Sequence[Metric]) -> Iterator[dict[
 
 
 def _real_rows(plan: Plan, subject: str, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
-    from dbbench.metric import score_real
-    from dbbench.scores import REAL
+    from dbbench.evaluation.metric import score_real
+    from dbbench.evaluation.scores import REAL
 
     entries = _entries(plan.references(subject), "references.json")
     for metric in metrics:

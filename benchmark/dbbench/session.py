@@ -13,8 +13,8 @@ from typing import Any
 
 from dbbench.artifact import Damaged
 from dbbench.errors import UserError
+from dbbench.evaluation.features import FeatureStore
 from dbbench.events import EventLog, Log, Meter
-from dbbench.features import FeatureStore
 from dbbench.files import write_text
 from dbbench.interrupts import Stop
 from dbbench.lease import Lease, Leases, running

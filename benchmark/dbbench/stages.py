@@ -17,9 +17,9 @@ from dbbench.advance import Advance, silent
 from dbbench.artifact import Artifact
 from dbbench.data.dataset import ImageSource
 from dbbench.data.subject import Subject
-from dbbench.encoder import Distance
 from dbbench.errors import UserError
-from dbbench.features import FeatureStore
+from dbbench.evaluation.encoder import Distance
+from dbbench.evaluation.features import FeatureStore
 from dbbench.files import contained, fingerprint, write_text
 from dbbench.image_files import open_image, sample_into, save_png
 from dbbench.interrupts import Stop
@@ -32,7 +32,7 @@ from dbbench.versions import versions
 
 if TYPE_CHECKING:
     from dbbench.backbone import Backbone
-    from dbbench.encoder import Encoder
+    from dbbench.evaluation.encoder import Encoder
     from dbbench.method import Checkpoint, Concept, Method
     from dbbench.sampling import SampleSettings
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from dbbench.data.prompt import PromptTemplate, load_prompts
 from dbbench.data.subject import Kind, load_subjects
 from dbbench.errors import UserError, nearest, unknown
-from dbbench.metric import CLASS_PROMPT
+from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.protocol import Text
 
 _CLASS_TEMPLATE = "a {class_noun}"

@@ -11,15 +11,15 @@ import pandas as pd
 
 from dbbench.data.prompt import load_prompts
 from dbbench.encoding import Cast
-from dbbench.protocol import Protocol
-from dbbench.scores import REAL
-from dbbench.statistics import (
+from dbbench.evaluation.scores import REAL
+from dbbench.evaluation.statistics import (
     Interval,
     detectable_difference,
     holm,
     paired_difference,
     subject_interval,
 )
+from dbbench.protocol import Protocol
 from dbbench.submission import Picture
 
 SUMMARY = [

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from dbbench.advance import Advance, silent
 from dbbench.data.subject import Subject
+from dbbench.evaluation.metric import Comparison, Metric, load_metric
 from dbbench.limit_truth import limit_agreement, over_subjects, rank_correlation
-from dbbench.metric import Comparison, Metric
 from dbbench.mini.drawn import CLASS_KINDS, KINDS, PARTS
 from dbbench.mini.source import VERSION as WORLD
-from dbbench.plugins import load_metric
 from dbbench.power import TRIALS, detectable_shares
 from dbbench.truth import METRICS, Examples, draw_truth, score_truth, truth_encoders
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbbench import stages
 from dbbench.advance import Advance
-from dbbench.encoder import Distance
+from dbbench.evaluation.encoder import Distance
 from dbbench.lease import Leases
 from dbbench.plan import Task
 from dbbench.progress import Progress

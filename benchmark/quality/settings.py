@@ -26,9 +26,9 @@ from rich.progress import Progress
 
 from dbbench.backbone import Backbone, load_backbone
 from dbbench.data.prompt import PromptTemplate, load_prompts
-from dbbench.encoder import Encoder
+from dbbench.evaluation.encoder import Encoder, load_encoder
+from dbbench.evaluation.metric import Features, load_metric
 from dbbench.method import Concept
-from dbbench.metric import Features
 from dbbench.mini.judge import judge_images, load_judge
 from dbbench.mini.nouns import LIVE, NOUNS
 from dbbench.mini.source import identities
@@ -39,7 +39,7 @@ from dbbench.mini.world import (
     draw_references,
     scene_for_prompt,
 )
-from dbbench.plugins import load_encoder, load_method, load_metric
+from dbbench.plugins import load_method
 from dbbench.seeds import image_seed, prior_seed, train_seed
 from dbbench.suite import Suite, load_suite
 

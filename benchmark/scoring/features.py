@@ -32,12 +32,12 @@ from rich.console import Console
 from rich.progress import track
 from safetensors.torch import save_file
 
-import dbbench.features
-from dbbench.cache import Cache
+import dbbench.evaluation.features
 from dbbench.data.decoding import SUFFIXES, decode_picture
+from dbbench.evaluation.encoder import load_encoder
+from dbbench.evaluation.feature_cache import Cache
+from dbbench.evaluation.features import FeatureStore
 from dbbench.events import peak_memory
-from dbbench.features import FeatureStore
-from dbbench.plugins import load_encoder
 
 app = typer.Typer(no_args_is_help=True, help=__doc__.partition("\n")[0])
 Out = Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")]
@@ -167,7 +167,9 @@ def memory(
         files = draw(folder / "images", images, size)
         loaded = list(load(encoders, folder).values())
         for encoder in loaded:  # Whatever the libraries set aside at their first call.
-            encoder.encode_images([Image.new("RGB", (size, size))] * dbbench.features.BATCH)
+            encoder.encode_images(
+                [Image.new("RGB", (size, size))] * dbbench.evaluation.features.BATCH
+            )
         before = resident()
         FeatureStore(Cache(folder / "cache")).encode_with(loaded, files)
         peak = peak_memory() or 0
@@ -207,11 +209,11 @@ def counted_decodes() -> Iterator[Counter[str]]:
         counts["all"] += 1
         return decode_picture(content)
 
-    dbbench.features.decode_picture = counting  # type: ignore[attr-defined]
+    dbbench.evaluation.features.decode_picture = counting  # type: ignore[attr-defined]
     try:
         yield counts
     finally:
-        dbbench.features.decode_picture = decode_picture  # type: ignore[attr-defined]
+        dbbench.evaluation.features.decode_picture = decode_picture  # type: ignore[attr-defined]
 
 
 def load(names: str, folder: Path) -> dict[str, Any]:

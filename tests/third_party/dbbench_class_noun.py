@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from dbbench.backbone import Backbone
 from dbbench.data.prompt import PromptTemplate
+from dbbench.evaluation.metric import Comparison, Features, Values
 from dbbench.method import Checkpoint, Concept, Progress
-from dbbench.metric import Comparison, Features, Values
 from dbbench.sampling import SampleSettings
 
 

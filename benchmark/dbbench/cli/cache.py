@@ -23,7 +23,7 @@ app.add_typer(
 @cache_app.command("ls", epilog="Example:  dbbench cache ls")
 def ls() -> None:
     """Show what is kept of each encoder, the last used first."""
-    from dbbench.cache import Cache
+    from dbbench.evaluation.feature_cache import Cache
     from dbbench.units import gigabytes
 
     cache, console = Cache(), Console()
@@ -63,7 +63,7 @@ def clear(
     ] = None,
 ) -> None:
     """Remove what is kept; the next command works it out again."""
-    from dbbench.cache import Cache
+    from dbbench.evaluation.feature_cache import Cache
     from dbbench.units import gigabytes
 
     cache = Cache()

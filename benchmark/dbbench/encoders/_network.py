@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torchvision.transforms import Compose, ToTensor
 
-from dbbench.encoder import Vectors
 from dbbench.errors import UserError
+from dbbench.evaluation.encoder import Vectors
 
 Item = TypeVar("Item")
 

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dbbench.encoder import encoder_fingerprint
 from dbbench.encoders import _network
 from dbbench.encoders.mini import load_dino
 from dbbench.encoders.timm import TimmEncoder
 from dbbench.errors import UserError
+from dbbench.evaluation.encoder import encoder_fingerprint
 
 BATCH = 64
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dbbench.metric import Comparison, Features, Values, highest_cosine
+from dbbench.evaluation.metric import Comparison, Features, Values, highest_cosine
 
 
 class Copy:

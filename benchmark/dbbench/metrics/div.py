@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dbbench.metric import Comparison, Features, Values
+from dbbench.evaluation.metric import Comparison, Features, Values
 
 
 class Div:

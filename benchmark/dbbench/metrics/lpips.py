@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dbbench.metric import Comparison, Features, Values
+from dbbench.evaluation.metric import Comparison, Features, Values
 
 
 class Lpips:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dbbench.metric import Comparison, Features, Values, mean_cosine
+from dbbench.evaluation.metric import Comparison, Features, Values, mean_cosine
 
 
 class Pres:

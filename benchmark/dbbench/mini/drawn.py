@@ -14,7 +14,7 @@ import numpy as np
 
 from dbbench.data.prompt import PromptTemplate, load_prompts
 from dbbench.data.subject import Subject
-from dbbench.metric import CLASS_PROMPT
+from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.mini.canvas import PALETTE, PATTERNS, Canvas
 from dbbench.mini.nouns import LIVE, NOUNS
 from dbbench.mini.places import PLACES

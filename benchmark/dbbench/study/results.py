@@ -51,7 +51,7 @@ def simulated_url(folder: Path) -> str:
 
 def _directions(metrics: Iterable[str]) -> dict[str, bool]:
     """Return for each metric whether higher is better; one that is not installed counts as such."""
-    from dbbench.plugins import load_metric
+    from dbbench.evaluation.metric import load_metric
 
     directions = {}
     for name in metrics:

@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from dbbench.errors import UserError
+from dbbench.evaluation.metric import CLASS_PROMPT
+from dbbench.evaluation.scores import read_scores
 from dbbench.files import contained
-from dbbench.metric import CLASS_PROMPT
-from dbbench.scores import read_scores
 from dbbench.study.draw import Sample
 from dbbench.study.study import Pair
 from dbbench.workspace import Workspace

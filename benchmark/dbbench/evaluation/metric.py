@@ -5,12 +5,13 @@ from __future__ import annotations
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dbbench.encoder import Vectors
+from dbbench.evaluation.encoder import Vectors
+from dbbench.plugins import _load
 
 Values = NDArray[np.float64]
 """N float64: one value for each image."""
@@ -186,3 +187,8 @@ def unit_rows(vectors: Vectors) -> Values:
         raise ValueError("features hold a zero or non-finite vector")
     unit: Values = rows / norms
     return unit
+
+
+def load_metric(name: str) -> Metric:
+    """Return a metric."""
+    return cast("Metric", _load("metrics", name)())

@@ -16,8 +16,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from dbbench.encoder import Vectors
-from dbbench.metric import Values, highest_cosine, real_ceiling, unit_rows
+from dbbench.evaluation.encoder import Vectors
+from dbbench.evaluation.metric import Values, highest_cosine, real_ceiling, unit_rows
 
 SOURCE = "arXiv 2208.12242, section 4.5"
 

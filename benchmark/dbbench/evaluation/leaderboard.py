@@ -8,9 +8,9 @@ from itertools import combinations
 
 import pandas as pd
 
-from dbbench.metric import Metric
-from dbbench.scores import REAL
-from dbbench.statistics import Difference, holm, paired_difference, subject_interval
+from dbbench.evaluation.metric import Metric
+from dbbench.evaluation.scores import REAL
+from dbbench.evaluation.statistics import Difference, holm, paired_difference, subject_interval
 
 SIGNIFICANCE = 0.05
 

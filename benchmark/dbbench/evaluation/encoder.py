@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from dbbench.files import fingerprint
+from dbbench.plugins import _load
 
 Vectors = NDArray[np.float32]
 """ND float32; each row has unit norm."""
@@ -105,3 +106,9 @@ def encoder_fingerprint(
             "dtype": dtype,
         }
     )
+
+
+def load_encoder(reference: str, *, device: str) -> Encoder:
+    """Return the encoder of "scheme:argument", such as "timm:vit_small_patch16_224.dino"."""
+    scheme, _, argument = reference.partition(":")
+    return cast("Encoder", _load("encoders", scheme)(argument, device=device))

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbbench.advance import Advance, silent
-from dbbench.cache import Cache, Rows, Shelf
 from dbbench.data.decoding import RULES, PictureError, decode_picture, read_bytes
-from dbbench.encoder import Distance, Encoder, Preparing, Vectors
+from dbbench.evaluation.encoder import Distance, Encoder, Preparing, Vectors
+from dbbench.evaluation.feature_cache import Cache, Rows, Shelf
 from dbbench.files import fingerprint
 
 if TYPE_CHECKING:
