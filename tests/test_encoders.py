@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from tiny_models import write_tokenizer
 
-from dbbench.encoders import open_clip as open_clip_encoder
-from dbbench.encoders import timm as timm_encoder
 from dbbench.errors import UserError
 from dbbench.evaluation.encoder import Preparing, load_encoder
+from dbbench.evaluation.encoders import open_clip as open_clip_encoder
+from dbbench.evaluation.encoders import timm as timm_encoder
 
 SMALL_VIT = "vit_tiny_patch16_224"
 SMALL_CLIP = {"layers": 1, "width": 32}
@@ -371,7 +371,7 @@ def test_embedded_encoders_use_the_same_loaders(
     name: str, dino: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = {"dino": dino, "clip": clip}
-    monkeypatch.setattr("dbbench.encoders.mini.weights", folders.__getitem__)
+    monkeypatch.setattr("dbbench.evaluation.encoders.mini.weights", folders.__getitem__)
     encoder = load_encoder(name, device="cpu")
     assert encoder.name == name
     kind = "timm" if name == "mini-dino" else "open_clip"

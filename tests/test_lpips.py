@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny_models import write_lpips_trunk
 
-from dbbench.encoders import lpips as lpips_encoder
 from dbbench.errors import UserError
 from dbbench.evaluation.encoder import Distance, load_encoder
+from dbbench.evaluation.encoders import lpips as lpips_encoder
 from dbbench.evaluation.features import FeatureStore
 
 SIZE = 32

@@ -12,9 +12,9 @@ from harness import installed, plugin_folder, run, suite, suite_file  # noqa: F4
 from PIL import Image
 
 from dbbench.data.subject import select_subjects
-from dbbench.encoders.mini import load_dino
-from dbbench.encoders.mini_lpips import load
 from dbbench.errors import UserError
+from dbbench.evaluation.encoders.mini import load_dino
+from dbbench.evaluation.encoders.mini_lpips import load
 from dbbench.mini.source import MiniSource
 from dbbench.suite import Suite
 

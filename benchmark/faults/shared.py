@@ -19,7 +19,7 @@ MADE = ("references/**/*", "prior/**/*", "runs/**/*", "features/**/*", "scores.p
 TABLES = ("leaderboard.csv", "leaderboard.md", "subjects.csv", "differences.csv")
 LIBRARIES = [
     "dbbench.executor", "dbbench.backbone", "dbbench.mini.source", "dbbench.reports.render",
-    "dbbench.encoders.timm", "dbbench.encoders.open_clip", "dbbench.baselines.dreambooth",
+    "dbbench.evaluation.encoders.timm", "dbbench.evaluation.encoders.open_clip", "dbbench.baselines.dreambooth",
     "dbbench.baselines.textual_inversion", "dbbench.image_files", "scipy.stats",
 ]  # fmt: skip
 LEFT_BEHIND = {".partial", ".old", ".tmp", ".new"}

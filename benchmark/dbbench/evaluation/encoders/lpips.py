@@ -30,9 +30,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from dbbench.encoders import _network
 from dbbench.errors import UserError, unknown
 from dbbench.evaluation.encoder import Vectors, encoder_fingerprint
+from dbbench.evaluation.encoders import _network
 
 # torchvision's own release of the ImageNet weights that LPIPS was calibrated on.
 TRUNKS = {

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dbbench.encoders import _network
-from dbbench.encoders.mini import load_dino
-from dbbench.encoders.timm import TimmEncoder
 from dbbench.errors import UserError
 from dbbench.evaluation.encoder import encoder_fingerprint
+from dbbench.evaluation.encoders import _network
+from dbbench.evaluation.encoders.mini import load_dino
+from dbbench.evaluation.encoders.timm import TimmEncoder
 
 BATCH = 64
 

@@ -29,9 +29,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors import safe_open
 
-from dbbench.encoders import _network
 from dbbench.errors import UserError, unknown
 from dbbench.evaluation.encoder import Vectors, encoder_fingerprint
+from dbbench.evaluation.encoders import _network
 
 _log = logging.getLogger("dbbench")
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")

@@ -23,9 +23,9 @@ import timm.data
 import torch
 from PIL import Image
 
-from dbbench.encoders import _network
 from dbbench.errors import UserError, unknown
 from dbbench.evaluation.encoder import Vectors, encoder_fingerprint
+from dbbench.evaluation.encoders import _network
 
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 

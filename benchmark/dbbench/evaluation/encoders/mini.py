@@ -9,13 +9,13 @@ from dbbench.errors import UserError
 from dbbench.mini import weights
 
 if TYPE_CHECKING:
-    from dbbench.encoders.open_clip import OpenClipEncoder
-    from dbbench.encoders.timm import TimmEncoder
+    from dbbench.evaluation.encoders.open_clip import OpenClipEncoder
+    from dbbench.evaluation.encoders.timm import TimmEncoder
 
 
 def load_dino(argument: str, *, device: str) -> TimmEncoder:
     """Return the small self-supervised ViT in DINO's place; it takes no argument."""
-    from dbbench.encoders.timm import load_folder
+    from dbbench.evaluation.encoders.timm import load_folder
 
     _refuse_argument("mini-dino", argument)
     return load_folder(_folder("dino"), name="mini-dino", device=device)
@@ -23,7 +23,7 @@ def load_dino(argument: str, *, device: str) -> TimmEncoder:
 
 def load_clip(argument: str, *, device: str) -> OpenClipEncoder:
     """Return the small image-text model in CLIP's place; it takes no argument."""
-    from dbbench.encoders.open_clip import load_folder
+    from dbbench.evaluation.encoders.open_clip import load_folder
 
     _refuse_argument("mini-clip", argument)
     return load_folder(_folder("clip"), name="mini-clip", device=device)

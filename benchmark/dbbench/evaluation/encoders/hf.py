@@ -25,9 +25,9 @@ import transformers
 from PIL import Image
 from safetensors.torch import save_file
 
-from dbbench.encoders import _network
 from dbbench.errors import UserError
 from dbbench.evaluation.encoder import Vectors, encoder_fingerprint
+from dbbench.evaluation.encoders import _network
 from dbbench.files import fingerprint
 
 HUB_FILES = ("model.safetensors", "model.safetensors.index.json")
