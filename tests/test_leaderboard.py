@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from dbbench.evaluation.leaderboard import Expectation, Leaderboard, rank_methods
+from dbbench.evaluation.metrics.clip_t import ClipT
+from dbbench.evaluation.metrics.dino import Dino
 from dbbench.evaluation.scores import REAL, score_table
-from dbbench.metrics.clip_t import ClipT
-from dbbench.metrics.dino import Dino
 
 BANNER = "mini: embedded world, not comparable with published numbers"
 SUBJECTS = tuple(f"subject{i:02d}" for i in range(12))

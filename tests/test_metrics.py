@@ -18,15 +18,15 @@ from dbbench.evaluation.metric import (
     real_ceiling,
     score_real,
 )
-from dbbench.metrics.clip_i import ClipI
-from dbbench.metrics.clip_t import ClipT
-from dbbench.metrics.collapse import Collapse
-from dbbench.metrics.copy import Copy
-from dbbench.metrics.dino import Dino
-from dbbench.metrics.dinov2_i import DinoV2I
-from dbbench.metrics.div import Div
-from dbbench.metrics.lpips import Lpips
-from dbbench.metrics.pres import Pres
+from dbbench.evaluation.metrics.clip_i import ClipI
+from dbbench.evaluation.metrics.clip_t import ClipT
+from dbbench.evaluation.metrics.collapse import Collapse
+from dbbench.evaluation.metrics.copy import Copy
+from dbbench.evaluation.metrics.dino import Dino
+from dbbench.evaluation.metrics.dinov2_i import DinoV2I
+from dbbench.evaluation.metrics.div import Div
+from dbbench.evaluation.metrics.lpips import Lpips
+from dbbench.evaluation.metrics.pres import Pres
 from dbbench.plugins import names
 
 
