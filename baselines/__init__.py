@@ -1,1 +1,1 @@
-"""Baselines: one method a file, each a `dbbench.method.Method`."""
+"""Baselines: one method a file, each a `dbbench.generation.method.Method`."""

@@ -9,21 +9,21 @@ from PIL.Image import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from dbbench.backbone import Backbone
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
 from dbbench.baselines.training import snapshots
 from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
-from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
-from dbbench.sampling import SampleSettings
-from dbbench.saves import Saves
-from dbbench.tokens import (
+from dbbench.generation.backbone import Backbone
+from dbbench.generation.method import Checkpoint, Concept, Progress, checkpoint_metadata
+from dbbench.generation.resume import Saves
+from dbbench.generation.tokens import (
     choose_identifier,
     embeddings_of,
     find_vectors,
     name_vectors,
     new_word,
 )
+from dbbench.sampling import SampleSettings
 
 # The names that diffusers' load_attn_procs and load_textual_inversion expect.
 _PROJECTIONS = "pytorch_custom_diffusion_weights.safetensors"

@@ -8,15 +8,15 @@ from PIL.Image import Image
 from pydantic import Field
 from torch import Tensor
 
-from dbbench import lora
-from dbbench.backbone import Backbone
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
 from dbbench.baselines.training import given_checkpoint, given_word, read_tensors, snapshots
 from dbbench.data.prompt import PromptTemplate
-from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
+from dbbench.generation import lora
+from dbbench.generation.backbone import Backbone
+from dbbench.generation.method import Checkpoint, Concept, Progress, checkpoint_metadata
+from dbbench.generation.resume import Saves
+from dbbench.generation.tokens import choose_identifier
 from dbbench.sampling import SampleSettings
-from dbbench.saves import Saves
-from dbbench.tokens import choose_identifier
 
 _FILE = "pytorch_lora_weights.safetensors"
 

@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dbbench.backbone import Backbone
 from dbbench.baselines.training import (
     Draw,
     Training,
@@ -18,8 +17,9 @@ from dbbench.baselines.training import (
     train,
 )
 from dbbench.errors import UserError
-from dbbench.method import Concept, Progress
-from dbbench.saves import Saves
+from dbbench.generation.backbone import Backbone
+from dbbench.generation.method import Concept, Progress
+from dbbench.generation.resume import Saves
 
 
 class PreservingSettings(TrainSettings):

@@ -10,7 +10,6 @@ from PIL.Image import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from dbbench.backbone import Backbone
 from dbbench.backbones import tokenizer_of
 from dbbench.baselines.training import (
     Draw,
@@ -25,12 +24,13 @@ from dbbench.baselines.training import (
 )
 from dbbench.data.prompt import NEUTRAL_TEMPLATES, PromptTemplate
 from dbbench.errors import UserError
-from dbbench.latents import Posterior
-from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
+from dbbench.generation.backbone import Backbone
+from dbbench.generation.latents import Posterior
+from dbbench.generation.method import Checkpoint, Concept, Progress, checkpoint_metadata
+from dbbench.generation.resume import Saves
+from dbbench.generation.text import Tokens
+from dbbench.generation.tokens import embeddings_of, find_vectors, name_vectors, new_word
 from dbbench.sampling import SampleSettings
-from dbbench.saves import Saves
-from dbbench.text import Tokens
-from dbbench.tokens import embeddings_of, find_vectors, name_vectors, new_word
 
 _FILE = "learned_embeds.safetensors"
 

@@ -16,13 +16,13 @@ from PIL.Image import Image, Transpose
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from dbbench.backbone import Backbone
 from dbbench.baselines.training_state import capture, restore
 from dbbench.errors import UserError
-from dbbench.latents import Posterior
-from dbbench.memory import fitted
-from dbbench.method import Checkpoint, Concept, Diverged, Progress, save_files
-from dbbench.saves import Saves
+from dbbench.generation.backbone import Backbone
+from dbbench.generation.latents import Posterior
+from dbbench.generation.memory import fitted
+from dbbench.generation.method import Checkpoint, Concept, Diverged, Progress, save_files
+from dbbench.generation.resume import Saves
 
 READ_SECONDS = 0.5  # how often losses are read back; each time waits for the device
 

@@ -14,11 +14,11 @@ from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from dbbench.backbone import Backbone
 from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
-from dbbench.loading import quiet
-from dbbench.method import Checkpoint, Concept, Progress, checkpoint_metadata
+from dbbench.generation.backbone import Backbone
+from dbbench.generation.loading import quiet
+from dbbench.generation.method import Checkpoint, Concept, Progress, checkpoint_metadata
 from dbbench.sampling import SampleSettings
 
 _FILE = "image_embeds.safetensors"

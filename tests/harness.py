@@ -166,7 +166,12 @@ def start(
     ]  # fmt: skip
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["dbbench.executor", "dbbench.backbone", "dbbench.mini.source", "dbbench.reports.render"]
+        [
+            "dbbench.executor",
+            "dbbench.generation.backbone",
+            "dbbench.mini.source",
+            "dbbench.reports.render",
+        ]
     )
     output = out.parent / f"{out.name}-{time.monotonic_ns()}.txt"
     arguments = ([str(part) for part in command], str(plugin_folder), output)

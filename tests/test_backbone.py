@@ -13,9 +13,9 @@ import tiny_backbone
 import torch
 from PIL import Image
 
-from dbbench.backbone import Backbone, load_backbone
 from dbbench.errors import UserError
-from dbbench.noise import NoiseSchedule, build_solver
+from dbbench.generation.backbone import Backbone, load_backbone
+from dbbench.generation.noise import NoiseSchedule, build_solver
 from dbbench.sampling import SampleSettings, Scheduler
 
 # diffusers' solvers convert tensors as NumPy 2 does not want it.

@@ -14,9 +14,9 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from dbbench.backbone import Backbone, load_backbone
 from dbbench.errors import UserError
-from dbbench.noise import FlowSchedule, build_solver
+from dbbench.generation.backbone import Backbone, load_backbone
+from dbbench.generation.noise import FlowSchedule, build_solver
 from dbbench.sampling import SampleSettings, Scheduler
 from dbbench.suite import load_suite, suite_names
 
@@ -113,7 +113,7 @@ def test_training_leaves_any_backbone_as_it_was(folders: dict[str, Path], kind: 
 def test_a_new_word_reaches_every_text_encoder(folders: dict[str, Path], kind: str) -> None:
     backbone = load(folders[kind])
     (plain,) = backbone.encode_prompts(["a dog"]).states
-    from dbbench.tokens import embeddings_of
+    from dbbench.generation.tokens import embeddings_of
 
     vectors = [vector[None] for vector in embeddings_of(backbone, "dog")]
     assert len(vectors) == len(backbone.text_encoders)

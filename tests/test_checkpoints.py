@@ -15,7 +15,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from dbbench.backbone import Backbone, load_backbone
 from dbbench.baselines.custom_diffusion import CustomDiffusion
 from dbbench.baselines.dreambooth import DreamBooth
 from dbbench.baselines.dreambooth_lora import DreamBoothLora
@@ -23,8 +22,9 @@ from dbbench.baselines.textual_inversion import TextualInversion
 from dbbench.baselines.zero_shot import ZeroShot
 from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
-from dbbench.method import Checkpoint, Concept, Method
-from dbbench.noise import build_solver
+from dbbench.generation.backbone import Backbone, load_backbone
+from dbbench.generation.method import Checkpoint, Concept, Method
+from dbbench.generation.noise import build_solver
 from dbbench.sampling import SampleSettings
 
 CONCEPT = Concept(

@@ -13,14 +13,14 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextModel
 
-from dbbench.backbone import Backbone, load_backbone
 from dbbench.baselines.dreambooth import DreamBooth
 from dbbench.baselines.training import TrainSettings, draws, encode_references, learning_rate
 from dbbench.data.prompt import load_prompts
 from dbbench.errors import UserError
-from dbbench.method import Checkpoint, Concept
+from dbbench.generation.backbone import Backbone, load_backbone
+from dbbench.generation.method import Checkpoint, Concept
+from dbbench.generation.tokens import choose_identifier, rare_tokens
 from dbbench.sampling import SampleSettings
-from dbbench.tokens import choose_identifier, rare_tokens
 
 CONCEPT = Concept(
     name="plushie",

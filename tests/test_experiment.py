@@ -14,7 +14,7 @@ from dbbench.data.prompt import load_applications
 from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
 from dbbench.experiment import PAPER
-from dbbench.method import Checkpoint
+from dbbench.generation.method import Checkpoint
 from dbbench.suite import Suite, load_suite, read_suite, suite_names
 from dbbench.variant import variant
 
@@ -183,8 +183,8 @@ def test_a_method_that_keeps_nothing_on_its_way_cannot_be_looked_into(
 def test_the_common_word_of_the_identifier_suite_can_be_trained_on():
     from transformers import CLIPTokenizer
 
+    from dbbench.generation.tokens import choose_identifier
     from dbbench.mini import weights
-    from dbbench.tokens import choose_identifier
 
     tokenizer = CLIPTokenizer.from_pretrained(weights("backbone") / "tokenizer")
     row = load_suite("identifier", "mini").methods["common-word"]

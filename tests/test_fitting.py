@@ -14,14 +14,14 @@ import tiny_backbone
 import torch
 from harness import contents, installed, plugin_folder, run, suite, suite_file  # noqa: F401
 
-from dbbench.backbone import Backbone, load_backbone
 from dbbench.baselines.dreambooth import DreamBooth
 from dbbench.baselines.dreambooth_lora import DreamBoothLora
 from dbbench.baselines.textual_inversion import TextualInversion
 from dbbench.errors import UserError
 from dbbench.events import EventLog
-from dbbench.memory import Demand, Recipe, applied, choose, measure
-from dbbench.method import Checkpoint, Concept, Diverged
+from dbbench.generation.backbone import Backbone, load_backbone
+from dbbench.generation.memory import Demand, Recipe, applied, choose, measure
+from dbbench.generation.method import Checkpoint, Concept, Diverged
 from dbbench.sampling import SampleSettings
 from dbbench.suite import Suite
 
@@ -269,7 +269,7 @@ def test_more_memory_never_means_a_slower_recipe() -> None:
 
 
 def test_adapters_need_less_than_whole_layers(backbone: Backbone) -> None:
-    from dbbench import lora
+    from dbbench.generation import lora
 
     whole = list(backbone.module("unet").parameters())
     demand = measure(backbone, whole, batch=2)

@@ -10,10 +10,10 @@ import pytest
 import tiny_backbone
 import torch
 
-from dbbench.backbone import DType, load_backbone
 from dbbench.baselines import training
 from dbbench.baselines.dreambooth import DreamBooth
-from dbbench.method import Checkpoint, Concept
+from dbbench.generation.backbone import DType, load_backbone
+from dbbench.generation.method import Checkpoint, Concept
 from dbbench.sampling import SampleSettings
 
 pytestmark = [

@@ -11,9 +11,9 @@ import tiny_backbone
 import torch
 from safetensors.torch import save_file
 
-from dbbench.backbone import load_backbone
 from dbbench.errors import UserError
-from dbbench.loading import load_pipeline
+from dbbench.generation.backbone import load_backbone
+from dbbench.generation.loading import load_pipeline
 from dbbench.sampling import SampleSettings
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dbbench.errors import UserError
-from dbbench.method import Checkpoint
+from dbbench.generation.method import Checkpoint
 
 
 @pytest.fixture
@@ -72,5 +72,5 @@ def test_a_damaged_checkpoint_is_one_line_with_the_remedy(
 
 
 def test_the_seam_costs_no_torch() -> None:
-    code = "import dbbench.method, sys; sys.exit('torch' in sys.modules)"
+    code = "import dbbench.generation.method, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,13 +11,12 @@ import pytest
 import tiny_backbone
 import torch
 
-from dbbench.backbone import Backbone, load_backbone
 from dbbench.errors import UserError
 from dbbench.files import hash_file
+from dbbench.generation.backbone import Backbone, load_backbone
+from dbbench.generation.method import Checkpoint, Concept, load_method
+from dbbench.generation.resume import RECORD, Interval, Saves
 from dbbench.interrupts import Stop, Stopped
-from dbbench.method import Checkpoint, Concept
-from dbbench.plugins import load_method
-from dbbench.saves import RECORD, Interval, Saves
 
 CONCEPT = Concept(
     name="plushie",
@@ -170,7 +169,7 @@ def test_a_full_disk_costs_the_state_and_not_the_training(
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dbbench.saves.write_text", refuse)
+    monkeypatch.setattr("dbbench.generation.resume.write_text", refuse)
     for step in (2, 3):
         saves.save(step, {"x": torch.ones(2)}, {})
     assert [r.message.count("No space left") for r in caplog.records] == [1]

@@ -13,14 +13,14 @@ from PIL import Image
 
 from dbbench import progress, stages
 from dbbench.artifact import Artifact
-from dbbench.backbone import Backbone, load_backbone
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import Subject, select_subjects
 from dbbench.errors import UserError
 from dbbench.evaluation import features
+from dbbench.generation.backbone import Backbone, load_backbone
+from dbbench.generation.method import load_method
 from dbbench.mini.source import MiniSource
 from dbbench.plan import ImageJob
-from dbbench.plugins import load_method
 from dbbench.sampling import SampleSettings
 from dbbench.seeds import image_seed, prior_seed, train_seed
 from dbbench.suite import PriorSettings, Run

@@ -7,7 +7,8 @@ import pytest
 from dbbench.data.subject import select_subjects
 from dbbench.errors import UserError
 from dbbench.experiment import bases
-from dbbench.plugins import load_method, names, setting_names
+from dbbench.generation.method import load_method, setting_names
+from dbbench.plugins import names
 from dbbench.suite import (
     Run,
     Suite,

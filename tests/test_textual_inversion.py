@@ -11,11 +11,11 @@ import tiny_backbone
 import torch
 from diffusers import StableDiffusionPipeline
 
-from dbbench.backbone import Backbone, load_backbone
 from dbbench.baselines.textual_inversion import TextualInversion
 from dbbench.data.prompt import NEUTRAL_TEMPLATES, load_prompts
 from dbbench.errors import UserError
-from dbbench.method import Checkpoint, Concept
+from dbbench.generation.backbone import Backbone, load_backbone
+from dbbench.generation.method import Checkpoint, Concept
 from dbbench.sampling import SampleSettings
 
 CONCEPT = Concept(

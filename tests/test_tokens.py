@@ -13,7 +13,8 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from dbbench.errors import UserError
-from dbbench.tokens import ExtendedEmbedding, choose_identifier, rare_tokens
+from dbbench.generation.text import ExtendedEmbedding
+from dbbench.generation.tokens import choose_identifier, rare_tokens
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from dbbench.backbone import Backbone, load_backbone
 from dbbench.baselines.dreambooth import DreamBooth
 from dbbench.baselines.textual_inversion import TextualInversion
 from dbbench.baselines.training import Draw, draws
-from dbbench.method import Concept
+from dbbench.generation.backbone import Backbone, load_backbone
+from dbbench.generation.method import Concept
 
 CONCEPT = Concept(
     name="plushie",

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageChops
 from pydantic import BaseModel, ConfigDict
 
-from dbbench.method import Checkpoint
+from dbbench.generation.method import Checkpoint
 
 SUITE = """
 name = "tiny"

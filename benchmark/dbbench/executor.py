@@ -17,6 +17,7 @@ from dbbench.device import devices_of
 from dbbench.errors import UserError
 from dbbench.evaluation.metric import load_metric
 from dbbench.events import Meter
+from dbbench.generation.resume import Interval
 from dbbench.identity import Identities
 from dbbench.interrupts import listening
 from dbbench.lease import Leases
@@ -25,7 +26,6 @@ from dbbench.plan import Plan, Task
 from dbbench.plugins import add_method_file, find
 from dbbench.progress import Progress, show
 from dbbench.remote import Remote
-from dbbench.saves import Interval
 from dbbench.scoring import finished_runs, score, scored
 from dbbench.session import Outcome, Session
 from dbbench.sharing import take_over

@@ -10,7 +10,8 @@ from typing import Any
 
 from dbbench.errors import unknown
 from dbbench.files import fingerprint, hash_file
-from dbbench.plugins import find, load_method, provenance, setting_names
+from dbbench.generation.method import load_method, setting_names
+from dbbench.plugins import find, provenance
 from dbbench.suite import Suite, method_settings
 from dbbench.variant import own_settings, variant
 from dbbench.versions import versions

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dbbench.evaluation.encoder import load_encoder
+from dbbench.generation.method import load_method
 from dbbench.identity import Identities
 from dbbench.plan import Plan, Task
-from dbbench.plugins import load_method
 
 if TYPE_CHECKING:
-    from dbbench.backbone import Backbone
     from dbbench.evaluation.encoder import Encoder
-    from dbbench.method import Method
+    from dbbench.generation.backbone import Backbone
+    from dbbench.generation.method import Method
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Models:
         """The suite's backbone."""
         if self._backbone is None:
             _make_deterministic()
-            from dbbench.backbone import load_backbone
+            from dbbench.generation.backbone import load_backbone
 
             settings = self.plan.suite.backbone
             self._backbone = load_backbone(

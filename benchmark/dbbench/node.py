@@ -12,13 +12,13 @@ from typing import Any
 from dbbench.artifact import Artifact
 from dbbench.errors import UserError
 from dbbench.evaluation.features import FeatureStore
+from dbbench.generation.resume import Interval
 from dbbench.identity import Identities
 from dbbench.models import Models
 from dbbench.plan import Plan, Task
 from dbbench.plugins import add_method_file
 from dbbench.relay import Relay
 from dbbench.remote import RemoteArtifact
-from dbbench.saves import Interval
 from dbbench.session import Failure, Outcome, Session
 from dbbench.tracker import Kind
 from dbbench.workspace import Workspace

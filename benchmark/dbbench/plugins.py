@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any, Literal
 
 from dbbench.errors import UserError, unknown
 from dbbench.files import hash_file
-from dbbench.validation import explain_validation
 
 if TYPE_CHECKING:
-    from dbbench.method import Method
+    pass
 
 Kind = Literal["methods", "encoders", "metrics"]
 
@@ -128,22 +124,6 @@ def provenance(kind: Kind, name: str) -> str:
     if isinstance(point, FilePoint) or point.dist is None or point.dist.name == "dbbench":
         return point.value
     return f"{point.value} ({point.dist.name} {point.dist.version})"
-
-
-def setting_names(method: str) -> tuple[str, ...]:
-    """Return the names of a method's settings; imports the method, and so torch."""
-    return tuple(_load("methods", method).Settings.model_fields)
-
-
-def load_method(name: str, settings: Mapping[str, Any]) -> Method:
-    """Return a method with its settings checked. Raises UserError for an unknown or bad one."""
-    method_class = _load("methods", name)
-    try:
-        checked = method_class.Settings.model_validate(dict(settings))
-    except ValidationError as error:
-        reason = explain_validation(error, method_class.Settings)
-        raise UserError(f"method {name}: {reason}") from None
-    return cast("Method", method_class(checked))
 
 
 def _load(kind: Kind, name: str) -> Any:

@@ -17,8 +17,8 @@ from dbbench.data.dataset import ImageSource
 from dbbench.errors import UserError
 from dbbench.executor import Executor, Local, execute, make_plan
 from dbbench.files import write_text
+from dbbench.generation.resume import Interval
 from dbbench.progress import say_json
-from dbbench.saves import Interval
 from dbbench.session import Failure
 from dbbench.sharing import without_shared
 from dbbench.suite import Run, Suite

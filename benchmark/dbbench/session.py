@@ -16,12 +16,12 @@ from dbbench.errors import UserError
 from dbbench.evaluation.features import FeatureStore
 from dbbench.events import EventLog, Log, Meter
 from dbbench.files import write_text
+from dbbench.generation.resume import Interval
 from dbbench.interrupts import Stop
 from dbbench.lease import Lease, Leases, running
 from dbbench.models import Models
 from dbbench.plan import Plan, Task
 from dbbench.progress import Progress
-from dbbench.saves import Interval
 from dbbench.tracker import Kind
 from dbbench.units import per_second
 from dbbench.versions import versions

@@ -21,19 +21,19 @@ from dbbench.errors import UserError
 from dbbench.evaluation.encoder import Distance
 from dbbench.evaluation.features import FeatureStore
 from dbbench.files import contained, fingerprint, write_text
+from dbbench.generation.resume import Interval, Saves
 from dbbench.image_files import open_image, sample_into, save_png
 from dbbench.interrupts import Stop
 from dbbench.plan import ImageJob
-from dbbench.saves import Interval, Saves
 from dbbench.seeds import prior_seed, stable_seed, train_seed
 from dbbench.suite import PriorSettings, Run
 from dbbench.variant import Variant
 from dbbench.versions import versions
 
 if TYPE_CHECKING:
-    from dbbench.backbone import Backbone
     from dbbench.evaluation.encoder import Encoder
-    from dbbench.method import Checkpoint, Concept, Method
+    from dbbench.generation.backbone import Backbone
+    from dbbench.generation.method import Checkpoint, Concept, Method
     from dbbench.sampling import SampleSettings
 
 
@@ -109,7 +109,7 @@ def train(
     `interval` and when asked to `stop`. Where training stops at a loss that is no number, the
     state before it is kept beside the artifact, in the folder last_good.
     """
-    from dbbench.method import Diverged
+    from dbbench.generation.method import Diverged
 
     row = row or Variant(run.method, run.method, run.method)
     steps = 0
@@ -202,7 +202,7 @@ def sample(
     advance: Advance = silent,
 ) -> int:
     """Sample the run's images; return how many of them were not there from an interrupted try."""
-    from dbbench.method import Checkpoint
+    from dbbench.generation.method import Checkpoint
 
     row = row or Variant(run.method, run.method, run.method)
 
@@ -314,7 +314,7 @@ def _key(artifacts: Sequence[Artifact]) -> str:
 def _concept(
     subject: Subject, references: Artifact, prior: Artifact | None, row: Variant, folder: Path
 ) -> Concept:
-    from dbbench.method import Concept, snapshot_folder
+    from dbbench.generation.method import Concept, snapshot_folder
 
     class_images = () if prior is None else tuple(_load_images(prior.path))
     return Concept(

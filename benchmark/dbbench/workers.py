@@ -18,6 +18,7 @@ from dbbench.data.dataset import ImageSource
 from dbbench.errors import UserError
 from dbbench.executor import make_plan
 from dbbench.files import write_text
+from dbbench.generation.resume import Interval
 from dbbench.interrupts import listening
 from dbbench.lease import Leases
 from dbbench.models import Models
@@ -25,7 +26,6 @@ from dbbench.plan import Task
 from dbbench.progress import Progress
 from dbbench.relay import Message, Relay, show_message
 from dbbench.remote import Remote
-from dbbench.saves import Interval
 from dbbench.session import Failure, Outcome, Session
 from dbbench.suite import Run, Suite
 from dbbench.tracker import Kind

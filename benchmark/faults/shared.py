@@ -18,7 +18,7 @@ from typing import Any
 MADE = ("references/**/*", "prior/**/*", "runs/**/*", "features/**/*", "scores.parquet")
 TABLES = ("leaderboard.csv", "leaderboard.md", "subjects.csv", "differences.csv")
 LIBRARIES = [
-    "dbbench.executor", "dbbench.backbone", "dbbench.mini.source", "dbbench.reports.render",
+    "dbbench.executor", "dbbench.generation.backbone", "dbbench.mini.source", "dbbench.reports.render",
     "dbbench.evaluation.encoders.timm", "dbbench.evaluation.encoders.open_clip", "dbbench.baselines.dreambooth",
     "dbbench.baselines.textual_inversion", "dbbench.image_files", "scipy.stats",
 ]  # fmt: skip

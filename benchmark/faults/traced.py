@@ -12,7 +12,7 @@ from typing import Any
 
 from dbbench import image_files
 from dbbench.cli import main
-from dbbench.saves import Saves
+from dbbench.generation.resume import Saves
 
 
 def trace_into(path: Path) -> None:

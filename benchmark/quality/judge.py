@@ -37,7 +37,7 @@ def backbone(
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet (PNG).")] = None,
 ) -> None:
     """Judge the embedded backbone's own samples."""
-    from dbbench.backbone import load_backbone
+    from dbbench.generation.backbone import load_backbone
     from dbbench.suite import load_suite
 
     suite = load_suite("mini")

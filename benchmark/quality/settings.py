@@ -24,11 +24,11 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from dbbench.backbone import Backbone, load_backbone
 from dbbench.data.prompt import PromptTemplate, load_prompts
 from dbbench.evaluation.encoder import Encoder, load_encoder
 from dbbench.evaluation.metric import Features, load_metric
-from dbbench.method import Concept
+from dbbench.generation.backbone import Backbone, load_backbone
+from dbbench.generation.method import Concept, load_method
 from dbbench.mini.judge import judge_images, load_judge
 from dbbench.mini.nouns import LIVE, NOUNS
 from dbbench.mini.source import identities
@@ -39,7 +39,6 @@ from dbbench.mini.world import (
     draw_references,
     scene_for_prompt,
 )
-from dbbench.plugins import load_method
 from dbbench.seeds import image_seed, prior_seed, train_seed
 from dbbench.suite import Suite, load_suite
 

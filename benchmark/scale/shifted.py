@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
-from dbbench.backbone import Backbone
 from dbbench.data.prompt import PromptTemplate
-from dbbench.method import Checkpoint, Concept, Progress
+from dbbench.generation.backbone import Backbone
+from dbbench.generation.method import Checkpoint, Concept, Progress
 from dbbench.sampling import SampleSettings
 
 

@@ -24,14 +24,14 @@ from diffusers import DDPMScheduler
 from rich.console import Console
 from rich.table import Table
 
-from dbbench.backbone import Backbone, load_backbone
 from dbbench.baselines.dreambooth import DreamBooth
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import load_subjects
-from dbbench.loading import load_pipeline
-from dbbench.method import Concept
+from dbbench.generation.backbone import Backbone, load_backbone
+from dbbench.generation.loading import load_pipeline
+from dbbench.generation.method import Concept
+from dbbench.generation.noise import build_solver
 from dbbench.mini.source import MiniSource
-from dbbench.noise import build_solver
 from dbbench.sampling import SampleSettings
 from dbbench.suite import load_suite
 

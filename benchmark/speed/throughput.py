@@ -33,11 +33,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dbbench.backbone import Backbone
 from dbbench.events import peak_memory
-from dbbench.loading import load_pipeline
+from dbbench.generation.backbone import Backbone
+from dbbench.generation.loading import load_pipeline
+from dbbench.generation.text import Text
 from dbbench.sampling import SampleSettings
-from dbbench.text import Text
 from dbbench.units import per_second
 
 FOUR = {

@@ -8,10 +8,10 @@ import numpy as np
 from PIL.Image import Image
 from pydantic import BaseModel
 
-from dbbench.backbone import Backbone
 from dbbench.data.prompt import PromptTemplate
 from dbbench.evaluation.metric import Comparison, Features, Values
-from dbbench.method import Checkpoint, Concept, Progress
+from dbbench.generation.backbone import Backbone
+from dbbench.generation.method import Checkpoint, Concept, Progress
 from dbbench.sampling import SampleSettings
 
 

@@ -10,7 +10,7 @@ from dbbench.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dbbench.text import Text, Tokens
+    from dbbench.generation.text import Text, Tokens
 
 
 class Architecture(Protocol):

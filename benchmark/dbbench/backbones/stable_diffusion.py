@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dbbench.text import Text, Tokens
+from dbbench.generation.text import Text, Tokens
 
 
 class StableDiffusion:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dbbench.text import Text, Tokens
+from dbbench.generation.text import Text, Tokens
 
 T5_LENGTH = 256  # the pipeline's own
 

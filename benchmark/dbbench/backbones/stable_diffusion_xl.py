@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dbbench.text import Text, Tokens
+from dbbench.generation.text import Text, Tokens
 
 
 class StableDiffusionXL:

@@ -66,7 +66,7 @@ def convert(
     new: Annotated[Path, typer.Argument(help="The .safetensors file or the folder to write.")],
 ) -> None:
     """Turn pickled weights into safetensors, the only kind that is read; no code in them is run."""
-    from dbbench.convert import convert as convert_weights
+    from dbbench.generation.convert import convert as convert_weights
 
     if not old.exists():
         raise UserError(f"there is no {old}; correct the path")

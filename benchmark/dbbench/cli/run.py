@@ -111,8 +111,8 @@ def run(
     """
     from dbbench.data.subject import select_subjects
     from dbbench.executor import execute, make_plan
+    from dbbench.generation.resume import Interval
     from dbbench.overview import print_dry_run
-    from dbbench.saves import Interval
     from dbbench.suite import plan_runs
 
     check_tracker(tracker)

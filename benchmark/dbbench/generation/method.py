@@ -6,19 +6,21 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
+from dbbench.plugins import _load
 from dbbench.sampling import SampleSettings
+from dbbench.validation import explain_validation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from dbbench.backbone import Backbone
+    from dbbench.generation.backbone import Backbone
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with steps done, steps in all, and numbers to show, such as {"loss": 0.1}."""
@@ -173,3 +175,19 @@ def snapshot_folder(checkpoint: Path, share: float) -> Path:
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+
+
+def setting_names(method: str) -> tuple[str, ...]:
+    """Return the names of a method's settings; imports the method, and so torch."""
+    return tuple(_load("methods", method).Settings.model_fields)
+
+
+def load_method(name: str, settings: Mapping[str, Any]) -> Method:
+    """Return a method with its settings checked. Raises UserError for an unknown or bad one."""
+    method_class = _load("methods", name)
+    try:
+        checked = method_class.Settings.model_validate(dict(settings))
+    except ValidationError as error:
+        reason = explain_validation(error, method_class.Settings)
+        raise UserError(f"method {name}: {reason}") from None
+    return cast("Method", method_class(checked))

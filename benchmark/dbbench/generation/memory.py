@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from dbbench.backbone import Backbone
+    from dbbench.generation.backbone import Backbone
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from dbbench.errors import UserError
-from dbbench.loading import quiet
+from dbbench.generation.loading import quiet
 
 if TYPE_CHECKING:
-    from dbbench.backbone import Backbone
+    from dbbench.generation.backbone import Backbone
 
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
@@ -73,22 +72,3 @@ def load(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
         ) from error
     for part in backbone.parts:
         backbone.module(part).requires_grad_(False)
-
-
-def remove(pipeline: Any) -> None:
-    """Take all adapters away, so that modules and names are as they were loaded."""
-    if "peft" not in sys.modules:
-        return
-    from diffusers.utils import recurse_remove_peft_layers
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for component in pipeline.components.values():
-        if not isinstance(component, nn.Module):
-            continue
-        # What failed to load leaves layers without saying so anywhere else.
-        if any(isinstance(layer, BaseTunerLayer) for layer in component.modules()):
-            recurse_remove_peft_layers(component)
-        model: Any = component
-        if hasattr(model, "peft_config"):
-            del model.peft_config
-            model._hf_peft_config_loaded = False

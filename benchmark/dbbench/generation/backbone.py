@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy, deepcopy
@@ -16,15 +17,14 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from dbbench import lora
 from dbbench.backbones import architecture, text_encoders, tokenizer_of
 from dbbench.errors import UserError
-from dbbench.latents import LatentCodec, Posterior
-from dbbench.loading import load_pipeline
-from dbbench.noise import build_schedule, build_solver
+from dbbench.generation import lora
+from dbbench.generation.latents import LatentCodec, Posterior
+from dbbench.generation.loading import load_pipeline
+from dbbench.generation.noise import build_schedule, build_solver
+from dbbench.generation.text import ExtendedEmbedding, Text, Tokens, join
 from dbbench.sampling import SampleSettings
-from dbbench.text import Text, Tokens, join
-from dbbench.tokens import ExtendedEmbedding
 
 DType = Literal["auto", "float32", "bfloat16"]
 
@@ -392,3 +392,22 @@ def _as_named_here(state: Mapping[str, Tensor], module: nn.Module) -> Mapping[st
         if not name.endswith("embeddings.position_ids"):  # older versions kept this constant
             named[new] = tensor
     return named
+
+
+def remove(pipeline: Any) -> None:
+    """Take all adapters away, so that modules and names are as they were loaded."""
+    if "peft" not in sys.modules:
+        return
+    from diffusers.utils import recurse_remove_peft_layers
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for component in pipeline.components.values():
+        if not isinstance(component, nn.Module):
+            continue
+        # What failed to load leaves layers without saying so anywhere else.
+        if any(isinstance(layer, BaseTunerLayer) for layer in component.modules()):
+            recurse_remove_peft_layers(component)
+        model: Any = component
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+            model._hf_peft_config_loaded = False

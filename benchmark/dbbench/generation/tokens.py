@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dbbench.backbones import tokenizer_of
 from dbbench.data.prompt import load_prompts
@@ -15,7 +15,7 @@ from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
 
 if TYPE_CHECKING:
-    from dbbench.backbone import Backbone
+    from dbbench.generation.backbone import Backbone
 
 RARE_TOKENS = 16
 # Where a backbone has several text encoders, a file of vectors has an entry for each, in order.
@@ -67,24 +67,6 @@ def rare_tokens(tokenizer: Any, count: int = RARE_TOKENS) -> list[str]:
             if len(words) == count:
                 break
     return words
-
-
-class ExtendedEmbedding(nn.Module):
-    """A token embedding with a few rows of its own beside the frozen matrix, from id `first` on.
-
-    The rows may be several tensors, each with gradients of its own.
-    """
-
-    def __init__(self, embedding: nn.Module, vectors: Sequence[Tensor], *, first: int) -> None:
-        super().__init__()
-        self.embedding, self.vectors, self.first = embedding, tuple(vectors), first
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Ids (N, L) to embeddings (N, L, D)."""
-        new = ids >= self.first
-        known = self.embedding(ids.masked_fill(new, 0))
-        added = torch.cat(self.vectors)[(ids - self.first).clamp(min=0)]
-        return torch.where(new[..., None], added, known)
 
 
 def new_word(name: str) -> str:

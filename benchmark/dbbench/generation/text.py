@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Rows = int | slice | Sequence[int] | Tensor
 
@@ -71,3 +71,21 @@ def _at(tensor: Tensor, rows: Rows) -> Tensor:
     if isinstance(rows, int):
         rows = slice(rows, rows + 1)
     return tensor[rows if isinstance(rows, slice | Tensor) else list(rows)]
+
+
+class ExtendedEmbedding(nn.Module):
+    """A token embedding with a few rows of its own beside the frozen matrix, from id `first` on.
+
+    The rows may be several tensors, each with gradients of its own.
+    """
+
+    def __init__(self, embedding: nn.Module, vectors: Sequence[Tensor], *, first: int) -> None:
+        super().__init__()
+        self.embedding, self.vectors, self.first = embedding, tuple(vectors), first
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids (N, L) to embeddings (N, L, D)."""
+        new = ids >= self.first
+        known = self.embedding(ids.masked_fill(new, 0))
+        added = torch.cat(self.vectors)[(ids - self.first).clamp(min=0)]
+        return torch.where(new[..., None], added, known)
