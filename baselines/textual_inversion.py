@@ -10,7 +10,6 @@ from PIL.Image import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from dbbench.backbones import tokenizer_of
 from dbbench.baselines.training import (
     Draw,
     TrainSettings,
@@ -24,6 +23,7 @@ from dbbench.baselines.training import (
 )
 from dbbench.data.prompt import NEUTRAL_TEMPLATES, PromptTemplate
 from dbbench.errors import UserError
+from dbbench.generation.architectures import tokenizer_of
 from dbbench.generation.backbone import Backbone
 from dbbench.generation.latents import Posterior
 from dbbench.generation.method import Checkpoint, Concept, Progress, checkpoint_metadata

@@ -17,9 +17,9 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from dbbench.backbones import architecture, text_encoders, tokenizer_of
 from dbbench.errors import UserError
 from dbbench.generation import lora
+from dbbench.generation.architectures import architecture, text_encoders, tokenizer_of
 from dbbench.generation.latents import LatentCodec, Posterior
 from dbbench.generation.loading import load_pipeline
 from dbbench.generation.noise import build_schedule, build_solver

@@ -15,8 +15,8 @@ import transformers
 from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 
-from dbbench.backbones import Architecture, architecture
 from dbbench.errors import UserError
+from dbbench.generation.architectures import Architecture, architecture
 
 _PICKLED = {".ckpt", ".pt", ".pth", ".bin"}
 

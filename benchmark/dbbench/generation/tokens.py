@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dbbench.backbones import tokenizer_of
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
+from dbbench.generation.architectures import tokenizer_of
 
 if TYPE_CHECKING:
     from dbbench.generation.backbone import Backbone
