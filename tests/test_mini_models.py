@@ -12,10 +12,10 @@ from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import load_subjects
 from dbbench.evaluation.encoder import Encoder, load_encoder
 from dbbench.mini import weights
+from dbbench.mini.drawing.world import draw, draw_scene, scene_for_prompt
 from dbbench.mini.judge import judge_images, load_judge
 from dbbench.mini.source import MiniSource, identities
 from dbbench.mini.tokenizer import RARE
-from dbbench.mini.world import draw, draw_scene, scene_for_prompt
 
 MIB = 2**20
 

@@ -24,9 +24,9 @@ from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import Subject
 from dbbench.evaluation.encoder import Distance, Encoder, Vectors, load_encoder
 from dbbench.evaluation.metric import CLASS_PROMPT, Features, Metric, evaluate, load_metric
+from dbbench.mini.drawing.world import SIZE, draw
 from dbbench.mini.drawn import CLASS_KINDS, KINDS, PARTS, Picture, pictures
 from dbbench.mini.source import reference_scenes
-from dbbench.mini.world import SIZE, draw
 from dbbench.suite import load_suite
 
 METRICS = ("dino", "clip-i", "clip-t", "pres", "div")

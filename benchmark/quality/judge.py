@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.progress import track
 
 from dbbench.data.prompt import PromptTemplate, load_prompts
+from dbbench.mini.drawing.nouns import LIVE, NOUNS
 from dbbench.mini.judge import judge_images, load_judge
-from dbbench.mini.nouns import LIVE, NOUNS
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console()

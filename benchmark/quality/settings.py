@@ -29,16 +29,16 @@ from dbbench.evaluation.encoder import Encoder, load_encoder
 from dbbench.evaluation.metric import Features, load_metric
 from dbbench.generation.backbone import Backbone, load_backbone
 from dbbench.generation.method import Concept, load_method
-from dbbench.mini.judge import judge_images, load_judge
-from dbbench.mini.nouns import LIVE, NOUNS
-from dbbench.mini.source import identities
-from dbbench.mini.world import (
+from dbbench.mini.drawing.nouns import LIVE, NOUNS
+from dbbench.mini.drawing.world import (
     Identity,
     draw,
     draw_identity,
     draw_references,
     scene_for_prompt,
 )
+from dbbench.mini.judge import judge_images, load_judge
+from dbbench.mini.source import identities
 from dbbench.seeds import image_seed, prior_seed, train_seed
 from dbbench.suite import Suite, load_suite
 

@@ -26,8 +26,8 @@ from PIL import Image
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import Subject, select_subjects
 from dbbench.evaluation.scores import REAL, score_table, write_scores
+from dbbench.mini.drawing.world import draw, repaint, scene_for_prompt
 from dbbench.mini.source import MiniSource, identities
-from dbbench.mini.world import draw, repaint, scene_for_prompt
 from dbbench.suite import Suite, load_suite
 
 DRAWN = 4

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from dbbench.mini.drawing.world import SIZE, Scene, caption, draw, draw_anywhere, draw_random_scene
 from dbbench.mini.source import identities
-from dbbench.mini.world import SIZE, Scene, caption, draw, draw_anywhere, draw_random_scene
 
 CHUNK = 1000
 

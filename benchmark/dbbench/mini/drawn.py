@@ -15,11 +15,10 @@ import numpy as np
 from dbbench.data.prompt import PromptTemplate, load_prompts
 from dbbench.data.subject import Subject
 from dbbench.evaluation.metric import CLASS_PROMPT
-from dbbench.mini.canvas import PALETTE, PATTERNS, Canvas
-from dbbench.mini.nouns import LIVE, NOUNS
-from dbbench.mini.places import PLACES
-from dbbench.mini.source import identities, reference_scenes
-from dbbench.mini.world import (
+from dbbench.mini.drawing.canvas import PALETTE, PATTERNS, Canvas
+from dbbench.mini.drawing.nouns import LIVE, NOUNS
+from dbbench.mini.drawing.places import PLACES
+from dbbench.mini.drawing.world import (
     REPAINTS,
     SIZE,
     Identity,
@@ -29,6 +28,7 @@ from dbbench.mini.world import (
     repaint,
     scene_for_prompt,
 )
+from dbbench.mini.source import identities, reference_scenes
 from dbbench.seeds import stable_seed
 
 PARTS = ("noun", "main", "second", "pattern", "proportions")

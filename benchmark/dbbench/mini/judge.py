@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from dbbench.data.prompt import PromptTemplate
 from dbbench.mini import weights
-from dbbench.mini.canvas import PALETTE, PATTERNS
-from dbbench.mini.nouns import NOUNS
-from dbbench.mini.outfits import OUTFITS
-from dbbench.mini.places import PLACES
-from dbbench.mini.world import CHANGES, REPAINTS, Scene
+from dbbench.mini.drawing.canvas import PALETTE, PATTERNS
+from dbbench.mini.drawing.nouns import NOUNS
+from dbbench.mini.drawing.outfits import OUTFITS
+from dbbench.mini.drawing.places import PLACES
+from dbbench.mini.drawing.world import CHANGES, REPAINTS, Scene
 
 HEADS: dict[str, tuple[str, ...]] = {
     "noun": tuple(NOUNS),

@@ -10,8 +10,8 @@ import numpy as np
 
 from dbbench.data.dataset import ReferenceImage
 from dbbench.data.subject import Subject, load_subjects
-from dbbench.mini.canvas import Color
-from dbbench.mini.world import SIZE, Identity, Scene, draw, draw_references
+from dbbench.mini.drawing.canvas import Color
+from dbbench.mini.drawing.world import SIZE, Identity, Scene, draw, draw_references
 
 VERSION = 2  # raise when a drawing changes: the references' fingerprints follow it
 

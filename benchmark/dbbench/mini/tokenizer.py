@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 from dbbench.data.prompt import NEUTRAL_TEMPLATES, load_prompts
-from dbbench.mini.canvas import PALETTE, PATTERNS
-from dbbench.mini.nouns import NOUNS
+from dbbench.mini.drawing.canvas import PALETTE, PATTERNS
+from dbbench.mini.drawing.nouns import NOUNS
 
 MAX_LENGTH = 24
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,.!?'"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dbbench.mini.canvas import Canvas, Color, box, ellipse, polygon, shade, smooth
+from dbbench.mini.drawing.canvas import Canvas, Color, box, ellipse, polygon, shade, smooth
 
 INK: Color = (40, 34, 40)
 PAPER: Color = (250, 248, 242)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dbbench.mini.canvas import Canvas, Color, box, ellipse, mix, polygon, shade
+from dbbench.mini.drawing.canvas import Canvas, Color, box, ellipse, mix, polygon, shade
 
 SKY: Color = (150, 206, 246)
 Draw = Callable[[Canvas, np.random.Generator], None]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dbbench.mini.canvas import Canvas, Color, box, ellipse, polygon, smooth
-from dbbench.mini.nouns import INK, PAPER, Anchors
+from dbbench.mini.drawing.canvas import Canvas, Color, box, ellipse, polygon, smooth
+from dbbench.mini.drawing.nouns import INK, PAPER, Anchors
 
 RED: Color = (222, 34, 40)
 GOLD: Color = (250, 206, 60)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from dbbench.data.prompt import NEUTRAL_TEMPLATES, PromptTemplate, load_prompts
-from dbbench.mini.canvas import (
+from dbbench.mini.drawing.canvas import (
     FRAME,
     PALETTE,
     PATTERNS,
@@ -29,9 +29,9 @@ from dbbench.mini.canvas import (
     shade,
     smooth,
 )
-from dbbench.mini.nouns import LIVE, NOUNS, Look
-from dbbench.mini.outfits import OUTFITS
-from dbbench.mini.places import FRONTS, PLACES, studio
+from dbbench.mini.drawing.nouns import LIVE, NOUNS, Look
+from dbbench.mini.drawing.outfits import OUTFITS
+from dbbench.mini.drawing.places import FRONTS, PLACES, studio
 
 SIZE = 64
 VIEWS = 4  # of each place
