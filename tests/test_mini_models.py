@@ -15,7 +15,7 @@ from dbbench.mini import weights
 from dbbench.mini.drawing.world import draw, draw_scene, scene_for_prompt
 from dbbench.mini.judge import judge_images, load_judge
 from dbbench.mini.source import MiniSource, identities
-from dbbench.mini.tokenizer import RARE
+from dbbench.mini.training.tokenizer import RARE
 
 MIB = 2**20
 
@@ -65,7 +65,7 @@ def test_every_identifier_is_one_token_of_the_saved_vocabulary():
 def test_the_saved_tokenizer_is_the_one_that_captions_were_cut_with():
     from transformers import CLIPTokenizer
 
-    from dbbench.mini.tokenizer import make_tokenizer
+    from dbbench.mini.training.tokenizer import make_tokenizer
 
     for folder in (weights("backbone") / "tokenizer", weights("clip")):
         assert CLIPTokenizer.from_pretrained(folder).get_vocab() == make_tokenizer().get_vocab()

@@ -7,12 +7,12 @@ import pytest
 
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import load_subjects
-from dbbench.mini.dataset import captions, scene
 from dbbench.mini.drawing.places import FRONTS
 from dbbench.mini.drawing.world import SIZE, draw, draw_scene, scene_for_prompt
 from dbbench.mini.judge import HEADS, answers
 from dbbench.mini.source import MiniSource, identities, reference_scenes
-from dbbench.mini.tokenizer import RARE, make_tokenizer, words
+from dbbench.mini.training.dataset import captions, scene
+from dbbench.mini.training.tokenizer import RARE, make_tokenizer, words
 
 SUBJECTS = load_subjects()
 

@@ -16,6 +16,6 @@ def weights(name: str) -> Path:
     if not folder.is_dir():
         raise UserError(
             f"no embedded weights {name!r} in {folder.parent}; install dbbench again, or make "
-            f"them: python -m dbbench.mini.train {name}"
+            f"them: python -m dbbench.mini.training.train {name}"
         )
     return folder

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dbbench.mini.autoencoder import PatchAutoencoder
-from dbbench.mini.dataset import captions
-from dbbench.mini.tokenizer import MAX_LENGTH, make_tokenizer
-from dbbench.mini.train_loop import save_state, train_loop
+from dbbench.mini.training.dataset import captions
+from dbbench.mini.training.tokenizer import MAX_LENGTH, make_tokenizer
+from dbbench.mini.training.train_loop import save_state, train_loop
 
 CAPTIONS = 4  # different captions of each picture
 LATENT_CHANNELS = 32

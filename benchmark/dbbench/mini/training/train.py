@@ -1,4 +1,4 @@
-"""Makes the embedded weights: `python -m dbbench.mini.train`, about two hours on two CPU cores.
+"""Makes the embedded weights: `python -m dbbench.mini.training.train`, about two hours on two CPU cores.
 
 Each part is seeded, takes a fixed number of steps, saves its state every two minutes and goes on
 from there when called again.
@@ -18,9 +18,9 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
-from dbbench.mini import train_backbone, train_encoders
-from dbbench.mini.dataset import again, render
-from dbbench.mini.train_loop import computes_in_bfloat16
+from dbbench.mini.training import train_backbone, train_encoders
+from dbbench.mini.training.dataset import again, render
+from dbbench.mini.training.train_loop import computes_in_bfloat16
 
 WEIGHTS = Path(__file__).parent / "weights"
 

@@ -26,11 +26,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dbbench.mini.autoencoder import PatchAutoencoder
-from dbbench.mini.dataset import scene
 from dbbench.mini.judge import HEADS, Judge, answers
-from dbbench.mini.tokenizer import MAX_LENGTH, make_tokenizer
-from dbbench.mini.train_backbone import images_to_tensor
-from dbbench.mini.train_loop import train_loop
+from dbbench.mini.training.dataset import scene
+from dbbench.mini.training.tokenizer import MAX_LENGTH, make_tokenizer
+from dbbench.mini.training.train_backbone import images_to_tensor
+from dbbench.mini.training.train_loop import train_loop
 
 DINO = {
     "img_size": 64,
