@@ -17,7 +17,7 @@ from dbbench.evaluation.leaderboard import Expectation, Leaderboard, rank_method
 from dbbench.evaluation.metric import Metric, load_metric
 from dbbench.evaluation.scores import MANIFEST, REAL, read_scores
 from dbbench.files import fingerprint, hash_file, read_json
-from dbbench.plan import VERSIONS
+from dbbench.planning.plan import VERSIONS
 from dbbench.suite import Suite
 from dbbench.versions import versions
 from dbbench.workspace import Workspace

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dbbench import cli, device
 from dbbench.clock import Clock
-from dbbench.plan import Task
+from dbbench.planning.task import Task
 from dbbench.progress import JsonProgress, LiveProgress, PlainProgress
 from dbbench.suite import Run
 from dbbench.units import duration, per_second

@@ -24,7 +24,7 @@ from dbbench.events import EventLog
 from dbbench.executor import execute
 from dbbench.lease import Leases
 from dbbench.mini.source import MiniSource
-from dbbench.overview import print_status
+from dbbench.planning.status import print_status
 from dbbench.remote import Remote, RemoteArtifact
 from dbbench.scoring import LOSSES
 from dbbench.session import Outcome

@@ -25,8 +25,8 @@ from harness import (  # noqa: F401
 from rich.console import Console
 
 from dbbench.events import EventLog
+from dbbench.planning.verify import verify
 from dbbench.suite import Suite
-from dbbench.verify import verify
 
 # ruff: noqa: F811 - fixtures are imported by name
 

@@ -20,7 +20,7 @@ from dbbench.evaluation import features
 from dbbench.generation.backbone import Backbone, load_backbone
 from dbbench.generation.method import load_method
 from dbbench.mini.source import MiniSource
-from dbbench.plan import ImageJob
+from dbbench.planning.task import ImageJob
 from dbbench.sampling import SampleSettings
 from dbbench.seeds import image_seed, prior_seed, train_seed
 from dbbench.suite import PriorSettings, Run

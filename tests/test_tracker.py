@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dbbench.errors import UserError
-from dbbench.plan import Task
+from dbbench.planning.task import Task
 from dbbench.suite import Run
 from dbbench.tracker import Kind, check_tracker, tracked
 

@@ -25,8 +25,8 @@ from rich.console import Console
 
 from dbbench.events import EventLog
 from dbbench.executor import Local
-from dbbench.overview import print_status
-from dbbench.plan import Task
+from dbbench.planning.status import print_status
+from dbbench.planning.task import Task
 from dbbench.suite import Run, Suite
 from dbbench.workers import in_order
 

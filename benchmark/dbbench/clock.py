@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dbbench.plan import Task
+from dbbench.planning.task import Task
 
 
 @dataclass

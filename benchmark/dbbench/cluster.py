@@ -19,7 +19,8 @@ from dbbench.errors import UserError
 from dbbench.files import write_text
 from dbbench.models import Models
 from dbbench.node import Order, Report, do_task, identify, run_parts
-from dbbench.plan import Plan, Task
+from dbbench.planning.plan import Plan
+from dbbench.planning.task import Task
 from dbbench.progress import Progress
 from dbbench.relay import Message, show_message
 from dbbench.session import Failure, Session

@@ -12,56 +12,32 @@ from rich.console import Console
 
 from dbbench.artifact import Damaged
 from dbbench.data.dataset import ImageSource
-from dbbench.data.subject import load_subjects
 from dbbench.device import devices_of
 from dbbench.errors import UserError
-from dbbench.evaluation.metric import load_metric
 from dbbench.events import Meter
 from dbbench.generation.resume import Interval
-from dbbench.identity import Identities
 from dbbench.interrupts import listening
 from dbbench.lease import Leases
 from dbbench.models import Models
-from dbbench.plan import Plan, Task
-from dbbench.plugins import add_method_file, find
+from dbbench.planning.build import make_plan
+from dbbench.planning.cost import estimate_bytes
+from dbbench.planning.finished import finished_runs, scored
+from dbbench.planning.plan import Plan
+from dbbench.planning.task import Task
 from dbbench.progress import Progress, show
 from dbbench.remote import Remote
-from dbbench.scoring import finished_runs, score, scored
+from dbbench.scoring import score
 from dbbench.session import Outcome, Session
 from dbbench.sharing import take_over
 from dbbench.suite import Run, Suite
 from dbbench.tracker import Kind
-from dbbench.variant import variant
-from dbbench.workspace import RECORD, Workspace, estimate_bytes, storage_errors
+from dbbench.workspace import RECORD, Workspace, storage_errors
 
 ROUNDS = 5
 """How often it is planned anew where files turn out to be damaged while they are used."""
 
 Item = TypeVar("Item")
 Part = TypeVar("Part")
-
-
-def make_plan(
-    suite: Suite,
-    out: Path,
-    source: ImageSource,
-    runs: Sequence[Run],
-    device: str,
-    remote: Remote | None = None,
-) -> Plan:
-    """Return the plan with all that earlier calls in `out` found out; loads no network.
-
-    `out` is a remote's mirror where there is one.
-    """
-    for reference in suite.method_files.values():
-        add_method_file(reference)
-    _check_names(suite, runs)
-    workspace = Workspace(out)
-    workspace.refuse_other(suite)
-    identities = Identities(suite, device)
-    workspace.recall(identities, workspace.selection().join(runs).methods)
-    subjects = {subject.name: subject for subject in load_subjects()}
-    return Plan(suite, out, subjects, source, identities, remote)
 
 
 def execute(
@@ -208,27 +184,6 @@ def _score(
         session.events.write(stage="score", status="done", **meter.read(count, "images"))
         session.outcome.done += 1
         return False
-
-
-def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
-    """Raise UserError for a plugin that does not exist and an encoder that a metric lacks."""
-    for method in [*suite.methods, *(run.method for run in runs)]:
-        find("methods", variant(suite, method).plugin)
-    for reference in suite.encoders.values():
-        find("encoders", reference.partition(":")[0])
-    for name in suite.metrics:
-        metric = load_metric(name)
-        if metric.compares == "distances":
-            raise UserError(
-                f"metric {name} is not scored by dbbench run; leave it out, and score the finished"
-                f" run: dbbench score {suite.name} --metrics {name}"
-            )
-        role = metric.role
-        if role not in suite.encoders:
-            raise UserError(
-                f'metric {name} needs an encoder in the role "{role}" and suite "{suite.name}" has'
-                f" none; add one: --set encoders.{role}=..."
-            )
 
 
 @contextmanager

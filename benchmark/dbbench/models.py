@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from dbbench.evaluation.encoder import load_encoder
 from dbbench.generation.method import load_method
-from dbbench.identity import Identities
-from dbbench.plan import Plan, Task
+from dbbench.planning.identity import Identities
+from dbbench.planning.plan import Plan
+from dbbench.planning.task import Task
 
 if TYPE_CHECKING:
     from dbbench.evaluation.encoder import Encoder

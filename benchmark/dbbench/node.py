@@ -13,9 +13,10 @@ from dbbench.artifact import Artifact
 from dbbench.errors import UserError
 from dbbench.evaluation.features import FeatureStore
 from dbbench.generation.resume import Interval
-from dbbench.identity import Identities
 from dbbench.models import Models
-from dbbench.plan import Plan, Task
+from dbbench.planning.identity import Identities
+from dbbench.planning.plan import Plan
+from dbbench.planning.task import Task
 from dbbench.plugins import add_method_file
 from dbbench.relay import Relay
 from dbbench.remote import RemoteArtifact

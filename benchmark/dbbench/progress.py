@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dbbench.clock import Clock
-from dbbench.plan import Task
+from dbbench.planning.task import Task
 from dbbench.units import duration, per_second
 
 REFRESH = 4.0  # Per second.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dbbench.plan import Task
+from dbbench.planning.task import Task
 from dbbench.progress import Progress
 from dbbench.suite import Run
 

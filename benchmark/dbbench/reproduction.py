@@ -12,19 +12,19 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dbbench.cost import estimate
 from dbbench.data.dataset import ImageSource
 from dbbench.errors import UserError
-from dbbench.executor import Executor, Local, execute, make_plan
+from dbbench.executor import Executor, Local, execute
 from dbbench.files import write_text
 from dbbench.generation.resume import Interval
+from dbbench.planning.build import make_plan
+from dbbench.planning.cost import count_images, estimate, estimate_bytes
 from dbbench.progress import say_json
 from dbbench.session import Failure
 from dbbench.sharing import without_shared
 from dbbench.suite import Run, Suite
 from dbbench.tracker import Kind
 from dbbench.units import duration, gigabytes
-from dbbench.workspace import count_images, estimate_bytes
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dbbench.artifact import Artifact, State, inspect, write_manifest
+from dbbench.artifact import Artifact, write_manifest
 from dbbench.data.subject import Subject
 from dbbench.evaluation.metric import load_metric
-from dbbench.evaluation.scores import LEADERBOARD, MANIFEST, PAGE, SCORES
-from dbbench.files import fingerprint
-from dbbench.plan import Plan
+from dbbench.evaluation.scores import LEADERBOARD, MANIFEST, SCORES
+from dbbench.planning.finished import scored_from
+from dbbench.planning.plan import Plan
 from dbbench.suite import Run
 
 if TYPE_CHECKING:
@@ -29,23 +29,6 @@ if TYPE_CHECKING:
 RUNS_A_PART = 20
 """2,000 images of the paper's protocol: some megabytes of table."""
 LOSSES = "checkpoint.json"
-
-
-def scored(plan: Plan, runs: Iterable[Run]) -> bool:
-    """Return whether the score table and the report of exactly these runs are there and whole."""
-    return inspect_scores(plan, runs)[0] == "done" and (plan.out / PAGE).is_file()
-
-
-def inspect_scores(plan: Plan, runs: Iterable[Run]) -> tuple[State, str]:
-    """Return the state of the score table and leaderboard of these runs, to the last byte."""
-    return inspect(plan.out / MANIFEST, fingerprint(plan.scores(runs)), hashes=True)
-
-
-def finished_runs(plan: Plan, runs: Iterable[Run]) -> tuple[Run, ...]:
-    """Return the runs whose features are all there for the suite as it is now."""
-    return tuple(
-        run for run in runs if all(plan.features(run, role).complete for role in plan.roles)
-    )
 
 
 def score(plan: Plan, runs: Sequence[Run], each: Each | None = None) -> int:
@@ -97,18 +80,6 @@ def score_part(plan: Plan, part: Part) -> pd.DataFrame:
         else:
             rows.extend(_real_rows(plan, item, metrics))
     return score_table(rows)
-
-
-def scored_from(plan: Plan, item: Run | str) -> Iterator[Artifact]:
-    """Yield the artifacts that the rows of a run, or of a subject's real images, come from."""
-    subject = item.subject if isinstance(item, Run) else item
-    yield plan.references(subject)
-    for role in plan.roles:
-        yield plan.real_features(subject, role)
-    if isinstance(item, Run):
-        yield plan.samples(item)
-        for role in plan.roles:
-            yield plan.features(item, role)
 
 
 def _chunks(runs: Sequence[Run], size: int) -> Iterator[Sequence[Run]]:

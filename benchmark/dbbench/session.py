@@ -20,13 +20,15 @@ from dbbench.generation.resume import Interval
 from dbbench.interrupts import Stop
 from dbbench.lease import Lease, Leases, running
 from dbbench.models import Models
-from dbbench.plan import Plan, Task
+from dbbench.planning.cost import estimate_bytes
+from dbbench.planning.plan import Plan
+from dbbench.planning.task import Task
 from dbbench.progress import Progress
 from dbbench.tracker import Kind
 from dbbench.units import per_second
 from dbbench.versions import versions
 from dbbench.work import do
-from dbbench.workspace import Workspace, estimate_bytes, storage_problem
+from dbbench.workspace import Workspace, storage_problem
 
 
 @dataclass(frozen=True)

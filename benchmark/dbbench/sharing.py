@@ -13,7 +13,8 @@ from pathlib import Path
 
 from dbbench.artifact import MANIFEST, Artifact
 from dbbench.lease import Leases
-from dbbench.plan import Plan, Task
+from dbbench.planning.plan import Plan
+from dbbench.planning.task import Task
 
 
 def take_over(plan: Plan, tasks: Iterable[Task], folders: Sequence[Path], leases: Leases) -> int:

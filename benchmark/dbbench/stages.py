@@ -24,7 +24,7 @@ from dbbench.files import contained, fingerprint, write_text
 from dbbench.generation.resume import Interval, Saves
 from dbbench.image_files import open_image, sample_into, save_png
 from dbbench.interrupts import Stop
-from dbbench.plan import ImageJob
+from dbbench.planning.task import ImageJob
 from dbbench.seeds import prior_seed, stable_seed, train_seed
 from dbbench.suite import PriorSettings, Run
 from dbbench.variant import Variant

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dbbench.errors import UserError
-from dbbench.plan import Task
+from dbbench.planning.task import Task
 
 Record = Callable[[int, Mapping[str, Any]], None]
 """Called with the number of steps done and figures such as the loss."""

@@ -10,7 +10,7 @@ from dbbench import stages
 from dbbench.advance import Advance
 from dbbench.evaluation.encoder import Distance
 from dbbench.lease import Leases
-from dbbench.plan import Task
+from dbbench.planning.task import Task
 from dbbench.progress import Progress
 from dbbench.tracker import Record, tracked
 

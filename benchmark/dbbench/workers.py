@@ -16,13 +16,13 @@ from typing import Any
 
 from dbbench.data.dataset import ImageSource
 from dbbench.errors import UserError
-from dbbench.executor import make_plan
 from dbbench.files import write_text
 from dbbench.generation.resume import Interval
 from dbbench.interrupts import listening
 from dbbench.lease import Leases
 from dbbench.models import Models
-from dbbench.plan import Task
+from dbbench.planning.build import make_plan
+from dbbench.planning.task import Task
 from dbbench.progress import Progress
 from dbbench.relay import Message, Relay, show_message
 from dbbench.remote import Remote

@@ -15,9 +15,9 @@ from typing import Any
 from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
 from dbbench.files import fingerprint, write_text
-from dbbench.identity import Identities
 from dbbench.lease import Leases
-from dbbench.plan import Plan, Task
+from dbbench.planning.identity import Identities
+from dbbench.planning.plan import Plan
 from dbbench.suite import Run, Suite, plan_runs
 from dbbench.units import gigabytes
 from dbbench.versions import versions
@@ -163,36 +163,6 @@ class Workspace:
                 f"{self.out} needs about {gigabytes(needed + SPARE_BYTES)} more and the disk has "
                 f"{gigabytes(free)} left; free some{advice}, or choose another --out"
             )
-
-
-def estimate_bytes(plan: Plan, tasks: Iterable[Task]) -> int:
-    """Return about how many bytes these tasks will write.
-
-    Images count as 60% of their pixels; a checkpoint counts as much as one that the same method
-    has already written here, and as nothing while there is none.
-    """
-    tasks = tuple(tasks)
-    image = int(plan.suite.backbone.resolution**2 * 3 * 0.6) + 512
-    sizes = {run.method: 0 for task in tasks if (run := task.run) is not None}
-    for method in sizes:
-        folders = (plan.out / "runs" / method).glob("*/*/checkpoint")
-        sizes[method] = max(map(folder_size, folders), default=0)
-    total, checkpoints = 0, [0]
-    for task in tasks:
-        if task.stage == "references":
-            total += 6 * image
-        elif task.stage == "prior":
-            total += plan.suite.prior.count * image
-        elif task.run is not None and task.stage == "sample":
-            total += len(plan.jobs(task.run)) * image
-        elif task.run is not None and task.stage == "train":
-            checkpoints.append(sizes[task.run.method])
-    return total + (sum if plan.suite.keep_checkpoints else max)(checkpoints)
-
-
-def count_images(plan: Plan, tasks: Iterable[Task]) -> int:
-    """Return how many images these tasks will sample for their runs."""
-    return sum(len(plan.jobs(t.run)) for t in tasks if t.stage == "sample" and t.run)
 
 
 @contextmanager

@@ -70,8 +70,9 @@ def _open(out: str) -> Path:
     from pydantic import ValidationError
 
     from dbbench.artifact import Damaged
-    from dbbench.overview import recorded_plan
-    from dbbench.scoring import fetch_shown, finished_runs, score, scored
+    from dbbench.planning.build import recorded_plan
+    from dbbench.planning.finished import finished_runs, scored
+    from dbbench.scoring import fetch_shown, score
 
     folder, remote = open_folder(out)
     try:

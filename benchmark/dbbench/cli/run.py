@@ -110,9 +110,10 @@ def run(
     work on one folder at once, from several machines too. Ctrl-C finishes the step in hand.
     """
     from dbbench.data.subject import select_subjects
-    from dbbench.executor import execute, make_plan
+    from dbbench.executor import execute
     from dbbench.generation.resume import Interval
-    from dbbench.overview import print_dry_run
+    from dbbench.planning.build import make_plan
+    from dbbench.planning.status import print_dry_run
     from dbbench.suite import plan_runs
 
     check_tracker(tracker)
@@ -154,7 +155,7 @@ def status(
     ] = None,
 ) -> None:
     """Show which stages of which runs are done, running, failed (and why), missing or stale."""
-    from dbbench.overview import print_status
+    from dbbench.planning.status import print_status
 
     path, remote = open_folder(folder or str(latest()))
     print_status(path, Console(), remote)
@@ -171,7 +172,7 @@ def verify(
 
     What is damaged is marked, and the next dbbench run makes it again and nothing else.
     """
-    from dbbench.verify import verify as verify_folder
+    from dbbench.planning.verify import verify as verify_folder
 
     path, remote = open_folder(folder or str(latest()))
     if not verify_folder(path, Console(), remote):

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dbbench.events import EventLog
-from dbbench.plan import Plan, Task
+from dbbench.planning.plan import Plan
+from dbbench.planning.task import Task
 from dbbench.units import duration
+from dbbench.workspace import folder_size
 
 # One pass of the denoiser for one image: pixels along a side, floating-point operations (a
 # multiplication and an addition are two). Counted by benchmark/speed/throughput.py --count.
@@ -117,3 +119,33 @@ def _measured(plan: Plan) -> dict[str, float]:
             kind = f"{event['stage']} {method}" if method else event["stage"]
             found[kind].append(event["seconds"] / count)
     return {kind: statistics.median(seconds) for kind, seconds in found.items()}
+
+
+def estimate_bytes(plan: Plan, tasks: Iterable[Task]) -> int:
+    """Return about how many bytes these tasks will write.
+
+    Images count as 60% of their pixels; a checkpoint counts as much as one that the same method
+    has already written here, and as nothing while there is none.
+    """
+    tasks = tuple(tasks)
+    image = int(plan.suite.backbone.resolution**2 * 3 * 0.6) + 512
+    sizes = {run.method: 0 for task in tasks if (run := task.run) is not None}
+    for method in sizes:
+        folders = (plan.out / "runs" / method).glob("*/*/checkpoint")
+        sizes[method] = max(map(folder_size, folders), default=0)
+    total, checkpoints = 0, [0]
+    for task in tasks:
+        if task.stage == "references":
+            total += 6 * image
+        elif task.stage == "prior":
+            total += plan.suite.prior.count * image
+        elif task.run is not None and task.stage == "sample":
+            total += len(plan.jobs(task.run)) * image
+        elif task.run is not None and task.stage == "train":
+            checkpoints.append(sizes[task.run.method])
+    return total + (sum if plan.suite.keep_checkpoints else max)(checkpoints)
+
+
+def count_images(plan: Plan, tasks: Iterable[Task]) -> int:
+    """Return how many images these tasks will sample for their runs."""
+    return sum(len(plan.jobs(t.run)) for t in tasks if t.stage == "sample" and t.run)

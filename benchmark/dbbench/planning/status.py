@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from dbbench.artifact import MANIFEST, Artifact
-from dbbench.cost import estimate
-from dbbench.data.dataset import ReferenceImage
-from dbbench.data.subject import Subject, load_subjects
-from dbbench.identity import Identities
+from dbbench.artifact import Artifact
 from dbbench.lease import running
-from dbbench.plan import STAGES, Plan, Task
-from dbbench.plugins import add_method_file
+from dbbench.planning.build import recorded_plan
+from dbbench.planning.cost import count_images, estimate, estimate_bytes
+from dbbench.planning.finished import finished_runs, scored
+from dbbench.planning.plan import Plan
+from dbbench.planning.task import STAGES, Task
 from dbbench.remote import Remote
-from dbbench.scoring import finished_runs, scored
 from dbbench.suite import Run
 from dbbench.units import gigabytes
-from dbbench.workspace import Workspace, count_images, estimate_bytes
 
 STYLES = {
     "running": "cyan",
@@ -32,49 +28,6 @@ STYLES = {
     "damaged": "red",
     "failed": "red",
 }
-
-
-@dataclass(frozen=True)
-class RecordedSource:
-    """Stands for the source of an output folder where only what was recorded of it is wanted."""
-
-    out: Path
-    name: str
-    remote: Remote | None = None
-
-    def fingerprint(self, subject: Subject) -> str:
-        """Return the fingerprint that the written references were made with, "" if none were."""
-        import json
-
-        key = f"references/{subject.name}"
-        try:
-            if self.remote is not None:
-                return str((self.remote.manifest(key) or {})["inputs"]["images"])
-            text = (self.out / key / MANIFEST).read_text(encoding="utf-8")
-            return str(json.loads(text)["inputs"]["images"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
-
-    def load(self, subject: Subject) -> tuple[ReferenceImage, ...]:
-        """There are no images here."""
-        raise NotImplementedError("only fingerprints are recorded")
-
-
-def recorded_plan(out: Path, remote: Remote | None = None) -> tuple[Plan, tuple[Run, ...]]:
-    """Return the plan of an output folder as its last call left it, and all runs asked for.
-
-    Raises UserError where the folder holds no results.
-    """
-    workspace = Workspace(out)
-    suite = workspace.suite()
-    for reference in suite.method_files.values():
-        add_method_file(reference)
-    record, selection = workspace.read(), workspace.selection()
-    identities = Identities(suite, str(record.get("device", "cpu")))
-    workspace.recall(identities, selection.methods, trust=True)
-    source = RecordedSource(out, str(record.get("source", suite.source)), remote)
-    subjects = {subject.name: subject for subject in load_subjects()}
-    return Plan(suite, out, subjects, source, identities, remote), selection.runs(suite)
 
 
 def print_status(out: Path, console: Console, remote: Remote | None = None) -> None:

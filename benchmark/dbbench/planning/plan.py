@@ -5,64 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dbbench.artifact import Artifact
 from dbbench.data.dataset import ImageSource
-from dbbench.data.prompt import PromptTemplate, class_prompt
+from dbbench.data.prompt import class_prompt
 from dbbench.data.subject import Subject
 from dbbench.evaluation.metric import load_metric
-from dbbench.identity import Identities
+from dbbench.planning.identity import Identities
+from dbbench.planning.task import STAGES, ImageJob, Stage, Task
 from dbbench.plugins import provenance
 from dbbench.remote import Remote, RemoteArtifact
 from dbbench.seeds import image_seed
 from dbbench.suite import Run, Suite
 from dbbench.variant import Variant, variant
 
-Stage = Literal["references", "prior", "train", "sample", "encode", "score"]
-STAGES: tuple[Stage, ...] = ("references", "prior", "train", "sample", "encode", "score")
-
 # Raise a stage's number whenever the same inputs give other outputs; what follows is then redone.
 VERSIONS: dict[Stage, int] = dict.fromkeys(STAGES, 1)
-
-
-@dataclass(frozen=True)
-class ImageJob:
-    """One image to sample for a run."""
-
-    prompt: PromptTemplate
-    number: int
-    seed: int
-
-    @property
-    def file(self) -> str:
-        """Its name inside the samples' folder."""
-        return f"{self.prompt.id}/{self.number}.png"
-
-
-@dataclass(frozen=True)
-class Task:
-    """One stage that is to do, for one run, one subject or one class noun."""
-
-    stage: Stage
-    name: str
-    artifacts: tuple[tuple[str, Artifact], ...]
-    """What it makes; in the stage "encode" one artifact for each encoder's role, else one."""
-    run: Run | None = None
-    subject: str | None = None
-    class_noun: str | None = None
-    needs: tuple[str, ...] = ()
-    """Keys of tasks without which this one cannot be done."""
-
-    @property
-    def key(self) -> str:
-        """What other tasks call it in `needs`."""
-        return f"{self.stage} {self.name}"
-
-    @property
-    def kind(self) -> str:
-        """Tasks of a kind take about as long as each other."""
-        return f"{self.stage} {self.run.method}" if self.run else self.stage
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from rich.table import Table
 from dbbench.artifact import Artifact
 from dbbench.errors import UserError
 from dbbench.evaluation.scores import MANIFEST
-from dbbench.overview import STYLES, recorded_plan
-from dbbench.plan import Plan
+from dbbench.planning.build import recorded_plan
+from dbbench.planning.finished import finished_runs, inspect_scores
+from dbbench.planning.plan import Plan
+from dbbench.planning.status import STYLES
 from dbbench.remote import Remote
-from dbbench.scoring import finished_runs, inspect_scores
 from dbbench.suite import Run
 
 

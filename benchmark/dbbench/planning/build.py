@@ -1,0 +1,107 @@
+"""From a suite and an output folder to a plan: for a new call, or as the last call left it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbbench.artifact import MANIFEST
+from dbbench.data.dataset import ImageSource, ReferenceImage
+from dbbench.data.subject import Subject, load_subjects
+from dbbench.errors import UserError
+from dbbench.evaluation.metric import load_metric
+from dbbench.planning.identity import Identities
+from dbbench.planning.plan import Plan
+from dbbench.plugins import add_method_file, find
+from dbbench.remote import Remote
+from dbbench.suite import Run, Suite
+from dbbench.variant import variant
+from dbbench.workspace import Workspace
+
+
+def make_plan(
+    suite: Suite,
+    out: Path,
+    source: ImageSource,
+    runs: Sequence[Run],
+    device: str,
+    remote: Remote | None = None,
+) -> Plan:
+    """Return the plan with all that earlier calls in `out` found out; loads no network.
+
+    `out` is a remote's mirror where there is one.
+    """
+    for reference in suite.method_files.values():
+        add_method_file(reference)
+    _check_names(suite, runs)
+    workspace = Workspace(out)
+    workspace.refuse_other(suite)
+    identities = Identities(suite, device)
+    workspace.recall(identities, workspace.selection().join(runs).methods)
+    subjects = {subject.name: subject for subject in load_subjects()}
+    return Plan(suite, out, subjects, source, identities, remote)
+
+
+def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
+    """Raise UserError for a plugin that does not exist and an encoder that a metric lacks."""
+    for method in [*suite.methods, *(run.method for run in runs)]:
+        find("methods", variant(suite, method).plugin)
+    for reference in suite.encoders.values():
+        find("encoders", reference.partition(":")[0])
+    for name in suite.metrics:
+        metric = load_metric(name)
+        if metric.compares == "distances":
+            raise UserError(
+                f"metric {name} is not scored by dbbench run; leave it out, and score the finished"
+                f" run: dbbench score {suite.name} --metrics {name}"
+            )
+        role = metric.role
+        if role not in suite.encoders:
+            raise UserError(
+                f'metric {name} needs an encoder in the role "{role}" and suite "{suite.name}" has'
+                f" none; add one: --set encoders.{role}=..."
+            )
+
+
+@dataclass(frozen=True)
+class RecordedSource:
+    """Stands for the source of an output folder where only what was recorded of it is wanted."""
+
+    out: Path
+    name: str
+    remote: Remote | None = None
+
+    def fingerprint(self, subject: Subject) -> str:
+        """Return the fingerprint that the written references were made with, "" if none were."""
+        import json
+
+        key = f"references/{subject.name}"
+        try:
+            if self.remote is not None:
+                return str((self.remote.manifest(key) or {})["inputs"]["images"])
+            text = (self.out / key / MANIFEST).read_text(encoding="utf-8")
+            return str(json.loads(text)["inputs"]["images"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+    def load(self, subject: Subject) -> tuple[ReferenceImage, ...]:
+        """There are no images here."""
+        raise NotImplementedError("only fingerprints are recorded")
+
+
+def recorded_plan(out: Path, remote: Remote | None = None) -> tuple[Plan, tuple[Run, ...]]:
+    """Return the plan of an output folder as its last call left it, and all runs asked for.
+
+    Raises UserError where the folder holds no results.
+    """
+    workspace = Workspace(out)
+    suite = workspace.suite()
+    for reference in suite.method_files.values():
+        add_method_file(reference)
+    record, selection = workspace.read(), workspace.selection()
+    identities = Identities(suite, str(record.get("device", "cpu")))
+    workspace.recall(identities, selection.methods, trust=True)
+    source = RecordedSource(out, str(record.get("source", suite.source)), remote)
+    subjects = {subject.name: subject for subject in load_subjects()}
+    return Plan(suite, out, subjects, source, identities, remote), selection.runs(suite)

@@ -1,0 +1,40 @@
+"""Which runs are finished, and whether the score table covers them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from dbbench.artifact import Artifact, State, inspect
+from dbbench.evaluation.scores import MANIFEST, PAGE
+from dbbench.files import fingerprint
+from dbbench.planning.plan import Plan
+from dbbench.suite import Run
+
+
+def scored(plan: Plan, runs: Iterable[Run]) -> bool:
+    """Return whether the score table and the report of exactly these runs are there and whole."""
+    return inspect_scores(plan, runs)[0] == "done" and (plan.out / PAGE).is_file()
+
+
+def inspect_scores(plan: Plan, runs: Iterable[Run]) -> tuple[State, str]:
+    """Return the state of the score table and leaderboard of these runs, to the last byte."""
+    return inspect(plan.out / MANIFEST, fingerprint(plan.scores(runs)), hashes=True)
+
+
+def finished_runs(plan: Plan, runs: Iterable[Run]) -> tuple[Run, ...]:
+    """Return the runs whose features are all there for the suite as it is now."""
+    return tuple(
+        run for run in runs if all(plan.features(run, role).complete for role in plan.roles)
+    )
+
+
+def scored_from(plan: Plan, item: Run | str) -> Iterator[Artifact]:
+    """Yield the artifacts that the rows of a run, or of a subject's real images, come from."""
+    subject = item.subject if isinstance(item, Run) else item
+    yield plan.references(subject)
+    for role in plan.roles:
+        yield plan.real_features(subject, role)
+    if isinstance(item, Run):
+        yield plan.samples(item)
+        for role in plan.roles:
+            yield plan.features(item, role)
