@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 from rich.console import Console
 
-from dbbench.encoding import Cast
+from dbbench.protocols.roles import Cast
 from dbbench.reports.remarks import number, span
 from dbbench.reports.terminal import print_table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dbbench.protocol import load_protocol
+from dbbench.protocols.protocol import load_protocol
 from dbbench.reports.gallery import SubjectPictures
 from dbbench.reports.results import Results
 from dbbench.reports.training import machine, read_costs

@@ -14,8 +14,8 @@ from rich.console import Console
 from dbbench.evaluation.metric import Metric
 from dbbench.evaluation.scores import REAL
 from dbbench.files import write_text
-from dbbench.protocol import Protocol
-from dbbench.reconciliation import Reconciliation
+from dbbench.protocols.protocol import Protocol
+from dbbench.protocols.scoring import Reconciliation
 from dbbench.reports.remarks import count, encoder_lines, number, remarks, span, spread
 from dbbench.reports.table import arrowed, p_value
 from dbbench.reports.terminal import print_table

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from dbbench.evaluation.scores import REAL
-from dbbench.protocol import Protocol
-from dbbench.reconciliation import Reconciliation
+from dbbench.protocols.protocol import Protocol
+from dbbench.protocols.scoring import Reconciliation
 from dbbench.reports.table import NOT_KNOWN
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from dbbench.errors import UserError
 from dbbench.evaluation.encoder import load_encoder
 from dbbench.evaluation.metric import load_metric
-from dbbench.protocol import CHOICES, Protocol, load_protocol, protocol_names
+from dbbench.protocols.protocol import CHOICES, Protocol, load_protocol, protocol_names
 
 PUBLISHED = ["custom-diffusion", "dreambench++", "kosmos-g", "oft", "textual-inversion"]
 

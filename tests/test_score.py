@@ -17,14 +17,15 @@ from typer.testing import CliRunner
 
 from dbbench.advance import silent
 from dbbench.cli import app
-from dbbench.encoding import cast_roles, encode
 from dbbench.errors import UserError
 from dbbench.evaluation.encoder import Distance, load_encoder
 from dbbench.evaluation.features import FeatureStore
 from dbbench.evaluation.scores import REAL
-from dbbench.oracle import score_oracle
-from dbbench.protocol import load_protocol, protocol_names
-from dbbench.reconciliation import Reconciliation, reconcile
+from dbbench.protocols.encoding import encode
+from dbbench.protocols.oracle import score_oracle
+from dbbench.protocols.protocol import load_protocol, protocol_names
+from dbbench.protocols.roles import cast_roles
+from dbbench.protocols.scoring import Reconciliation, reconcile
 from dbbench.references import find_references
 from dbbench.submission import Submission
 from dbbench.submissions import read_submission

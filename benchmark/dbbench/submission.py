@@ -15,7 +15,7 @@ from dbbench.data.prompt import PromptTemplate, load_prompts
 from dbbench.data.subject import Kind, load_subjects
 from dbbench.errors import UserError, nearest, unknown
 from dbbench.evaluation.metric import CLASS_PROMPT
-from dbbench.protocol import Text
+from dbbench.protocols.protocol import Text
 
 _CLASS_TEMPLATE = "a {class_noun}"
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

@@ -74,13 +74,19 @@ def score(
 ) -> None:
     """Score images by the published protocols, side by side, with intervals."""
     from dbbench.device import resolve_device
+    from dbbench.protocols.scorecard import (
+        banner_of,
+        choose_cast,
+        gather,
+        mini_encoders,
+        score_images,
+    )
     from dbbench.references import describe
     from dbbench.reports.reconciliation import (
         Account,
         print_reconciliation,
         write_reconciliation,
     )
-    from dbbench.scorecard import banner_of, choose_cast, gather, mini_encoders, score_images
 
     place = resolve_device(device)
     asked, added = names(protocol, "--protocol"), names(metrics, "--metrics") or ()
@@ -126,10 +132,10 @@ def oracle(
     """Score the real images as if they had been generated: the cheapest check of a set-up."""
     from dbbench.data.subject import load_subjects
     from dbbench.device import resolve_device
-    from dbbench.oracle import score_oracle
+    from dbbench.protocols.oracle import score_oracle
+    from dbbench.protocols.scorecard import banner_of, choose_cast, mini_encoders
     from dbbench.references import DEFAULT, MINI, describe, find_references
     from dbbench.reports.oracle import print_oracle
-    from dbbench.scorecard import banner_of, choose_cast, mini_encoders
 
     console = Console()
     place = resolve_device(device)

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 
 from dbbench.advance import Advance
-from dbbench.encoding import Cast, Encodings, encode
 from dbbench.evaluation.metric import Metric
-from dbbench.protocol import Protocol
-from dbbench.reconciliation import explain_missing, playable, real_values
-from dbbench.summary import average
+from dbbench.protocols.averages import average
+from dbbench.protocols.encoding import Encodings, encode
+from dbbench.protocols.protocol import Protocol
+from dbbench.protocols.roles import Cast
+from dbbench.protocols.scoring import explain_missing, playable, real_values
 
 COLUMNS = [
     *("protocol", "metric", "value", "low", "high", "with_self_pairs", "published"),

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from dbbench.data.prompt import load_prompts
-from dbbench.encoding import Cast
 from dbbench.evaluation.scores import REAL
 from dbbench.evaluation.statistics import (
     Interval,
@@ -19,7 +18,8 @@ from dbbench.evaluation.statistics import (
     paired_difference,
     subject_interval,
 )
-from dbbench.protocol import Protocol
+from dbbench.protocols.protocol import Protocol
+from dbbench.protocols.roles import Cast
 from dbbench.submission import Picture
 
 SUMMARY = [

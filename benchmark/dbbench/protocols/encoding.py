@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from dbbench.errors import UserError
 from dbbench.evaluation.encoder import Distance, Encoder, Vectors, load_encoder
-from dbbench.evaluation.metric import Metric, load_metric
-from dbbench.protocol import Protocol, load_protocol
+from dbbench.protocols.roles import Cast
 from dbbench.submission import Picture
 
 if TYPE_CHECKING:
@@ -26,70 +25,6 @@ if TYPE_CHECKING:
 
 Group = tuple[str, str, int | None]
 """Method, subject and seed: images that are scored together, since their prompts are siblings."""
-
-
-@dataclass(frozen=True)
-class Cast:
-    """The metrics that each protocol shows, and the encoder in each role."""
-
-    protocols: tuple[Protocol, ...]
-    metrics: Mapping[str, tuple[Metric, ...]]
-    """Protocol -> its metrics, what the user added, and the flags of the first protocol."""
-    encoders: Mapping[tuple[str, str], str]
-    """Protocol and role -> encoder; a role that nobody plays is missing."""
-    own: frozenset[tuple[str, str]] = frozenset()
-    """Where a role is played by the protocol's own choice."""
-
-    def encoder(self, protocol: Protocol, metric: Metric) -> str | None:
-        """Return the encoder that feeds a metric, None where there is none."""
-        return self.encoders.get((protocol.name, metric.role))
-
-    def flags(self, protocol: Protocol) -> tuple[Metric, ...]:
-        """Return the metrics that flag images instead of measuring a method."""
-        return tuple(metric for metric in self.metrics[protocol.name] if metric.flag)
-
-    def measures(self, protocol: Protocol) -> tuple[Metric, ...]:
-        """Return the other metrics."""
-        return tuple(metric for metric in self.metrics[protocol.name] if not metric.flag)
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        """Every encoder that some metric needs, once."""
-        found = [
-            self.encoder(protocol, metric)
-            for protocol in self.protocols
-            for metric in self.metrics[protocol.name]
-        ]
-        return tuple(dict.fromkeys(reference for reference in found if reference))
-
-
-def cast_roles(
-    protocols: Sequence[Protocol],
-    *,
-    metrics: Sequence[str] = (),
-    flags: Sequence[str] = ("copy", "collapse"),
-    overrides: Mapping[str, str] | None = None,
-    only: Mapping[str, str] | None = None,
-) -> Cast:
-    """Decide who plays which role: an override, else the protocol's own choice, else `paper`'s.
-
-    `only` are the encoders of a world in which no others mean anything, and take the place of both.
-    `metrics` are shown under every protocol beside its own.
-    """
-    paper = load_protocol("paper")
-    chosen: dict[str, tuple[Metric, ...]] = {}
-    encoders: dict[tuple[str, str], str] = {}
-    own: set[tuple[str, str]] = set()
-    for number, protocol in enumerate(protocols):
-        # What is flagged is the same whichever the reading; once is enough.
-        names = [*protocol.metrics, *metrics, *(flags if number == 0 else ())]
-        chosen[protocol.name] = tuple(load_metric(name) for name in dict.fromkeys(names))
-        defaults = only or {**paper.encoders, **protocol.encoders}
-        for role, reference in {**defaults, **(overrides or {})}.items():
-            encoders[protocol.name, role] = reference
-            if reference == protocol.encoders.get(role):
-                own.add((protocol.name, role))
-    return Cast(tuple(protocols), chosen, encoders, frozenset(own))
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbbench.encoding import Cast, cast_roles, encode
 from dbbench.errors import UserError
 from dbbench.evaluation.features import FeatureStore
-from dbbench.protocol import Protocol, load_protocol, protocol_names
+from dbbench.protocols.encoding import encode
+from dbbench.protocols.protocol import Protocol, load_protocol, protocol_names
+from dbbench.protocols.roles import Cast, cast_roles
 from dbbench.references import MINI, References, find_references
 from dbbench.submission import Submission
 from dbbench.submissions import read_submission
@@ -20,7 +21,7 @@ from dbbench.suite import load_suite
 
 if TYPE_CHECKING:
     from dbbench.advance import Advance
-    from dbbench.reconciliation import Reconciliation
+    from dbbench.protocols.scoring import Reconciliation
 
 EVERY = "all"
 """The word for all protocols."""
@@ -103,7 +104,7 @@ def score_images(
 
     Raises UserError where nothing could be.
     """
-    from dbbench.reconciliation import reconcile
+    from dbbench.protocols.scoring import reconcile
 
     encodings = encode(
         cast,
