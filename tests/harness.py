@@ -19,10 +19,10 @@ import tinted_plugin
 from rich.console import Console
 
 from dbbench import plugins as plugin
-from dbbench.executor import Executor, execute
 from dbbench.lease import running
 from dbbench.mini.source import MiniSource
-from dbbench.session import Outcome
+from dbbench.running.run import Executor, execute
+from dbbench.running.session import Outcome
 from dbbench.suite import Suite, load_suite, override, plan_runs
 
 
@@ -167,7 +167,7 @@ def start(
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
-            "dbbench.executor",
+            "dbbench.running.run",
             "dbbench.generation.backbone",
             "dbbench.mini.source",
             "dbbench.reports.render",

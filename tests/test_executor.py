@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from harness import contents, installed, plugin_folder, run, suite, suite_file, written  # noqa: F401
 
-from dbbench import image_files
 from dbbench.errors import UserError
 from dbbench.events import EventLog
+from dbbench.running import images as image_files
 from dbbench.suite import Suite
 from dbbench.workspace import Workspace
 

@@ -21,13 +21,13 @@ from dbbench.cli import app
 from dbbench.cli.options import open_folder
 from dbbench.errors import UserError
 from dbbench.events import EventLog
-from dbbench.executor import execute
 from dbbench.lease import Leases
 from dbbench.mini.source import MiniSource
 from dbbench.planning.status import print_status
 from dbbench.remote import Remote, RemoteArtifact
-from dbbench.scoring import LOSSES
-from dbbench.session import Outcome
+from dbbench.running.run import execute
+from dbbench.running.scoring import LOSSES
+from dbbench.running.session import Outcome
 from dbbench.suite import Suite, override, plan_runs
 
 # ruff: noqa: F811 - fixtures are imported by name

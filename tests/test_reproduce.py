@@ -17,11 +17,11 @@ from dbbench import plugins as plugin
 from dbbench.cli import app
 from dbbench.errors import UserError
 from dbbench.events import EventLog
-from dbbench.executor import execute
 from dbbench.experiment import PAPER
 from dbbench.mini.source import MiniSource
 from dbbench.planning.build import make_plan
-from dbbench.sharing import without_shared
+from dbbench.running.run import execute
+from dbbench.running.sharing import without_shared
 from dbbench.suite import Suite, load_suite, override, plan_runs
 
 TABLE = """

@@ -24,9 +24,9 @@ from harness import (  # noqa: F401
 from rich.console import Console
 
 from dbbench.events import EventLog
-from dbbench.executor import Local
 from dbbench.planning.status import print_status
 from dbbench.planning.task import Task
+from dbbench.running.run import Local
 from dbbench.suite import Run, Suite
 from dbbench.workers import in_order
 

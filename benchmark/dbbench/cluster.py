@@ -17,13 +17,13 @@ from typing import Any
 from dbbench.artifact import Damaged
 from dbbench.errors import UserError
 from dbbench.files import write_text
-from dbbench.models import Models
 from dbbench.node import Order, Report, do_task, identify, run_parts
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
 from dbbench.progress import Progress
 from dbbench.relay import Message, show_message
-from dbbench.session import Failure, Session
+from dbbench.running.models import Models
+from dbbench.running.session import Failure, Session
 from dbbench.suite import Run
 from dbbench.units import parse_size
 

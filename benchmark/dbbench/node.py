@@ -13,14 +13,14 @@ from dbbench.artifact import Artifact
 from dbbench.errors import UserError
 from dbbench.evaluation.features import FeatureStore
 from dbbench.generation.resume import Interval
-from dbbench.models import Models
 from dbbench.planning.identity import Identities
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
 from dbbench.plugins import add_method_file
 from dbbench.relay import Relay
 from dbbench.remote import RemoteArtifact
-from dbbench.session import Failure, Outcome, Session
+from dbbench.running.models import Models
+from dbbench.running.session import Failure, Outcome, Session
 from dbbench.tracker import Kind
 from dbbench.workspace import Workspace
 

@@ -20,13 +20,13 @@ from dbbench.files import write_text
 from dbbench.generation.resume import Interval
 from dbbench.interrupts import listening
 from dbbench.lease import Leases
-from dbbench.models import Models
 from dbbench.planning.build import make_plan
 from dbbench.planning.task import Task
 from dbbench.progress import Progress
 from dbbench.relay import Message, Relay, show_message
 from dbbench.remote import Remote
-from dbbench.session import Failure, Outcome, Session
+from dbbench.running.models import Models
+from dbbench.running.session import Failure, Outcome, Session
 from dbbench.suite import Run, Suite
 from dbbench.tracker import Kind
 from dbbench.workspace import Workspace

@@ -18,9 +18,9 @@ from typing import Any
 MADE = ("references/**/*", "prior/**/*", "runs/**/*", "features/**/*", "scores.parquet")
 TABLES = ("leaderboard.csv", "leaderboard.md", "subjects.csv", "differences.csv")
 LIBRARIES = [
-    "dbbench.executor", "dbbench.generation.backbone", "dbbench.mini.source", "dbbench.reports.render",
+    "dbbench.running.run", "dbbench.generation.backbone", "dbbench.mini.source", "dbbench.reports.render",
     "dbbench.evaluation.encoders.timm", "dbbench.evaluation.encoders.open_clip", "dbbench.baselines.dreambooth",
-    "dbbench.baselines.textual_inversion", "dbbench.image_files", "scipy.stats",
+    "dbbench.baselines.textual_inversion", "dbbench.running.images", "scipy.stats",
 ]  # fmt: skip
 LEFT_BEHIND = {".partial", ".old", ".tmp", ".new"}
 

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dbbench import image_files
 from dbbench.cli import main
 from dbbench.generation.resume import Saves
+from dbbench.running import images as image_files
 
 
 def trace_into(path: Path) -> None:

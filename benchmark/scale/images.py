@@ -25,9 +25,9 @@ from rich.console import Console
 from dbbench.cluster import connected
 from dbbench.data.subject import load_subjects
 from dbbench.events import EventLog
-from dbbench.executor import execute
 from dbbench.mini.source import MiniSource
 from dbbench.plugins import add_method_file
+from dbbench.running.run import execute
 from dbbench.suite import load_suite, plan_runs
 
 IMAGES_A_RUN = 100

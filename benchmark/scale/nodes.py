@@ -27,14 +27,14 @@ from rich.console import Console
 from dbbench.cluster import connected
 from dbbench.data.subject import select_subjects
 from dbbench.events import EventLog
-from dbbench.executor import Executor, execute
 from dbbench.mini.source import MiniSource
-from dbbench.models import Models
 from dbbench.planning.build import make_plan
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
 from dbbench.progress import PlainProgress
-from dbbench.session import Outcome, Session
+from dbbench.running.models import Models
+from dbbench.running.run import Executor, execute
+from dbbench.running.session import Outcome, Session
 from dbbench.suite import Run, Suite, load_suite, override, plan_runs
 from dbbench.workspace import Workspace
 

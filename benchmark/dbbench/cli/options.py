@@ -14,8 +14,8 @@ from dbbench.errors import UserError
 from dbbench.tracker import Kind
 
 if TYPE_CHECKING:
-    from dbbench.executor import Executor
     from dbbench.remote import Remote
+    from dbbench.running.run import Executor
 
 RESULTS = Path("results")
 
@@ -81,7 +81,7 @@ def workers(
 ) -> Iterator[tuple[Executor, str]]:
     """Give who works and on which device, connected while open. Raises UserError."""
     from dbbench.device import resolve_device
-    from dbbench.executor import Local
+    from dbbench.running.run import Local
 
     if together > 1 and (where is Where.ray or jobs > 1):
         raise UserError(

@@ -72,7 +72,7 @@ def _open(out: str) -> Path:
     from dbbench.artifact import Damaged
     from dbbench.planning.build import recorded_plan
     from dbbench.planning.finished import finished_runs, scored
-    from dbbench.scoring import fetch_shown, score
+    from dbbench.running.scoring import fetch_shown, score
 
     folder, remote = open_folder(out)
     try:

@@ -89,8 +89,8 @@ def reproduce(
     from dbbench.experiment import PAPER
     from dbbench.generation.resume import Interval
     from dbbench.remote import is_address
-    from dbbench.reproduction import Conditions, Part, check_parts, print_costs
-    from dbbench.reproduction import reproduce as do_all
+    from dbbench.running.reproduction import Conditions, Part, check_parts, print_costs
+    from dbbench.running.reproduction import reproduce as do_all
     from dbbench.suite import plan_runs
 
     if is_address(out):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dbbench.data.dataset import ImageSource
-    from dbbench.session import Outcome
+    from dbbench.running.session import Outcome
     from dbbench.suite import Run, Suite
 
 app = typer.Typer()
@@ -110,10 +110,10 @@ def run(
     work on one folder at once, from several machines too. Ctrl-C finishes the step in hand.
     """
     from dbbench.data.subject import select_subjects
-    from dbbench.executor import execute
     from dbbench.generation.resume import Interval
     from dbbench.planning.build import make_plan
     from dbbench.planning.status import print_dry_run
+    from dbbench.running.run import execute
     from dbbench.suite import plan_runs
 
     check_tracker(tracker)

@@ -19,15 +19,15 @@ from dbbench.files import write_text
 from dbbench.generation.resume import Interval
 from dbbench.interrupts import Stop
 from dbbench.lease import Lease, Leases, running
-from dbbench.models import Models
 from dbbench.planning.cost import estimate_bytes
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
 from dbbench.progress import Progress
+from dbbench.running.models import Models
+from dbbench.running.work import do
 from dbbench.tracker import Kind
 from dbbench.units import per_second
 from dbbench.versions import versions
-from dbbench.work import do
 from dbbench.workspace import Workspace, storage_problem
 
 

@@ -18,7 +18,6 @@ from dbbench.events import Meter
 from dbbench.generation.resume import Interval
 from dbbench.interrupts import listening
 from dbbench.lease import Leases
-from dbbench.models import Models
 from dbbench.planning.build import make_plan
 from dbbench.planning.cost import estimate_bytes
 from dbbench.planning.finished import finished_runs, scored
@@ -26,9 +25,10 @@ from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
 from dbbench.progress import Progress, show
 from dbbench.remote import Remote
-from dbbench.scoring import score
-from dbbench.session import Outcome, Session
-from dbbench.sharing import take_over
+from dbbench.running.models import Models
+from dbbench.running.scoring import score
+from dbbench.running.session import Outcome, Session
+from dbbench.running.sharing import take_over
 from dbbench.suite import Run, Suite
 from dbbench.tracker import Kind
 from dbbench.workspace import RECORD, Workspace, storage_errors

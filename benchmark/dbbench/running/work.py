@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from dbbench import stages
 from dbbench.advance import Advance
 from dbbench.evaluation.encoder import Distance
 from dbbench.lease import Leases
 from dbbench.planning.task import Task
 from dbbench.progress import Progress
+from dbbench.running import stages
 from dbbench.tracker import Record, tracked
 
 if TYPE_CHECKING:
-    from dbbench.session import Session
+    from dbbench.running.session import Session
 
 
 def do(

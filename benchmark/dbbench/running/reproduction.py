@@ -14,14 +14,14 @@ from rich.table import Table
 
 from dbbench.data.dataset import ImageSource
 from dbbench.errors import UserError
-from dbbench.executor import Executor, Local, execute
 from dbbench.files import write_text
 from dbbench.generation.resume import Interval
 from dbbench.planning.build import make_plan
 from dbbench.planning.cost import count_images, estimate, estimate_bytes
 from dbbench.progress import say_json
-from dbbench.session import Failure
-from dbbench.sharing import without_shared
+from dbbench.running.run import Executor, Local, execute
+from dbbench.running.session import Failure
+from dbbench.running.sharing import without_shared
 from dbbench.suite import Run, Suite
 from dbbench.tracker import Kind
 from dbbench.units import duration, gigabytes

@@ -22,9 +22,9 @@ from dbbench.evaluation.encoder import Distance
 from dbbench.evaluation.features import FeatureStore
 from dbbench.files import contained, fingerprint, write_text
 from dbbench.generation.resume import Interval, Saves
-from dbbench.image_files import open_image, sample_into, save_png
 from dbbench.interrupts import Stop
 from dbbench.planning.task import ImageJob
+from dbbench.running.images import open_image, sample_into, save_png
 from dbbench.seeds import prior_seed, stable_seed, train_seed
 from dbbench.suite import PriorSettings, Run
 from dbbench.variant import Variant
