@@ -12,9 +12,9 @@ from harness import installed, plugin_folder, suite, suite_file  # noqa: F401
 from rich.console import Console
 
 from dbbench import cli, device
-from dbbench.clock import Clock
 from dbbench.planning.task import Task
-from dbbench.progress import JsonProgress, LiveProgress, PlainProgress
+from dbbench.running.display.clock import Clock
+from dbbench.running.display.progress import JsonProgress, LiveProgress, PlainProgress
 from dbbench.suite import Run
 from dbbench.units import duration, per_second
 
@@ -271,7 +271,7 @@ def test_each_worker_has_a_bar_of_its_own() -> None:
 
 def test_the_time_left_is_what_like_tasks_took(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("dbbench.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("dbbench.running.display.progress.time.monotonic", lambda: now)
     clock = Clock(TASKS)
     clock.begin(TASKS[0])
     assert clock.left is None

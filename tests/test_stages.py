@@ -11,7 +11,6 @@ import tinted_plugin
 import tiny_backbone
 from PIL import Image
 
-from dbbench import progress
 from dbbench.artifact import Artifact
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import Subject, select_subjects
@@ -22,6 +21,7 @@ from dbbench.generation.method import load_method
 from dbbench.mini.source import MiniSource
 from dbbench.planning.task import ImageJob
 from dbbench.running import stages
+from dbbench.running.display import progress
 from dbbench.sampling import SampleSettings
 from dbbench.seeds import image_seed, prior_seed, train_seed
 from dbbench.suite import PriorSettings, Run

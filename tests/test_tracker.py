@@ -8,8 +8,8 @@ import pytest
 
 from dbbench.errors import UserError
 from dbbench.planning.task import Task
+from dbbench.running.display.tracker import Kind, check_tracker, tracked
 from dbbench.suite import Run
-from dbbench.tracker import Kind, check_tracker, tracked
 
 TASK = Task("train", "plain/dog/0", (), Run("plain", "dog", 0), "dog")
 

@@ -20,8 +20,8 @@ from dbbench.files import write_text
 from dbbench.node import Order, Report, do_task, identify, run_parts
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
-from dbbench.progress import Progress
 from dbbench.relay import Message, show_message
+from dbbench.running.display.progress import Progress
 from dbbench.running.models import Models
 from dbbench.running.session import Failure, Session
 from dbbench.suite import Run

@@ -19,9 +19,9 @@ from dbbench.planning.task import Task
 from dbbench.plugins import add_method_file
 from dbbench.relay import Relay
 from dbbench.remote import RemoteArtifact
+from dbbench.running.display.tracker import Kind
 from dbbench.running.models import Models
 from dbbench.running.session import Failure, Outcome, Session
-from dbbench.tracker import Kind
 from dbbench.workspace import Workspace
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbbench.planning.task import Task
-from dbbench.progress import Progress
+from dbbench.running.display.progress import Progress
 from dbbench.suite import Run
 
 Message = tuple[str, str, Any]

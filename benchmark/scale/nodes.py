@@ -31,7 +31,7 @@ from dbbench.mini.source import MiniSource
 from dbbench.planning.build import make_plan
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
-from dbbench.progress import PlainProgress
+from dbbench.running.display.progress import PlainProgress
 from dbbench.running.models import Models
 from dbbench.running.run import Executor, execute
 from dbbench.running.session import Outcome, Session

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dbbench.errors import UserError
-from dbbench.tracker import Kind
+from dbbench.running.display.tracker import Kind
 
 if TYPE_CHECKING:
     from dbbench.remote import Remote

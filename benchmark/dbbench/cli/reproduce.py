@@ -29,7 +29,7 @@ from dbbench.cli.options import (
 )
 from dbbench.cli.run import choose_source, choose_suite, say_stopped
 from dbbench.errors import UserError
-from dbbench.tracker import check_tracker
+from dbbench.running.display.tracker import check_tracker
 
 app = typer.Typer()
 

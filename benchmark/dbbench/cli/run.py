@@ -30,7 +30,7 @@ from dbbench.cli.options import (
     workers,
 )
 from dbbench.errors import UserError
-from dbbench.tracker import check_tracker
+from dbbench.running.display.tracker import check_tracker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

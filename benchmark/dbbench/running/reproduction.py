@@ -18,12 +18,12 @@ from dbbench.files import write_text
 from dbbench.generation.resume import Interval
 from dbbench.planning.build import make_plan
 from dbbench.planning.cost import count_images, estimate, estimate_bytes
-from dbbench.progress import say_json
+from dbbench.running.display.progress import say_json
+from dbbench.running.display.tracker import Kind
 from dbbench.running.run import Executor, Local, execute
 from dbbench.running.session import Failure
 from dbbench.running.sharing import without_shared
 from dbbench.suite import Run, Suite
-from dbbench.tracker import Kind
 from dbbench.units import duration, gigabytes
 
 

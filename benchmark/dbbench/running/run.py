@@ -23,14 +23,14 @@ from dbbench.planning.cost import estimate_bytes
 from dbbench.planning.finished import finished_runs, scored
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
-from dbbench.progress import Progress, show
 from dbbench.remote import Remote
+from dbbench.running.display.progress import Progress, show
+from dbbench.running.display.tracker import Kind
 from dbbench.running.models import Models
 from dbbench.running.scoring import score
 from dbbench.running.session import Outcome, Session
 from dbbench.running.sharing import take_over
 from dbbench.suite import Run, Suite
-from dbbench.tracker import Kind
 from dbbench.workspace import RECORD, Workspace, storage_errors
 
 ROUNDS = 5

@@ -22,10 +22,10 @@ from dbbench.lease import Lease, Leases, running
 from dbbench.planning.cost import estimate_bytes
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
-from dbbench.progress import Progress
+from dbbench.running.display.progress import Progress
+from dbbench.running.display.tracker import Kind
 from dbbench.running.models import Models
 from dbbench.running.work import do
-from dbbench.tracker import Kind
 from dbbench.units import per_second
 from dbbench.versions import versions
 from dbbench.workspace import Workspace, storage_problem

@@ -10,9 +10,9 @@ from dbbench.advance import Advance
 from dbbench.evaluation.encoder import Distance
 from dbbench.lease import Leases
 from dbbench.planning.task import Task
-from dbbench.progress import Progress
 from dbbench.running import stages
-from dbbench.tracker import Record, tracked
+from dbbench.running.display.progress import Progress
+from dbbench.running.display.tracker import Record, tracked
 
 if TYPE_CHECKING:
     from dbbench.running.session import Session

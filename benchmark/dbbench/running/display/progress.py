@@ -16,8 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dbbench.clock import Clock
 from dbbench.planning.task import Task
+from dbbench.running.display.clock import Clock
 from dbbench.units import duration, per_second
 
 REFRESH = 4.0  # Per second.
