@@ -19,9 +19,9 @@ from harness import (  # noqa: F401
     suite_file,
 )
 
-from dbbench.cluster import Cluster, connected
 from dbbench.errors import UserError
 from dbbench.events import EventLog
+from dbbench.running.executors.ray_driver import Cluster, connected
 from dbbench.suite import Suite
 
 # ruff: noqa: F811 - fixtures are imported by name

@@ -26,9 +26,9 @@ from rich.console import Console
 from dbbench.events import EventLog
 from dbbench.planning.status import print_status
 from dbbench.planning.task import Task
-from dbbench.running.run import Local
+from dbbench.running.executors.local import Local
+from dbbench.running.executors.processes import in_order
 from dbbench.suite import Run, Suite
-from dbbench.workers import in_order
 
 # ruff: noqa: F811 - fixtures are imported by name
 

@@ -22,11 +22,11 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from dbbench.cluster import connected
 from dbbench.data.subject import load_subjects
 from dbbench.events import EventLog
 from dbbench.mini.source import MiniSource
 from dbbench.plugins import add_method_file
+from dbbench.running.executors.ray_driver import connected
 from dbbench.running.run import execute
 from dbbench.suite import load_suite, plan_runs
 

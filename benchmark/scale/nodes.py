@@ -24,7 +24,6 @@ import ray
 from ray.cluster_utils import Cluster as Nodes
 from rich.console import Console
 
-from dbbench.cluster import connected
 from dbbench.data.subject import select_subjects
 from dbbench.events import EventLog
 from dbbench.mini.source import MiniSource
@@ -32,8 +31,10 @@ from dbbench.planning.build import make_plan
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
 from dbbench.running.display.progress import PlainProgress
+from dbbench.running.executors.local import Executor
+from dbbench.running.executors.ray_driver import connected
 from dbbench.running.models import Models
-from dbbench.running.run import Executor, execute
+from dbbench.running.run import execute
 from dbbench.running.session import Outcome, Session
 from dbbench.suite import Run, Suite, load_suite, override, plan_runs
 from dbbench.workspace import Workspace

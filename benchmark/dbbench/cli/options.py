@@ -15,7 +15,7 @@ from dbbench.running.display.tracker import Kind
 
 if TYPE_CHECKING:
     from dbbench.remote import Remote
-    from dbbench.running.run import Executor
+    from dbbench.running.executors.local import Executor
 
 RESULTS = Path("results")
 
@@ -81,7 +81,7 @@ def workers(
 ) -> Iterator[tuple[Executor, str]]:
     """Give who works and on which device, connected while open. Raises UserError."""
     from dbbench.device import resolve_device
-    from dbbench.running.run import Local
+    from dbbench.running.executors.local import Local
 
     if together > 1 and (where is Where.ray or jobs > 1):
         raise UserError(
@@ -90,7 +90,7 @@ def workers(
     if where is Where.local:
         yield Local(jobs), resolve_device(device)
         return
-    from dbbench.cluster import connected
+    from dbbench.running.executors.ray_driver import connected
 
     with connected(address, cpus, jobs, memory, device) as cluster:
         yield cluster, resolve_device(cluster.device)

@@ -20,7 +20,8 @@ from dbbench.planning.build import make_plan
 from dbbench.planning.cost import count_images, estimate, estimate_bytes
 from dbbench.running.display.progress import say_json
 from dbbench.running.display.tracker import Kind
-from dbbench.running.run import Executor, Local, execute
+from dbbench.running.executors.local import Executor, Local
+from dbbench.running.run import execute
 from dbbench.running.session import Failure
 from dbbench.running.sharing import without_shared
 from dbbench.suite import Run, Suite

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 from rich.console import Console
 
 from dbbench.artifact import Damaged
 from dbbench.data.dataset import ImageSource
-from dbbench.device import devices_of
 from dbbench.errors import UserError
 from dbbench.events import Meter
 from dbbench.generation.resume import Interval
@@ -21,11 +18,10 @@ from dbbench.lease import Leases
 from dbbench.planning.build import make_plan
 from dbbench.planning.cost import estimate_bytes
 from dbbench.planning.finished import finished_runs, scored
-from dbbench.planning.plan import Plan
-from dbbench.planning.task import Task
 from dbbench.remote import Remote
-from dbbench.running.display.progress import Progress, show
+from dbbench.running.display.progress import show
 from dbbench.running.display.tracker import Kind
+from dbbench.running.executors.local import Executor, Local
 from dbbench.running.models import Models
 from dbbench.running.scoring import score
 from dbbench.running.session import Outcome, Session
@@ -35,9 +31,6 @@ from dbbench.workspace import RECORD, Workspace, storage_errors
 
 ROUNDS = 5
 """How often it is planned anew where files turn out to be damaged while they are used."""
-
-Item = TypeVar("Item")
-Part = TypeVar("Part")
 
 
 def execute(
@@ -116,51 +109,6 @@ def execute(
             f"files in {out} are damaged again and again as soon as they are written; look after"
             " the disk, or choose another --out"
         )
-
-
-class Executor(Protocol):
-    """Who does the tasks: this process, several on one device, or a cluster."""
-
-    def identify(self, models: Models, tasks: Sequence[Task], say: Callable[[str], None]) -> bool:
-        """Find out which networks the tasks need, as far as is not known; return whether any."""
-
-    def work(self, session: Session, tasks: Sequence[Task], progress: Progress) -> None:
-        """Do the tasks, each after those it needs; enter what came of them into the session."""
-
-    def map(
-        self, plan: Plan, function: Callable[[Plan, Item], Part], items: Iterable[Item]
-    ) -> Iterator[Part]:
-        """Yield function(plan, item) for each item, in order."""
-
-
-@dataclass(frozen=True)
-class Local:
-    """This machine: one process, or `jobs` of them on each device where there are several."""
-
-    jobs: int = 1
-
-    def identify(self, models: Models, tasks: Sequence[Task], say: Callable[[str], None]) -> bool:
-        """Load the networks that are missing."""
-        return models.load_for(tasks, say)
-
-    def work(self, session: Session, tasks: Sequence[Task], progress: Progress) -> None:
-        """Do the tasks in turn, or those of several runs at once.
-
-        Subjects that are trained together are so in one process, and on one device.
-        """
-        devices = devices_of(session.models.device)
-        if self.jobs == len(devices) == 1 or session.together > 1:
-            session.work(tasks, progress)
-            return
-        from dbbench.workers import work_at_once
-
-        work_at_once(session, tasks, self.jobs, devices, progress)
-
-    def map(
-        self, plan: Plan, function: Callable[[Plan, Item], Part], items: Iterable[Item]
-    ) -> Iterator[Part]:
-        """Apply the function here."""
-        return (function(plan, item) for item in items)
 
 
 def _score(

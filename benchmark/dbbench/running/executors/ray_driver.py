@@ -17,11 +17,11 @@ from typing import Any
 from dbbench.artifact import Damaged
 from dbbench.errors import UserError
 from dbbench.files import write_text
-from dbbench.node import Order, Report, do_task, identify, run_parts
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
-from dbbench.relay import Message, show_message
 from dbbench.running.display.progress import Progress
+from dbbench.running.executors.ray_node import Order, Report, do_task, identify, run_parts
+from dbbench.running.executors.relay import Message, show_message
 from dbbench.running.models import Models
 from dbbench.running.session import Failure, Session
 from dbbench.suite import Run

@@ -17,9 +17,9 @@ from dbbench.planning.identity import Identities
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
 from dbbench.plugins import add_method_file
-from dbbench.relay import Relay
 from dbbench.remote import RemoteArtifact
 from dbbench.running.display.tracker import Kind
+from dbbench.running.executors.relay import Relay
 from dbbench.running.models import Models
 from dbbench.running.session import Failure, Outcome, Session
 from dbbench.workspace import Workspace

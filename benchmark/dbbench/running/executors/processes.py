@@ -22,10 +22,10 @@ from dbbench.interrupts import listening
 from dbbench.lease import Leases
 from dbbench.planning.build import make_plan
 from dbbench.planning.task import Task
-from dbbench.relay import Message, Relay, show_message
 from dbbench.remote import Remote
 from dbbench.running.display.progress import Progress
 from dbbench.running.display.tracker import Kind
+from dbbench.running.executors.relay import Message, Relay, show_message
 from dbbench.running.models import Models
 from dbbench.running.session import Failure, Outcome, Session
 from dbbench.suite import Run, Suite

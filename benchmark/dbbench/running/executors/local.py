@@ -1,0 +1,64 @@
+"""The local executor: this process, or several on each device of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from dbbench.device import devices_of
+from dbbench.planning.plan import Plan
+from dbbench.planning.task import Task
+from dbbench.running.display.progress import Progress
+from dbbench.running.models import Models
+from dbbench.running.session import Session
+
+Item = TypeVar("Item")
+
+
+Part = TypeVar("Part")
+
+
+class Executor(Protocol):
+    """Who does the tasks: this process, several on one device, or a cluster."""
+
+    def identify(self, models: Models, tasks: Sequence[Task], say: Callable[[str], None]) -> bool:
+        """Find out which networks the tasks need, as far as is not known; return whether any."""
+
+    def work(self, session: Session, tasks: Sequence[Task], progress: Progress) -> None:
+        """Do the tasks, each after those it needs; enter what came of them into the session."""
+
+    def map(
+        self, plan: Plan, function: Callable[[Plan, Item], Part], items: Iterable[Item]
+    ) -> Iterator[Part]:
+        """Yield function(plan, item) for each item, in order."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """This machine: one process, or `jobs` of them on each device where there are several."""
+
+    jobs: int = 1
+
+    def identify(self, models: Models, tasks: Sequence[Task], say: Callable[[str], None]) -> bool:
+        """Load the networks that are missing."""
+        return models.load_for(tasks, say)
+
+    def work(self, session: Session, tasks: Sequence[Task], progress: Progress) -> None:
+        """Do the tasks in turn, or those of several runs at once.
+
+        Subjects that are trained together are so in one process, and on one device.
+        """
+        devices = devices_of(session.models.device)
+        if self.jobs == len(devices) == 1 or session.together > 1:
+            session.work(tasks, progress)
+            return
+        from dbbench.running.executors.processes import work_at_once
+
+        work_at_once(session, tasks, self.jobs, devices, progress)
+
+    def map(
+        self, plan: Plan, function: Callable[[Plan, Item], Part], items: Iterable[Item]
+    ) -> Iterator[Part]:
+        """Apply the function here."""
+        return (function(plan, item) for item in items)
