@@ -18,9 +18,9 @@ from dbbench.evaluation.metric import Metric, load_metric
 from dbbench.evaluation.scores import MANIFEST, REAL, read_scores
 from dbbench.files import fingerprint, hash_file, read_json
 from dbbench.planning.plan import VERSIONS
+from dbbench.storage.record import Workspace
 from dbbench.suite import Suite
 from dbbench.versions import versions
-from dbbench.workspace import Workspace
 
 SCORES = "scores.parquet"
 RANKED = "leaderboard.json"

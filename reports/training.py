@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dbbench.events import EventLog
 from dbbench.files import read_json
 from dbbench.reports.results import Results
+from dbbench.storage.events import EventLog
 from dbbench.units import duration, per_second
 
 POINTS = 120

@@ -19,11 +19,11 @@ import tinted_plugin
 from rich.console import Console
 
 from dbbench import plugins as plugin
-from dbbench.lease import running
 from dbbench.mini.source import MiniSource
 from dbbench.running.executors.local import Executor
 from dbbench.running.run import execute
 from dbbench.running.session import Outcome
+from dbbench.storage.leases import running
 from dbbench.suite import Suite, load_suite, override, plan_runs
 
 

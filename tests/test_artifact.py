@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dbbench.artifact import MANIFEST, Artifact
 from dbbench.files import fingerprint
+from dbbench.storage.artifact import MANIFEST, Artifact
 
 
 def made(path: Path, text: str = "one", **inputs: object) -> Artifact:

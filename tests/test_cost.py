@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from harness import installed, plugin_folder, run, suite, suite_file  # noqa: F401
 
-from dbbench.events import EventLog
 from dbbench.mini.source import MiniSource
 from dbbench.planning.build import make_plan
 from dbbench.planning.cost import ACHIEVED, estimate
 from dbbench.planning.plan import Plan
+from dbbench.storage.events import EventLog
 from dbbench.suite import Suite, load_suite, override, plan_runs
 
 # ruff: noqa: F811 - fixtures are imported by name

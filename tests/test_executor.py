@@ -12,10 +12,10 @@ import pytest
 from harness import contents, installed, plugin_folder, run, suite, suite_file, written  # noqa: F401
 
 from dbbench.errors import UserError
-from dbbench.events import EventLog
 from dbbench.running import images as image_files
+from dbbench.storage.events import EventLog
+from dbbench.storage.record import Workspace
 from dbbench.suite import Suite
-from dbbench.workspace import Workspace
 
 # ruff: noqa: F811 - fixtures are imported by name
 

@@ -18,11 +18,11 @@ from dbbench.baselines.dreambooth import DreamBooth
 from dbbench.baselines.dreambooth_lora import DreamBoothLora
 from dbbench.baselines.textual_inversion import TextualInversion
 from dbbench.errors import UserError
-from dbbench.events import EventLog
 from dbbench.generation.backbone import Backbone, load_backbone
 from dbbench.generation.memory import Demand, Recipe, applied, choose, measure
 from dbbench.generation.method import Checkpoint, Concept, Diverged
 from dbbench.sampling import SampleSettings
+from dbbench.storage.events import EventLog
 from dbbench.suite import Suite
 
 # ruff: noqa: F811 - fixtures are imported by name

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dbbench import lease as leases_module
-from dbbench.lease import Leases, running
+from dbbench.storage import leases as leases_module
+from dbbench.storage.leases import Leases, running
 
 FAST: dict[str, float] = {"beat": 0.05, "patience": 0.5}
 

@@ -16,18 +16,18 @@ from harness import run as run_here
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from dbbench.artifact import MANIFEST, Damaged
 from dbbench.cli import app
 from dbbench.cli.options import open_folder
 from dbbench.errors import UserError
-from dbbench.events import EventLog
-from dbbench.lease import Leases
 from dbbench.mini.source import MiniSource
 from dbbench.planning.status import print_status
-from dbbench.remote import Remote, RemoteArtifact
 from dbbench.running.run import execute
 from dbbench.running.scoring import LOSSES
 from dbbench.running.session import Outcome
+from dbbench.storage.artifact import MANIFEST, Damaged
+from dbbench.storage.events import EventLog
+from dbbench.storage.leases import Leases
+from dbbench.storage.remote import Remote, RemoteArtifact
 from dbbench.suite import Suite, override, plan_runs
 
 # ruff: noqa: F811 - fixtures are imported by name
@@ -219,7 +219,9 @@ def test_events_and_logs_of_several_machines_are_kept(
     mine = {e["time"]: e for e in EventLog(first).read()}
     monkeypatch.setenv("DBBENCH_SCRATCH", str(tmp_path / "second-machine"))
     assert "failed: RuntimeError: cannot learn can" in command("status", memory).stdout
-    monkeypatch.setattr("dbbench.events._TOKEN", "other")  # As a process there would have it.
+    monkeypatch.setattr(
+        "dbbench.storage.events._TOKEN", "other"
+    )  # As a process there would have it.
     assert not run(suite, memory, subjects="can").failures
     both = {e["time"]: e for e in EventLog(Remote(memory).mirror).read()}
     assert mine.items() < both.items()

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from dbbench.artifact import Artifact
 from dbbench.errors import UserError
 from dbbench.files import contained
 from dbbench.generation.convert import convert
+from dbbench.storage.artifact import Artifact
 from dbbench.submissions.manifest import read
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,8 +24,8 @@ from harness import (  # noqa: F401
 )
 from rich.console import Console
 
-from dbbench.events import EventLog
 from dbbench.planning.verify import verify
+from dbbench.storage.events import EventLog
 from dbbench.suite import Suite
 
 # ruff: noqa: F811 - fixtures are imported by name

@@ -11,7 +11,6 @@ import tinted_plugin
 import tiny_backbone
 from PIL import Image
 
-from dbbench.artifact import Artifact
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import Subject, select_subjects
 from dbbench.errors import UserError
@@ -24,6 +23,7 @@ from dbbench.running import stages
 from dbbench.running.display import progress
 from dbbench.sampling import SampleSettings
 from dbbench.seeds import image_seed, prior_seed, train_seed
+from dbbench.storage.artifact import Artifact
 from dbbench.suite import PriorSettings, Run
 
 (DOG,) = select_subjects("dog")

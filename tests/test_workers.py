@@ -23,11 +23,11 @@ from harness import (  # noqa: F401
 )
 from rich.console import Console
 
-from dbbench.events import EventLog
 from dbbench.planning.status import print_status
 from dbbench.planning.task import Task
 from dbbench.running.executors.local import Local
 from dbbench.running.executors.processes import in_order
+from dbbench.storage.events import EventLog
 from dbbench.suite import Run, Suite
 
 # ruff: noqa: F811 - fixtures are imported by name

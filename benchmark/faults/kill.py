@@ -22,7 +22,7 @@ from typing import Any
 
 from shared import Job, begin, dbbench, differences, hashes, left_behind, write_result
 
-from dbbench.events import EVENTS, EventLog
+from dbbench.storage.events import EVENTS, EventLog
 
 EARLY = 0.2
 """Share of the kills that may hit anything from the start on; the others wait for work to begin."""

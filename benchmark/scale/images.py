@@ -23,11 +23,11 @@ import psutil
 from rich.console import Console
 
 from dbbench.data.subject import load_subjects
-from dbbench.events import EventLog
 from dbbench.mini.source import MiniSource
 from dbbench.plugins import add_method_file
 from dbbench.running.executors.ray_driver import connected
 from dbbench.running.run import execute
+from dbbench.storage.events import EventLog
 from dbbench.suite import load_suite, plan_runs
 
 IMAGES_A_RUN = 100

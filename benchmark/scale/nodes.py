@@ -25,7 +25,6 @@ from ray.cluster_utils import Cluster as Nodes
 from rich.console import Console
 
 from dbbench.data.subject import select_subjects
-from dbbench.events import EventLog
 from dbbench.mini.source import MiniSource
 from dbbench.planning.build import make_plan
 from dbbench.planning.plan import Plan
@@ -36,8 +35,9 @@ from dbbench.running.executors.ray_driver import connected
 from dbbench.running.models import Models
 from dbbench.running.run import execute
 from dbbench.running.session import Outcome, Session
+from dbbench.storage.events import EventLog
+from dbbench.storage.record import Workspace
 from dbbench.suite import Run, Suite, load_suite, override, plan_runs
-from dbbench.workspace import Workspace
 
 CONSOLE = Console(stderr=True, width=160)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbbench.data.subject import load_subjects
-from dbbench.events import EventLog
+from dbbench.storage.events import EventLog
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 

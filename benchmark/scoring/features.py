@@ -37,7 +37,7 @@ from dbbench.data.decoding import SUFFIXES, decode_picture
 from dbbench.evaluation.encoder import load_encoder
 from dbbench.evaluation.feature_cache import Cache
 from dbbench.evaluation.features import FeatureStore
-from dbbench.events import peak_memory
+from dbbench.storage.events import peak_memory
 
 app = typer.Typer(no_args_is_help=True, help=__doc__.partition("\n")[0])
 Out = Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")]

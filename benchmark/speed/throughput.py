@@ -33,11 +33,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dbbench.events import peak_memory
 from dbbench.generation.backbone import Backbone
 from dbbench.generation.loading import load_pipeline
 from dbbench.generation.text import Text
 from dbbench.sampling import SampleSettings
+from dbbench.storage.events import peak_memory
 from dbbench.units import per_second
 
 FOUR = {

@@ -14,8 +14,8 @@ from dbbench.errors import UserError
 from dbbench.running.display.tracker import Kind
 
 if TYPE_CHECKING:
-    from dbbench.remote import Remote
     from dbbench.running.executors.local import Executor
+    from dbbench.storage.remote import Remote
 
 RESULTS = Path("results")
 
@@ -98,7 +98,7 @@ def workers(
 
 def open_folder(out: str) -> tuple[Path, Remote | None]:
     """Return an output folder; of an address it is the mirror, with what is there beside it."""
-    from dbbench.remote import Remote, is_address
+    from dbbench.storage.remote import Remote, is_address
 
     if not is_address(out):
         return Path(out).expanduser(), None

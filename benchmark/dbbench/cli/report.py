@@ -69,10 +69,10 @@ def _open(out: str) -> Path:
     """
     from pydantic import ValidationError
 
-    from dbbench.artifact import Damaged
     from dbbench.planning.build import recorded_plan
     from dbbench.planning.finished import finished_runs, scored
     from dbbench.running.scoring import fetch_shown, score
+    from dbbench.storage.artifact import Damaged
 
     folder, remote = open_folder(out)
     try:

@@ -88,9 +88,9 @@ def reproduce(
     from dbbench.data.subject import select_subjects
     from dbbench.experiment import PAPER
     from dbbench.generation.resume import Interval
-    from dbbench.remote import is_address
     from dbbench.running.reproduction import Conditions, Part, check_parts, print_costs
     from dbbench.running.reproduction import reproduce as do_all
+    from dbbench.storage.remote import is_address
     from dbbench.suite import plan_runs
 
     if is_address(out):

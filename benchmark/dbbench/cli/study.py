@@ -186,8 +186,8 @@ def export(
 ) -> None:
     """Write every answer to a file: who, which pair, what, when, how fast."""
     from dbbench.files import write_text
+    from dbbench.storage.disk import storage_errors
     from dbbench.study.answers import KINDS, export_text
-    from dbbench.workspace import storage_errors
 
     store = open_store(folder, database)
     kind = out.suffix.removeprefix(".")
@@ -245,8 +245,8 @@ def results(
     require_extra()
     from dbbench.reports.preferences import Preferences
     from dbbench.reports.study import print_study, write_study_page
+    from dbbench.storage.disk import storage_errors
     from dbbench.study.results import analyse_file, analyse_folder, simulated_url
-    from dbbench.workspace import storage_errors
 
     console = Console()
     with console.status("analysing"):

@@ -40,9 +40,9 @@ def validity(
     from dbbench.data.subject import select_subjects
     from dbbench.device import resolve_device
     from dbbench.reports.validity import EXAMPLES, print_validity, read_validity, write_validity
+    from dbbench.storage.record import RECORD as RUN
     from dbbench.truth import Examples
     from dbbench.validity import measure_validity, validity_record
-    from dbbench.workspace import RECORD as RUN
 
     console = Console()
     place = resolve_device(device)

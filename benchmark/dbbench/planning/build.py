@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbbench.artifact import MANIFEST
 from dbbench.data.dataset import ImageSource, ReferenceImage
 from dbbench.data.subject import Subject, load_subjects
 from dbbench.errors import UserError
@@ -14,10 +13,11 @@ from dbbench.evaluation.metric import load_metric
 from dbbench.planning.identity import Identities
 from dbbench.planning.plan import Plan
 from dbbench.plugins import add_method_file, find
-from dbbench.remote import Remote
+from dbbench.storage.artifact import MANIFEST
+from dbbench.storage.record import Workspace
+from dbbench.storage.remote import Remote
 from dbbench.suite import Run, Suite
 from dbbench.variant import variant
-from dbbench.workspace import Workspace
 
 
 def make_plan(

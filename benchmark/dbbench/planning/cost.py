@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dbbench.events import EventLog
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
+from dbbench.storage.disk import folder_size
+from dbbench.storage.events import EventLog
 from dbbench.units import duration
-from dbbench.workspace import folder_size
 
 # One pass of the denoiser for one image: pixels along a side, floating-point operations (a
 # multiplication and an addition are two). Counted by benchmark/speed/throughput.py --count.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from dbbench.artifact import Artifact, State, inspect
 from dbbench.evaluation.scores import MANIFEST, PAGE
 from dbbench.files import fingerprint
 from dbbench.planning.plan import Plan
+from dbbench.storage.artifact import Artifact, State, inspect
 from dbbench.suite import Run
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dbbench.artifact import Artifact
 from dbbench.data.dataset import ImageSource
 from dbbench.data.prompt import class_prompt
 from dbbench.data.subject import Subject
@@ -15,8 +14,9 @@ from dbbench.evaluation.metric import load_metric
 from dbbench.planning.identity import Identities
 from dbbench.planning.task import STAGES, ImageJob, Stage, Task
 from dbbench.plugins import provenance
-from dbbench.remote import Remote, RemoteArtifact
 from dbbench.seeds import image_seed
+from dbbench.storage.artifact import Artifact
+from dbbench.storage.remote import Remote, RemoteArtifact
 from dbbench.suite import Run, Suite
 from dbbench.variant import Variant, variant
 

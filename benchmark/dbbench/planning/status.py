@@ -9,14 +9,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dbbench.artifact import Artifact
-from dbbench.lease import running
 from dbbench.planning.build import recorded_plan
 from dbbench.planning.cost import count_images, estimate, estimate_bytes
 from dbbench.planning.finished import finished_runs, scored
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import STAGES, Task
-from dbbench.remote import Remote
+from dbbench.storage.artifact import Artifact
+from dbbench.storage.leases import running
+from dbbench.storage.remote import Remote
 from dbbench.suite import Run
 from dbbench.units import gigabytes
 

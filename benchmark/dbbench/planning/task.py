@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dbbench.artifact import Artifact
 from dbbench.data.prompt import PromptTemplate
+from dbbench.storage.artifact import Artifact
 from dbbench.suite import Run
 
 Stage = Literal["references", "prior", "train", "sample", "encode", "score"]

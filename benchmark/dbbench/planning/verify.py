@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dbbench.artifact import Artifact
 from dbbench.errors import UserError
 from dbbench.evaluation.scores import MANIFEST
 from dbbench.planning.build import recorded_plan
 from dbbench.planning.finished import finished_runs, inspect_scores
 from dbbench.planning.plan import Plan
 from dbbench.planning.status import STYLES
-from dbbench.remote import Remote
+from dbbench.storage.artifact import Artifact
+from dbbench.storage.remote import Remote
 from dbbench.suite import Run
 
 

@@ -8,17 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dbbench.artifact import Damaged
 from dbbench.data.dataset import ImageSource
 from dbbench.errors import UserError
-from dbbench.events import Meter
 from dbbench.generation.resume import Interval
 from dbbench.interrupts import listening
-from dbbench.lease import Leases
 from dbbench.planning.build import make_plan
 from dbbench.planning.cost import estimate_bytes
 from dbbench.planning.finished import finished_runs, scored
-from dbbench.remote import Remote
 from dbbench.running.display.progress import show
 from dbbench.running.display.tracker import Kind
 from dbbench.running.executors.local import Executor, Local
@@ -26,8 +22,13 @@ from dbbench.running.models import Models
 from dbbench.running.scoring import score
 from dbbench.running.session import Outcome, Session
 from dbbench.running.sharing import take_over
+from dbbench.storage.artifact import Damaged
+from dbbench.storage.disk import storage_errors
+from dbbench.storage.events import Meter
+from dbbench.storage.leases import Leases
+from dbbench.storage.record import RECORD, Workspace
+from dbbench.storage.remote import Remote
 from dbbench.suite import Run, Suite
-from dbbench.workspace import RECORD, Workspace, storage_errors
 
 ROUNDS = 5
 """How often it is planned anew where files turn out to be damaged while they are used."""

@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dbbench.artifact import Artifact, write_manifest
 from dbbench.data.subject import Subject
 from dbbench.evaluation.metric import load_metric
 from dbbench.evaluation.scores import LEADERBOARD, MANIFEST, SCORES
 from dbbench.planning.finished import scored_from
 from dbbench.planning.plan import Plan
+from dbbench.storage.artifact import Artifact, write_manifest
 from dbbench.suite import Run
 
 if TYPE_CHECKING:

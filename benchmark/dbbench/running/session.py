@@ -11,14 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dbbench.artifact import Damaged
 from dbbench.errors import UserError
 from dbbench.evaluation.features import FeatureStore
-from dbbench.events import EventLog, Log, Meter
 from dbbench.files import write_text
 from dbbench.generation.resume import Interval
 from dbbench.interrupts import Stop
-from dbbench.lease import Lease, Leases, running
 from dbbench.planning.cost import estimate_bytes
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
@@ -26,9 +23,13 @@ from dbbench.running.display.progress import Progress
 from dbbench.running.display.tracker import Kind
 from dbbench.running.models import Models
 from dbbench.running.work import do
+from dbbench.storage.artifact import Damaged
+from dbbench.storage.disk import storage_problem
+from dbbench.storage.events import EventLog, Log, Meter
+from dbbench.storage.leases import Lease, Leases, running
+from dbbench.storage.record import Workspace
 from dbbench.units import per_second
 from dbbench.versions import versions
-from dbbench.workspace import Workspace, storage_problem
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from dbbench.artifact import MANIFEST, Artifact
-from dbbench.lease import Leases
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
+from dbbench.storage.artifact import MANIFEST, Artifact
+from dbbench.storage.leases import Leases
 
 
 def take_over(plan: Plan, tasks: Iterable[Task], folders: Sequence[Path], leases: Leases) -> int:

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from dbbench.advance import Advance, silent
-from dbbench.artifact import Artifact
 from dbbench.data.dataset import ImageSource
 from dbbench.data.subject import Subject
 from dbbench.errors import UserError
@@ -26,6 +25,7 @@ from dbbench.interrupts import Stop
 from dbbench.planning.task import ImageJob
 from dbbench.running.images import open_image, sample_into, save_png
 from dbbench.seeds import prior_seed, stable_seed, train_seed
+from dbbench.storage.artifact import Artifact
 from dbbench.suite import PriorSettings, Run
 from dbbench.variant import Variant
 from dbbench.versions import versions

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from dbbench.advance import Advance
 from dbbench.evaluation.encoder import Distance
-from dbbench.lease import Leases
 from dbbench.planning.task import Task
 from dbbench.running import stages
 from dbbench.running.display.progress import Progress
 from dbbench.running.display.tracker import Record, tracked
+from dbbench.storage.leases import Leases
 
 if TYPE_CHECKING:
     from dbbench.running.session import Session

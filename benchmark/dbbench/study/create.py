@@ -13,6 +13,7 @@ import pandas as pd
 
 from dbbench.errors import UserError
 from dbbench.seeds import stable_seed
+from dbbench.storage.disk import storage_errors
 from dbbench.study.draw import Sample, draw_pairs
 from dbbench.study.pictures import Copier
 from dbbench.study.runs import (
@@ -36,7 +37,6 @@ from dbbench.study.study import (
     Texts,
     save_study,
 )
-from dbbench.workspace import storage_errors
 
 CHECKS = 20
 """Different attention checks in a study; each rater gets some of them."""

@@ -16,9 +16,9 @@ from dbbench.errors import UserError
 from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.evaluation.scores import read_scores
 from dbbench.files import contained
+from dbbench.storage.record import Workspace
 from dbbench.study.draw import Sample
 from dbbench.study.study import Pair
-from dbbench.workspace import Workspace
 
 
 @dataclass(frozen=True)

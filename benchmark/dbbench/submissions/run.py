@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dbbench.artifact import MANIFEST
 from dbbench.errors import UserError
 from dbbench.files import contained
+from dbbench.storage.artifact import MANIFEST
+from dbbench.storage.record import RECORD, Workspace
 from dbbench.submission import Row, Submission, accept
-from dbbench.workspace import RECORD, Workspace
 
 
 def is_run(folder: Path) -> bool:

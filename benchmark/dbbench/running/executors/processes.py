@@ -19,17 +19,17 @@ from dbbench.errors import UserError
 from dbbench.files import write_text
 from dbbench.generation.resume import Interval
 from dbbench.interrupts import listening
-from dbbench.lease import Leases
 from dbbench.planning.build import make_plan
 from dbbench.planning.task import Task
-from dbbench.remote import Remote
 from dbbench.running.display.progress import Progress
 from dbbench.running.display.tracker import Kind
 from dbbench.running.executors.relay import Message, Relay, show_message
 from dbbench.running.models import Models
 from dbbench.running.session import Failure, Outcome, Session
+from dbbench.storage.leases import Leases
+from dbbench.storage.record import Workspace
+from dbbench.storage.remote import Remote
 from dbbench.suite import Run, Suite
-from dbbench.workspace import Workspace
 
 
 def work_at_once(

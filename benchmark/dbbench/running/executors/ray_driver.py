@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Any
 
-from dbbench.artifact import Damaged
 from dbbench.errors import UserError
 from dbbench.files import write_text
 from dbbench.planning.plan import Plan
@@ -24,6 +23,7 @@ from dbbench.running.executors.ray_node import Order, Report, do_task, identify,
 from dbbench.running.executors.relay import Message, show_message
 from dbbench.running.models import Models
 from dbbench.running.session import Failure, Session
+from dbbench.storage.artifact import Damaged
 from dbbench.suite import Run
 from dbbench.units import parse_size
 

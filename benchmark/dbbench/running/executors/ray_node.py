@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from dbbench.artifact import Artifact
 from dbbench.errors import UserError
 from dbbench.evaluation.features import FeatureStore
 from dbbench.generation.resume import Interval
@@ -17,12 +16,13 @@ from dbbench.planning.identity import Identities
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
 from dbbench.plugins import add_method_file
-from dbbench.remote import RemoteArtifact
 from dbbench.running.display.tracker import Kind
 from dbbench.running.executors.relay import Relay
 from dbbench.running.models import Models
 from dbbench.running.session import Failure, Outcome, Session
-from dbbench.workspace import Workspace
+from dbbench.storage.artifact import Artifact
+from dbbench.storage.record import Workspace
+from dbbench.storage.remote import RemoteArtifact
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dbbench.artifact import MANIFEST, Artifact, Damaged, State
-from dbbench.artifact import inspect as inspect_files
 from dbbench.errors import UserError
-from dbbench.events import EVENTS
 from dbbench.files import contained, hash_file
-from dbbench.lease import running
+from dbbench.storage.artifact import MANIFEST, Artifact, Damaged, State
+from dbbench.storage.artifact import inspect as inspect_files
+from dbbench.storage.events import EVENTS
+from dbbench.storage.leases import running
 
 OWN_FILES = (
     "suite.json",

@@ -1,0 +1,66 @@
+"""Free space, folder sizes, and errors of the disk in one line."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dbbench.errors import UserError
+
+SPARE_BYTES = 64 * 2**20
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+_NO_ROOM_WORDS = ("No space left on device", "File too large", "Disk quota exceeded")
+
+
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+
+
+@contextmanager
+def storage_errors(out: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (problem := storage_problem(error, out)) is not None:
+            raise problem from error
+        raise
+
+
+def storage_problem(error: BaseException | None, out: Path) -> UserError | None:
+    """Return the one-line reason where an error comes from the disk; else None."""
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        # safetensors and pyarrow raise their own kinds of error and keep the system's words.
+        if number in _NO_ROOM or any(words in str(error) for words in _NO_ROOM_WORDS):
+            return UserError(
+                f"no space left on the disk of {out}; what is complete is kept: free some and"
+                " call the same command again"
+            )
+        if number in _NO_ACCESS:
+            assert isinstance(error, OSError)
+            place = error.filename or out
+            return UserError(
+                f"cannot write {place} ({error.strerror}); make it writable or choose another --out"
+            )
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def folder_size(folder: Path) -> int:
+    """Return the bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
