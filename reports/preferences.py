@@ -17,7 +17,7 @@ from dbbench.reports.paper import Outcome, decide
 from dbbench.reports.table import NOT_KNOWN, Table
 
 if TYPE_CHECKING:
-    from dbbench.study.analysis import Analysis
+    from dbbench.study.analysis.summary import Analysis
 
 TITLE = "Table 2: what people prefer"
 SOURCE = "arXiv 2208.12242, Table 2"
@@ -219,7 +219,7 @@ def _analyse(source: Path) -> Analysis:
     from dbbench.study import require_extra
 
     require_extra()
-    from dbbench.study.results import analyse_file, analyse_folder, simulated_url
+    from dbbench.study.analysis.results import analyse_file, analyse_folder, simulated_url
     from dbbench.study.study import SIMULATED_FILE, SQLITE_FILE
 
     if source.is_file():

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from dbbench.reports.table import NOT_KNOWN, Table
-from dbbench.study.analysis import Analysis
-from dbbench.study.shares import TIE_RULE
+from dbbench.study.analysis.shares import TIE_RULE
+from dbbench.study.analysis.summary import Analysis
 
 QUESTION_TITLES = {"subject": "subject fidelity", "prompt": "prompt fidelity"}
 

@@ -11,9 +11,8 @@ import pytest
 from study_answers import rows
 
 from dbbench.errors import UserError
-from dbbench.study.agreement import krippendorff_alpha, metric_agreement, strengths
-from dbbench.study.analysis import analyse
-from dbbench.study.shares import (
+from dbbench.study.analysis.agreement import krippendorff_alpha, metric_agreement, strengths
+from dbbench.study.analysis.shares import (
     FIRST,
     SECOND,
     UNDECIDED,
@@ -24,7 +23,8 @@ from dbbench.study.shares import (
     verdicts,
     wilson,
 )
-from dbbench.study.simulate import Crowd, simulate_votes
+from dbbench.study.analysis.simulate import Crowd, simulate_votes
+from dbbench.study.analysis.summary import analyse
 
 PAPER = {"subject": (0.68, 0.22, 0.10), "prompt": (0.81, 0.12, 0.07)}
 

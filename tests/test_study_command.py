@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from dbbench import study as study_package
 from dbbench.cli import app
 from dbbench.errors import UserError
-from dbbench.study.analysis import SIMULATED
+from dbbench.study.analysis.results import analyse_file, analyse_folder, simulated_url
+from dbbench.study.analysis.simulate import Crowd, simulate_study
+from dbbench.study.analysis.summary import SIMULATED
 from dbbench.study.database import open_database
-from dbbench.study.results import analyse_file, analyse_folder, simulated_url
-from dbbench.study.simulate import Crowd, simulate_study
 from dbbench.study.store import Store
 from dbbench.study.web import make_app
 

@@ -21,9 +21,9 @@ from dbbench.reports.preferences import Preferences, find_preferences
 from dbbench.reports.study import write_study_page
 from dbbench.reports.study_tables import study_tables
 from dbbench.reports.table import markdown_table, tex
-from dbbench.study.analysis import SIMULATED, Analysis, analyse
+from dbbench.study.analysis.simulate import Crowd, simulate_study
+from dbbench.study.analysis.summary import SIMULATED, Analysis, analyse
 from dbbench.study.database import default_url, open_database
-from dbbench.study.simulate import Crowd, simulate_study
 from dbbench.study.store import Store
 from dbbench.study.study import load_study
 

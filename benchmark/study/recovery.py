@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from dbbench.study.analysis import SIMULATED
-from dbbench.study.shares import ANSWERS, Share, majority_shares, raw_shares
-from dbbench.study.simulate import Crowd, simulate_votes
+from dbbench.study.analysis.shares import ANSWERS, Share, majority_shares, raw_shares
+from dbbench.study.analysis.simulate import Crowd, simulate_votes
+from dbbench.study.analysis.summary import SIMULATED
 
 # Ruiz et al., arXiv 2208.12242, Table 2: DreamBooth, Textual Inversion, undecided.
 PAPER = {"subject fidelity": (0.68, 0.22, 0.10), "prompt fidelity": (0.81, 0.12, 0.07)}

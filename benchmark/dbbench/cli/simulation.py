@@ -46,8 +46,8 @@ def simulate(
     from dbbench.study import require_extra
 
     require_extra()
-    from dbbench.study.results import simulated_url
-    from dbbench.study.simulate import Crowd, simulate_study
+    from dbbench.study.analysis.results import simulated_url
+    from dbbench.study.analysis.simulate import Crowd, simulate_study
 
     crowd = Crowd(_shares(shares), error, careless, dropout)
     store = open_store(folder, database or simulated_url(folder))
@@ -82,8 +82,8 @@ def plan(
     from dbbench.study import require_extra
 
     require_extra()
-    from dbbench.study.analysis import SIMULATED
-    from dbbench.study.simulate import Crowd, plan_study
+    from dbbench.study.analysis.simulate import Crowd, plan_study
+    from dbbench.study.analysis.summary import SIMULATED
 
     crowd = Crowd(_shares(shares), error, careless)
     sizes = _sizes(pairs)

@@ -246,7 +246,7 @@ def results(
     from dbbench.reports.preferences import Preferences
     from dbbench.reports.study import print_study, write_study_page
     from dbbench.storage.disk import storage_errors
-    from dbbench.study.results import analyse_file, analyse_folder, simulated_url
+    from dbbench.study.analysis.results import analyse_file, analyse_folder, simulated_url
 
     console = Console()
     with console.status("analysing"):

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from dbbench.seeds import stable_seed
-from dbbench.study.shares import (
+from dbbench.study.analysis.shares import (
     CONFIDENCE,
     FIRST,
     SECOND,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from dbbench.errors import UserError
-from dbbench.study.analysis import Analysis, analyse
+from dbbench.study.analysis.summary import Analysis, analyse
 from dbbench.study.answers import answer_table, file_table
 from dbbench.study.database import default_url, open_database
 from dbbench.study.store import Store

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from dbbench.errors import UserError
-from dbbench.study.agreement import krippendorff_alpha, metric_agreement, strengths
-from dbbench.study.shares import (
+from dbbench.study.analysis.agreement import krippendorff_alpha, metric_agreement, strengths
+from dbbench.study.analysis.shares import (
     ANSWERS,
     FIRST,
     SECOND,
