@@ -18,8 +18,8 @@ import pytest
 from study_run import write_run
 from study_site import Place, make_place
 
-from dbbench.study.database import default_url, open_database
-from dbbench.study.store import Store
+from dbbench.study.answers.database import default_url, open_database
+from dbbench.study.answers.store import Store
 
 CHROMIUM = Path("/usr/bin/chromium")
 DBBENCH = str(Path(sys.executable).with_name("dbbench"))

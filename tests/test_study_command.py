@@ -20,8 +20,8 @@ from dbbench.errors import UserError
 from dbbench.study.analysis.results import analyse_file, analyse_folder, simulated_url
 from dbbench.study.analysis.simulate import Crowd, simulate_study
 from dbbench.study.analysis.summary import SIMULATED
-from dbbench.study.database import open_database
-from dbbench.study.store import Store
+from dbbench.study.answers.database import open_database
+from dbbench.study.answers.store import Store
 from dbbench.study.web import make_app
 
 

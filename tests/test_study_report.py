@@ -23,8 +23,8 @@ from dbbench.reports.study_tables import study_tables
 from dbbench.reports.table import markdown_table, tex
 from dbbench.study.analysis.simulate import Crowd, simulate_study
 from dbbench.study.analysis.summary import SIMULATED, Analysis, analyse
-from dbbench.study.database import default_url, open_database
-from dbbench.study.store import Store
+from dbbench.study.answers.database import default_url, open_database
+from dbbench.study.answers.store import Store
 from dbbench.study.study import load_study
 
 PAPER = ("dreambooth", "textual_inversion")

@@ -13,9 +13,9 @@ from study_databases import NewDatabase, new_database, postgresql  # noqa: F401
 from study_run import write_run
 
 from dbbench.errors import UserError
+from dbbench.study.answers.database import metadata, open_database, question_table
+from dbbench.study.answers.store import Admission, Outcome, Store
 from dbbench.study.create import Settings, create_study
-from dbbench.study.database import metadata, open_database, question_table
-from dbbench.study.store import Admission, Outcome, Store
 from dbbench.study.study import Study
 from dbbench.study.texts import default_texts
 

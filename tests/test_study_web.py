@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from study_site import Place, answer, make_place, site, take_part, token, visiting
 
 from dbbench.errors import UserError
-from dbbench.study.answers import answer_table
+from dbbench.study.answers.answers import answer_table
 from dbbench.study.guard import RateLimit
 from dbbench.study.secret import Secrets
 from dbbench.study.web import make_app

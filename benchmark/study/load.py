@@ -29,10 +29,10 @@ from typing import Annotated, Any
 
 import typer
 
+from dbbench.study.answers.database import default_url, open_database
+from dbbench.study.answers.store import Store
 from dbbench.study.create import Settings, create_study
-from dbbench.study.database import default_url, open_database
 from dbbench.study.secret import Secrets
-from dbbench.study.store import Store
 from dbbench.study.study import CHOICES, Study
 from dbbench.study.texts import default_texts
 

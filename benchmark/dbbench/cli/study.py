@@ -12,7 +12,7 @@ from dbbench.cli.options import RESULTS
 from dbbench.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from dbbench.study.store import Store
+    from dbbench.study.answers.store import Store
     from dbbench.study.study import Question
 
 study_app = typer.Typer(
@@ -187,7 +187,7 @@ def export(
     """Write every answer to a file: who, which pair, what, when, how fast."""
     from dbbench.files import write_text
     from dbbench.storage.disk import storage_errors
-    from dbbench.study.answers import KINDS, export_text
+    from dbbench.study.answers.answers import KINDS, export_text
 
     store = open_store(folder, database)
     kind = out.suffix.removeprefix(".")
@@ -209,7 +209,7 @@ def import_(
 ) -> None:
     """Add a file's answers, all or none: rater, pair, choice and where known seconds."""
     store = open_store(folder, database)
-    from dbbench.study.answers import importable
+    from dbbench.study.answers.answers import importable
 
     rows = importable(store.study, file)
     try:
@@ -269,8 +269,8 @@ def open_store(folder: Path, database: str | None) -> Store:
     from dbbench.study import require_extra
 
     require_extra()
-    from dbbench.study.database import default_url, open_database
-    from dbbench.study.store import Store
+    from dbbench.study.answers.database import default_url, open_database
+    from dbbench.study.answers.store import Store
     from dbbench.study.study import load_study
 
     study = load_study(folder)

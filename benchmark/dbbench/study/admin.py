@@ -53,7 +53,7 @@ async def enter(request: Request) -> Response:
 
 def download(request: Request) -> Response:
     """Give all answers as CSV or JSON lines."""
-    from dbbench.study.answers import KINDS, export_text
+    from dbbench.study.answers.answers import KINDS, export_text
 
     site, kind = site_of(request), request.path_params["kind"]
     if not _is_admin(site, request):

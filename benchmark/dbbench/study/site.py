@@ -13,9 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from dbbench.study.answers.store import Store
 from dbbench.study.guard import session_of
 from dbbench.study.secret import Secrets
-from dbbench.study.store import Store
 from dbbench.study.study import Study
 
 log = logging.getLogger("dbbench.study")

@@ -9,9 +9,9 @@ import pandas as pd
 
 from dbbench.errors import UserError
 from dbbench.study.analysis.summary import Analysis, analyse
-from dbbench.study.answers import answer_table, file_table
-from dbbench.study.database import default_url, open_database
-from dbbench.study.store import Store
+from dbbench.study.answers.answers import answer_table, file_table
+from dbbench.study.answers.database import default_url, open_database
+from dbbench.study.answers.store import Store
 from dbbench.study.study import SCORES, SIMULATED_FILE, load_study
 
 

@@ -12,7 +12,7 @@ from dbbench.errors import UserError
 from dbbench.seeds import stable_seed
 from dbbench.study.analysis.shares import FIRST, SECOND, UNDECIDED, Codes, Floats, Votes, verdicts
 from dbbench.study.analysis.shares import majority_shares as shares_by_majority
-from dbbench.study.store import Admission, Outcome, Store
+from dbbench.study.answers.store import Admission, Outcome, Store
 from dbbench.study.study import CHOICES, Pair
 
 EVENNESS = 20.0

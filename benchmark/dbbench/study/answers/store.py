@@ -12,8 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from dbbench.errors import UserError
-from dbbench.study.database import Database, question_table, rater_table, study_table
-from dbbench.study.leases import hand_out, held, imported
+from dbbench.study.answers.assignments import hand_out, held, imported
+from dbbench.study.answers.database import Database, question_table, rater_table, study_table
 from dbbench.study.study import Choice, Study
 
 

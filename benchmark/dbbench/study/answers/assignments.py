@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dbbench.seeds import stable_seed
-from dbbench.study.database import question_table, rater_table
+from dbbench.study.answers.database import question_table, rater_table
 from dbbench.study.study import Study
 
 

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from dbbench.study.database import metadata
+from dbbench.study.answers.database import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 with context.begin_transaction():
