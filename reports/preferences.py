@@ -178,7 +178,7 @@ class Preferences:
 
 def find_preferences(*runs: Path) -> Preferences:
     """Return the studies beside these output folders that were made of one and have answers."""
-    from dbbench.study.study import RECORD, SQLITE_FILE, load_study
+    from dbbench.study.design.study import RECORD, SQLITE_FILE, load_study
 
     studies, made_of, problems = [], [], []
     names = {run.absolute().name for run in runs}
@@ -220,7 +220,7 @@ def _analyse(source: Path) -> Analysis:
 
     require_extra()
     from dbbench.study.analysis.results import analyse_file, analyse_folder, simulated_url
-    from dbbench.study.study import SIMULATED_FILE, SQLITE_FILE
+    from dbbench.study.design.study import SIMULATED_FILE, SQLITE_FILE
 
     if source.is_file():
         return analyse_file(source)

@@ -13,11 +13,11 @@ import httpx
 from starlette.testclient import TestClient
 from study_run import write_run
 
-from dbbench.study.create import Settings, create_study
-from dbbench.study.secret import Secrets
+from dbbench.study.design.create import Settings, create_study
+from dbbench.study.design.secret import Secrets
+from dbbench.study.design.study import Question, Study, load_study
+from dbbench.study.design.texts import default_texts
 from dbbench.study.site import Site
-from dbbench.study.study import Question, Study, load_study
-from dbbench.study.texts import default_texts
 from dbbench.study.web import make_app
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 from study_run import BANNER, write_run
 
 from dbbench.errors import UserError
-from dbbench.study.create import Settings, create_study
-from dbbench.study.secret import Secrets
-from dbbench.study.study import Pair, Study, load_study
-from dbbench.study.texts import default_texts
+from dbbench.study.design.create import Settings, create_study
+from dbbench.study.design.secret import Secrets
+from dbbench.study.design.study import Pair, Study, load_study
+from dbbench.study.design.texts import default_texts
 
 SMALL = Settings(question="subject", pairs=60, questions_per_rater=10)
 

@@ -25,7 +25,7 @@ from dbbench.study.analysis.simulate import Crowd, simulate_study
 from dbbench.study.analysis.summary import SIMULATED, Analysis, analyse
 from dbbench.study.answers.database import default_url, open_database
 from dbbench.study.answers.store import Store
-from dbbench.study.study import load_study
+from dbbench.study.design.study import load_study
 
 PAPER = ("dreambooth", "textual_inversion")
 

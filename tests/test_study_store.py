@@ -15,9 +15,9 @@ from study_run import write_run
 from dbbench.errors import UserError
 from dbbench.study.answers.database import metadata, open_database, question_table
 from dbbench.study.answers.store import Admission, Outcome, Store
-from dbbench.study.create import Settings, create_study
-from dbbench.study.study import Study
-from dbbench.study.texts import default_texts
+from dbbench.study.design.create import Settings, create_study
+from dbbench.study.design.study import Study
+from dbbench.study.design.texts import default_texts
 
 # ruff: noqa: F811 - fixtures are imported by name
 

@@ -31,10 +31,10 @@ import typer
 
 from dbbench.study.answers.database import default_url, open_database
 from dbbench.study.answers.store import Store
-from dbbench.study.create import Settings, create_study
-from dbbench.study.secret import Secrets
-from dbbench.study.study import CHOICES, Study
-from dbbench.study.texts import default_texts
+from dbbench.study.design.create import Settings, create_study
+from dbbench.study.design.secret import Secrets
+from dbbench.study.design.study import CHOICES, Study
+from dbbench.study.design.texts import default_texts
 
 HOST = "127.0.0.1"
 JOIN_SECONDS = 0.05  # From one rater's arrival to the next, on average.

@@ -13,7 +13,7 @@ from dbbench.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from dbbench.study.answers.store import Store
-    from dbbench.study.study import Question
+    from dbbench.study.design.study import Question
 
 study_app = typer.Typer(
     no_args_is_help=True,
@@ -64,8 +64,8 @@ def create(
     """Draw pairs of two methods' images and write a folder that holds all a study needs."""
     from rich.progress import Progress
 
-    from dbbench.study.create import Settings, create_study
-    from dbbench.study.texts import default_texts
+    from dbbench.study.design.create import Settings, create_study
+    from dbbench.study.design.texts import default_texts
 
     asked = _question(question)
     settings = Settings(
@@ -133,8 +133,8 @@ def serve(
     from dbbench.study import require_extra
 
     require_extra()
-    from dbbench.study.secret import Secrets
-    from dbbench.study.study import load_study
+    from dbbench.study.design.secret import Secrets
+    from dbbench.study.design.study import load_study
     from dbbench.study.web import make_app
     from dbbench.study.web import serve as serve_app
 
@@ -169,8 +169,8 @@ def links(
     from dbbench.study import require_extra
 
     require_extra()
-    from dbbench.study.secret import Secrets
-    from dbbench.study.study import load_study
+    from dbbench.study.design.secret import Secrets
+    from dbbench.study.design.study import load_study
 
     study, secrets = load_study(folder), Secrets.load(folder)
     for number in range(count or study.raters_needed):
@@ -271,14 +271,14 @@ def open_store(folder: Path, database: str | None) -> Store:
     require_extra()
     from dbbench.study.answers.database import default_url, open_database
     from dbbench.study.answers.store import Store
-    from dbbench.study.study import load_study
+    from dbbench.study.design.study import load_study
 
     study = load_study(folder)
     return Store(study, open_database(database or default_url(folder)))
 
 
 def _question(name: str) -> Question:
-    from dbbench.study.study import QUESTIONS
+    from dbbench.study.design.study import QUESTIONS
 
     for known in QUESTIONS:
         if name == known:

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dbbench.study.secret import Secrets
+from dbbench.study.design.secret import Secrets
 
 SESSION = "dbbench_study"
 LARGEST_BODY = 8 * 1024

@@ -11,9 +11,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from dbbench.study.answers.store import Admission, Item, Outcome
+from dbbench.study.design.study import CHOICES
 from dbbench.study.guard import SESSION
 from dbbench.study.site import Site, read_form, site_of
-from dbbench.study.study import CHOICES
 
 REMEMBERED = 60 * 24 * 3600
 """Seconds a browser keeps the session."""

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from dbbench.study.answers.store import Store
+from dbbench.study.design.secret import Secrets
+from dbbench.study.design.study import Study
 from dbbench.study.guard import session_of
-from dbbench.study.secret import Secrets
-from dbbench.study.study import Study
 
 log = logging.getLogger("dbbench.study")
 

@@ -19,10 +19,10 @@ from dbbench.errors import UserError
 from dbbench.study import admin, pages
 from dbbench.study.answers.database import default_url, open_database
 from dbbench.study.answers.store import Store
+from dbbench.study.design.secret import Secrets
+from dbbench.study.design.study import load_study
 from dbbench.study.guard import Guard, RateLimit
-from dbbench.study.secret import Secrets
 from dbbench.study.site import Site, site_of
-from dbbench.study.study import load_study
 
 STATIC = {"study.css": "text/css", "study.js": "text/javascript", "icon.svg": "image/svg+xml"}
 

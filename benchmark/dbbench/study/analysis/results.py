@@ -12,7 +12,7 @@ from dbbench.study.analysis.summary import Analysis, analyse
 from dbbench.study.answers.answers import answer_table, file_table
 from dbbench.study.answers.database import default_url, open_database
 from dbbench.study.answers.store import Store
-from dbbench.study.study import SCORES, SIMULATED_FILE, load_study
+from dbbench.study.design.study import SCORES, SIMULATED_FILE, load_study
 
 
 def analyse_folder(

@@ -13,7 +13,7 @@ from dbbench.seeds import stable_seed
 from dbbench.study.analysis.shares import FIRST, SECOND, UNDECIDED, Codes, Floats, Votes, verdicts
 from dbbench.study.analysis.shares import majority_shares as shares_by_majority
 from dbbench.study.answers.store import Admission, Outcome, Store
-from dbbench.study.study import CHOICES, Pair
+from dbbench.study.design.study import CHOICES, Pair
 
 EVENNESS = 20.0
 """How alike raters are in their error rate: it is drawn from a Beta distribution of this weight."""

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from dbbench.errors import UserError
-from dbbench.study.study import CHOICES, Study
+from dbbench.study.design.study import CHOICES, Study
 
 COLUMNS = (
     "rater",

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from dbbench.seeds import stable_seed
 from dbbench.study.answers.database import question_table, rater_table
-from dbbench.study.study import Study
+from dbbench.study.design.study import Study
 
 
 def hand_out(study: Study, connection: sa.Connection, rater: str, now: int) -> int:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from dbbench.errors import UserError
-from dbbench.study.study import CHOICES, SQLITE_FILE
+from dbbench.study.design.study import CHOICES, SQLITE_FILE
 
 ORIGINS = ("link", "open", "simulated", "import")
 BUSY_SECONDS = 15

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from dbbench.errors import UserError
 from dbbench.study.answers.assignments import hand_out, held, imported
 from dbbench.study.answers.database import Database, question_table, rater_table, study_table
-from dbbench.study.study import Choice, Study
+from dbbench.study.design.study import Choice, Study
 
 
 class Admission(Enum):

@@ -14,9 +14,9 @@ import pandas as pd
 from dbbench.errors import UserError
 from dbbench.seeds import stable_seed
 from dbbench.storage.disk import storage_errors
-from dbbench.study.draw import Sample, draw_pairs
-from dbbench.study.pictures import Copier
-from dbbench.study.runs import (
+from dbbench.study.design.draw import Sample, draw_pairs
+from dbbench.study.design.pictures import Copier
+from dbbench.study.design.runs import (
     RealImage,
     name_runs,
     pair_scores,
@@ -24,8 +24,8 @@ from dbbench.study.runs import (
     read_banner,
     read_references,
 )
-from dbbench.study.secret import Secrets
-from dbbench.study.study import (
+from dbbench.study.design.secret import Secrets
+from dbbench.study.design.study import (
     IMAGES,
     SCORES,
     Candidate,

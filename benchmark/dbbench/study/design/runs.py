@@ -17,8 +17,8 @@ from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.evaluation.scores import read_scores
 from dbbench.files import contained
 from dbbench.storage.record import Workspace
-from dbbench.study.draw import Sample
-from dbbench.study.study import Pair
+from dbbench.study.design.draw import Sample
+from dbbench.study.design.study import Pair
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dbbench.errors import UserError
-from dbbench.study.study import Question, Texts
+from dbbench.study.design.study import Question, Texts
 
 # Ruiz et al., arXiv 2208.12242, section 4.2 and the supplement's figure of the user study.
 _INSTRUCTIONS: dict[Question, tuple[str, ...]] = {

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from dbbench.errors import UserError
-from dbbench.study.runs import RealImage
-from dbbench.study.secret import Secrets
+from dbbench.study.design.runs import RealImage
+from dbbench.study.design.secret import Secrets
 
 REFERENCE_SIDE = 512
 """Largest side of a reference image in pixels; generated images keep their own size."""
