@@ -17,8 +17,8 @@ from dbbench.study.design.create import Settings, create_study
 from dbbench.study.design.secret import Secrets
 from dbbench.study.design.study import Question, Study, load_study
 from dbbench.study.design.texts import default_texts
-from dbbench.study.site import Site
-from dbbench.study.web import make_app
+from dbbench.study.server.site import Site
+from dbbench.study.server.web import make_app
 
 
 @dataclass(frozen=True)

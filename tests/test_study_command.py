@@ -22,7 +22,7 @@ from dbbench.study.analysis.simulate import Crowd, simulate_study
 from dbbench.study.analysis.summary import SIMULATED
 from dbbench.study.answers.database import open_database
 from dbbench.study.answers.store import Store
-from dbbench.study.web import make_app
+from dbbench.study.server.web import make_app
 
 
 def call(*arguments: object) -> str:

@@ -14,8 +14,8 @@ from study_site import Place, answer, make_place, site, take_part, token, visiti
 from dbbench.errors import UserError
 from dbbench.study.answers.answers import answer_table
 from dbbench.study.design.secret import Secrets
-from dbbench.study.guard import RateLimit
-from dbbench.study.web import make_app
+from dbbench.study.server.guard import RateLimit
+from dbbench.study.server.web import make_app
 
 
 @pytest.fixture(scope="module")

@@ -135,8 +135,8 @@ def serve(
     require_extra()
     from dbbench.study.design.secret import Secrets
     from dbbench.study.design.study import load_study
-    from dbbench.study.web import make_app
-    from dbbench.study.web import serve as serve_app
+    from dbbench.study.server.web import make_app
+    from dbbench.study.server.web import serve as serve_app
 
     public = (address or f"http://{host}:{port}").rstrip("/")
     study, secrets = load_study(folder), Secrets.load(folder)

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from dbbench.study.site import Site, log, read_form, site_of
+from dbbench.study.server.site import Site, log, read_form, site_of
 
 COOKIE = "dbbench_admin"
 LASTS = 12 * 3600

@@ -16,13 +16,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dbbench.errors import UserError
-from dbbench.study import admin, pages
 from dbbench.study.answers.database import default_url, open_database
 from dbbench.study.answers.store import Store
 from dbbench.study.design.secret import Secrets
 from dbbench.study.design.study import load_study
-from dbbench.study.guard import Guard, RateLimit
-from dbbench.study.site import Site, site_of
+from dbbench.study.server import admin, pages
+from dbbench.study.server.guard import Guard, RateLimit
+from dbbench.study.server.site import Site, site_of
 
 STATIC = {"study.css": "text/css", "study.js": "text/javascript", "icon.svg": "image/svg+xml"}
 

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse
 from dbbench.study.answers.store import Store
 from dbbench.study.design.secret import Secrets
 from dbbench.study.design.study import Study
-from dbbench.study.guard import session_of
+from dbbench.study.server.guard import session_of
 
 log = logging.getLogger("dbbench.study")
 

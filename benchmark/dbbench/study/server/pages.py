@@ -12,8 +12,8 @@ from starlette.routing import Route
 
 from dbbench.study.answers.store import Admission, Item, Outcome
 from dbbench.study.design.study import CHOICES
-from dbbench.study.guard import SESSION
-from dbbench.study.site import Site, read_form, site_of
+from dbbench.study.server.guard import SESSION
+from dbbench.study.server.site import Site, read_form, site_of
 
 REMEMBERED = 60 * 24 * 3600
 """Seconds a browser keeps the session."""
