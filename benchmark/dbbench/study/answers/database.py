@@ -161,7 +161,7 @@ def _migrate(database: Database) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", "dbbench.study:migrations")
+    config.set_main_option("script_location", "dbbench.study.answers:migrations")
     config.set_main_option("path_separator", "os")
     with database.writing() as connection:
         config.attributes["connection"] = connection

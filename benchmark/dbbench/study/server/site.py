@@ -76,7 +76,7 @@ async def read_form(request: Request) -> dict[str, str]:
 def environment() -> Environment:
     """The templates; everything that is put into one is escaped."""
     return Environment(
-        loader=PackageLoader("dbbench.study", "templates"),
+        loader=PackageLoader("dbbench.study.server", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

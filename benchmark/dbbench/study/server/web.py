@@ -94,7 +94,7 @@ def _static(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in STATIC:
         return site_of(request).message("There is no such file", status=404)
-    content = files("dbbench.study").joinpath("static", name).read_bytes()
+    content = files("dbbench.study.server").joinpath("static", name).read_bytes()
     headers = {"cache-control": "public, max-age=3600"}
     return Response(content, media_type=STATIC[name], headers=headers)
 
