@@ -21,14 +21,14 @@ from dbbench.errors import UserError
 from dbbench.evaluation.encoder import Distance, load_encoder
 from dbbench.evaluation.features import FeatureStore
 from dbbench.evaluation.scores import REAL
+from dbbench.image_sets import read_submission
+from dbbench.image_sets.image_set import Submission
+from dbbench.image_sets.references import find_references
 from dbbench.protocols.encoding import encode
 from dbbench.protocols.oracle import score_oracle
 from dbbench.protocols.protocol import load_protocol, protocol_names
 from dbbench.protocols.roles import cast_roles
 from dbbench.protocols.scoring import Reconciliation, reconcile
-from dbbench.references import find_references
-from dbbench.submission import Submission
-from dbbench.submissions import read_submission
 
 __all__ = ["installed", "plugin_folder"]  # fixtures
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from dbbench.errors import UserError
 from dbbench.files import contained
 from dbbench.generation.convert import convert
+from dbbench.image_sets.manifest import read
 from dbbench.storage.artifact import Artifact
-from dbbench.submissions.manifest import read
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [

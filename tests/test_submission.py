@@ -17,8 +17,8 @@ from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
 from dbbench.evaluation.metric import CLASS_PROMPT
-from dbbench.submission import Row, accept
-from dbbench.submissions import read_submission
+from dbbench.image_sets import read_submission
+from dbbench.image_sets.image_set import Row, accept
 from dbbench.suite import load_suite
 
 

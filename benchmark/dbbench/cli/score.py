@@ -74,6 +74,7 @@ def score(
 ) -> None:
     """Score images by the published protocols, side by side, with intervals."""
     from dbbench.device import resolve_device
+    from dbbench.image_sets.references import describe
     from dbbench.protocols.scorecard import (
         banner_of,
         choose_cast,
@@ -81,7 +82,6 @@ def score(
         mini_encoders,
         score_images,
     )
-    from dbbench.references import describe
     from dbbench.reports.reconciliation import (
         Account,
         print_reconciliation,
@@ -132,9 +132,9 @@ def oracle(
     """Score the real images as if they had been generated: the cheapest check of a set-up."""
     from dbbench.data.subject import load_subjects
     from dbbench.device import resolve_device
+    from dbbench.image_sets.references import DEFAULT, MINI, describe, find_references
     from dbbench.protocols.oracle import score_oracle
     from dbbench.protocols.scorecard import banner_of, choose_cast, mini_encoders
-    from dbbench.references import DEFAULT, MINI, describe, find_references
     from dbbench.reports.oracle import print_oracle
 
     console = Console()

@@ -18,9 +18,9 @@ from dbbench.evaluation.statistics import (
     paired_difference,
     subject_interval,
 )
+from dbbench.image_sets.image_set import Picture
 from dbbench.protocols.protocol import Protocol
 from dbbench.protocols.roles import Cast
-from dbbench.submission import Picture
 
 SUMMARY = [
     *("protocol", "method", "metric", "value", "low", "high"),

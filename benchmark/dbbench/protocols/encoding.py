@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from dbbench.errors import UserError
 from dbbench.evaluation.encoder import Distance, Encoder, Vectors, load_encoder
+from dbbench.image_sets.image_set import Picture
 from dbbench.protocols.roles import Cast
-from dbbench.submission import Picture
 
 if TYPE_CHECKING:
     from dbbench.advance import Advance

@@ -16,9 +16,8 @@ from typing import Literal
 from pydantic import Field, ValidationError, model_validator
 
 from dbbench.errors import UserError, unknown
+from dbbench.image_sets.image_set import Text
 from dbbench.validation import Settings, explain_validation
-
-Text = Literal["without-identifier", "as-given", "without-subject"]
 
 CHOICES = ("references", "text", "aggregation", "self_pairs", "encoders", "scale")
 """What a protocol has to give a reason for."""

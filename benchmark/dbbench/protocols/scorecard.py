@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from dbbench.errors import UserError
 from dbbench.evaluation.features import FeatureStore
+from dbbench.image_sets import read_submission
+from dbbench.image_sets.image_set import Submission
+from dbbench.image_sets.references import MINI, References, find_references
 from dbbench.protocols.encoding import encode
 from dbbench.protocols.protocol import Protocol, load_protocol, protocol_names
 from dbbench.protocols.roles import Cast, cast_roles
-from dbbench.references import MINI, References, find_references
-from dbbench.submission import Submission
-from dbbench.submissions import read_submission
 from dbbench.suite import load_suite
 
 if TYPE_CHECKING:

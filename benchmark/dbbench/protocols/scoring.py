@@ -16,11 +16,11 @@ import pandas as pd
 
 from dbbench.evaluation.metric import Features, Metric, evaluate, real_ceiling, score_real
 from dbbench.evaluation.scores import REAL
+from dbbench.image_sets.image_set import Picture
 from dbbench.protocols.averages import compare_methods, count_coverage, summarise
 from dbbench.protocols.encoding import Encodings, Group, group_pictures
 from dbbench.protocols.protocol import Protocol
 from dbbench.protocols.roles import Cast
-from dbbench.submission import Picture
 
 KEYS = ["protocol", "method", "subject", "class_noun", "kind", "seed", "prompt", "category"]
 COLUMNS = [*KEYS, "image", "metric", "value", "pairs"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from dbbench.errors import UserError, nearest
 from dbbench.files import Outside, contained
-from dbbench.submission import Row
+from dbbench.image_sets.image_set import Row
 
 IMAGE = ("image", "file_name")
 COLUMNS = (*IMAGE, "subject", "prompt", "text", "method", "seed", "class_noun")

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from dbbench.data.decoding import SUFFIXES
-from dbbench.submission import Row
-from dbbench.submissions.rows import Rows
+from dbbench.image_sets.image_set import Row
+from dbbench.image_sets.rows import Rows
 
 
 def read(folder: Path) -> Rows:

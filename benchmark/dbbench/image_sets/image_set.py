@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from dbbench.data.prompt import PromptTemplate, load_prompts
 from dbbench.data.subject import Kind, load_subjects
 from dbbench.errors import UserError, nearest, unknown
 from dbbench.evaluation.metric import CLASS_PROMPT
-from dbbench.protocols.protocol import Text
 
 _CLASS_TEMPLATE = "a {class_noun}"
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -223,3 +223,6 @@ def _render(template: str, token: str, class_noun: str) -> str:
 
 def _ids() -> list[str]:
     return [prompt.id for live in (True, False) for prompt in load_prompts(live)] + [CLASS_PROMPT]
+
+
+Text = Literal["without-identifier", "as-given", "without-subject"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dbbench.errors import UserError
-from dbbench.submissions.rows import Rows, check_columns, from_records
+from dbbench.image_sets.rows import Rows, check_columns, from_records
 
 INSIDE = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """What an image folder of the datasets library lists its images in."""

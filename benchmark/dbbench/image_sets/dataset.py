@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dbbench.errors import UserError
-from dbbench.submission import Row
-from dbbench.submissions.rows import Rows, check_columns, from_records
+from dbbench.image_sets.image_set import Row
+from dbbench.image_sets.rows import Rows, check_columns, from_records
 
 SAVED = ("dataset_dict.json", "state.json")
 

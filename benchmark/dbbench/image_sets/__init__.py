@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dbbench.errors import UserError
-from dbbench.submission import Submission, accept
+from dbbench.image_sets.image_set import Submission, accept
 
 MANIFESTS = (".csv", ".jsonl", ".parquet")
 
@@ -24,7 +24,7 @@ def read_submission(
     `scratch` takes the images that lie inside of a data set. Raises UserError where nothing in it
     can be scored, and for a manifest without the columns that it needs.
     """
-    from dbbench.submissions import dataset, folder, manifest, run
+    from dbbench.image_sets import dataset, folder, manifest, run
 
     if not path.exists():
         raise UserError(f"there is no {path}; name a folder of images, a manifest or a run")

@@ -10,8 +10,8 @@ from dbbench.data.decoding import SUFFIXES
 from dbbench.data.photographs import photo_problem
 from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
+from dbbench.image_sets.folder import in_order
 from dbbench.storage.record import RECORD, Workspace
-from dbbench.submissions.folder import in_order
 
 DEFAULT = Path("photos")
 """Where `dbbench data fetch` puts the photographs unless told otherwise."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from dbbench.errors import UserError
 from dbbench.files import contained
+from dbbench.image_sets.image_set import Row, Submission, accept
 from dbbench.storage.artifact import MANIFEST
 from dbbench.storage.record import RECORD, Workspace
-from dbbench.submission import Row, Submission, accept
 
 
 def is_run(folder: Path) -> bool:
