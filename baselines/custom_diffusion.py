@@ -23,7 +23,7 @@ from dbbench.generation.tokens import (
     name_vectors,
     new_word,
 )
-from dbbench.sampling import SampleSettings
+from dbbench.suites.sampling import SampleSettings
 
 # The names that diffusers' load_attn_procs and load_textual_inversion expect.
 _PROJECTIONS = "pytorch_custom_diffusion_weights.safetensors"

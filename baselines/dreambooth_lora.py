@@ -16,7 +16,7 @@ from dbbench.generation.backbone import Backbone
 from dbbench.generation.method import Checkpoint, Concept, Progress, checkpoint_metadata
 from dbbench.generation.resume import Saves
 from dbbench.generation.tokens import choose_identifier
-from dbbench.sampling import SampleSettings
+from dbbench.suites.sampling import SampleSettings
 
 _FILE = "pytorch_lora_weights.safetensors"
 

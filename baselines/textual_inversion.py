@@ -30,7 +30,7 @@ from dbbench.generation.method import Checkpoint, Concept, Progress, checkpoint_
 from dbbench.generation.resume import Saves
 from dbbench.generation.text import Tokens
 from dbbench.generation.tokens import embeddings_of, find_vectors, name_vectors, new_word
-from dbbench.sampling import SampleSettings
+from dbbench.suites.sampling import SampleSettings
 
 _FILE = "learned_embeds.safetensors"
 

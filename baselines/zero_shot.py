@@ -19,7 +19,7 @@ from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone
 from dbbench.generation.loading import quiet
 from dbbench.generation.method import Checkpoint, Concept, Progress, checkpoint_metadata
-from dbbench.sampling import SampleSettings
+from dbbench.suites.sampling import SampleSettings
 
 _FILE = "image_embeds.safetensors"
 

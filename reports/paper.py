@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from dbbench.claim import Claim
 from dbbench.evaluation.metric import Metric
 from dbbench.evaluation.statistics import Difference, Interval
 from dbbench.reports.results import Results
+from dbbench.suites.paper_table import Claim
 
 Outcome = Literal["reproduced", "not reproduced", "not decidable", "not run"]
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from dbbench.claim import Claim
 from dbbench.errors import UserError
 from dbbench.evaluation.statistics import Difference, Interval
 from dbbench.reports.paper import Outcome, decide
 from dbbench.reports.table import NOT_KNOWN, Table
+from dbbench.suites.paper_table import Claim
 
 if TYPE_CHECKING:
     from dbbench.study.analysis.summary import Analysis

@@ -19,7 +19,7 @@ from dbbench.evaluation.scores import MANIFEST, REAL, read_scores
 from dbbench.files import fingerprint, hash_file, read_json
 from dbbench.planning.plan import VERSIONS
 from dbbench.storage.record import Workspace
-from dbbench.suite import Suite
+from dbbench.suites.suite import Suite
 from dbbench.versions import versions
 
 SCORES = "scores.parquet"

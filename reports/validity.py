@@ -25,7 +25,7 @@ from dbbench.reports.latex import latex_document
 from dbbench.reports.plots import Plot, inline, write_plot
 from dbbench.reports.table import Table, cell, markdown_table, write_table
 from dbbench.reports.terminal import print_table
-from dbbench.suite import load_suite
+from dbbench.suites.suite import load_suite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,7 +18,7 @@ from rich.console import Console
 from dbbench.data.prompt import load_prompts
 from dbbench.evaluation.scores import REAL, score_table, write_scores
 from dbbench.reports import print_leaderboard
-from dbbench.suite import Suite
+from dbbench.suites.suite import Suite
 
 BANNER = "mini: embedded world, not comparable with published numbers"
 METHODS = ("dreambooth", "textual_inversion")

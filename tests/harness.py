@@ -24,7 +24,8 @@ from dbbench.running.executors.local import Executor
 from dbbench.running.run import execute
 from dbbench.running.session import Outcome
 from dbbench.storage.leases import running
-from dbbench.suite import Suite, load_suite, override, plan_runs
+from dbbench.suites.runs import plan_runs
+from dbbench.suites.suite import Suite, load_suite, override
 
 
 @pytest.fixture(scope="session")

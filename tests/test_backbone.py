@@ -16,7 +16,7 @@ from PIL import Image
 from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone, load_backbone
 from dbbench.generation.noise import NoiseSchedule, build_solver
-from dbbench.sampling import SampleSettings, Scheduler
+from dbbench.suites.sampling import SampleSettings, Scheduler
 
 # diffusers' solvers convert tensors as NumPy 2 does not want it.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -17,8 +17,9 @@ from PIL import Image
 from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone, load_backbone
 from dbbench.generation.noise import FlowSchedule, build_solver
-from dbbench.sampling import SampleSettings, Scheduler
-from dbbench.suite import load_suite, suite_names
+from dbbench.suites.inheritance import suite_names
+from dbbench.suites.sampling import SampleSettings, Scheduler
+from dbbench.suites.suite import load_suite
 
 KINDS: list[tiny_backbone.Kind] = ["sd", "sdxl", "sd3", "sd3-without-t5"]
 PROMPTS = ["a dog in the jungle", "a red teapot on top of pink fabric"]

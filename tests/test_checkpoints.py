@@ -25,7 +25,7 @@ from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone, load_backbone
 from dbbench.generation.method import Checkpoint, Concept, Method
 from dbbench.generation.noise import build_solver
-from dbbench.sampling import SampleSettings
+from dbbench.suites.sampling import SampleSettings
 
 CONCEPT = Concept(
     name="plushie",

@@ -15,7 +15,7 @@ from dbbench import cli, device
 from dbbench.planning.task import Task
 from dbbench.running.display.clock import Clock
 from dbbench.running.display.progress import JsonProgress, LiveProgress, PlainProgress
-from dbbench.suite import Run
+from dbbench.suites.runs import Run
 from dbbench.units import duration, per_second
 
 # ruff: noqa: F811 - fixtures are imported by name

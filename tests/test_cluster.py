@@ -22,7 +22,7 @@ from harness import (  # noqa: F401
 from dbbench.errors import UserError
 from dbbench.running.executors.ray_driver import Cluster, connected
 from dbbench.storage.events import EventLog
-from dbbench.suite import Suite
+from dbbench.suites.suite import Suite
 
 # ruff: noqa: F811 - fixtures are imported by name
 

@@ -12,7 +12,8 @@ from dbbench.planning.build import make_plan
 from dbbench.planning.cost import ACHIEVED, estimate
 from dbbench.planning.plan import Plan
 from dbbench.storage.events import EventLog
-from dbbench.suite import Suite, load_suite, override, plan_runs
+from dbbench.suites.runs import plan_runs
+from dbbench.suites.suite import Suite, load_suite, override
 
 # ruff: noqa: F811 - fixtures are imported by name
 

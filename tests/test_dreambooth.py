@@ -20,7 +20,7 @@ from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone, load_backbone
 from dbbench.generation.method import Checkpoint, Concept
 from dbbench.generation.tokens import choose_identifier, rare_tokens
-from dbbench.sampling import SampleSettings
+from dbbench.suites.sampling import SampleSettings
 
 CONCEPT = Concept(
     name="plushie",

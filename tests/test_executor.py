@@ -15,7 +15,7 @@ from dbbench.errors import UserError
 from dbbench.running import images as image_files
 from dbbench.storage.events import EventLog
 from dbbench.storage.record import Workspace
-from dbbench.suite import Suite
+from dbbench.suites.suite import Suite
 
 # ruff: noqa: F811 - fixtures are imported by name
 

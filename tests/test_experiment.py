@@ -13,10 +13,10 @@ from dbbench.cli import app
 from dbbench.data.prompt import load_applications
 from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
-from dbbench.experiment import PAPER
 from dbbench.generation.method import Checkpoint
-from dbbench.suite import Suite, load_suite, read_suite, suite_names
-from dbbench.variant import variant
+from dbbench.suites.inheritance import PAPER, read_suite, suite_names
+from dbbench.suites.rows import variant
+from dbbench.suites.suite import Suite, load_suite
 
 EXPERIMENTS = [name for name in suite_names() if "table" in read_suite(name)]
 SUBJECTS = {subject.name: subject for subject in load_subjects()}

@@ -21,9 +21,9 @@ from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone, load_backbone
 from dbbench.generation.memory import Demand, Recipe, applied, choose, measure
 from dbbench.generation.method import Checkpoint, Concept, Diverged
-from dbbench.sampling import SampleSettings
 from dbbench.storage.events import EventLog
-from dbbench.suite import Suite
+from dbbench.suites.sampling import SampleSettings
+from dbbench.suites.suite import Suite
 
 # ruff: noqa: F811 - fixtures are imported by name
 

@@ -14,7 +14,7 @@ from dbbench.baselines import training
 from dbbench.baselines.dreambooth import DreamBooth
 from dbbench.generation.backbone import DType, load_backbone
 from dbbench.generation.method import Checkpoint, Concept
-from dbbench.sampling import SampleSettings
+from dbbench.suites.sampling import SampleSettings
 
 pytestmark = [
     pytest.mark.gpu,

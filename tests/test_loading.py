@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from dbbench.errors import UserError
 from dbbench.generation.backbone import load_backbone
 from dbbench.generation.loading import load_pipeline
-from dbbench.sampling import SampleSettings
+from dbbench.suites.sampling import SampleSettings
 
 
 def test_a_pickled_checkpoint_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from dbbench.errors import UserError
 from dbbench.evaluation.encoders.mini import load_dino
 from dbbench.evaluation.encoders.mini_lpips import load
 from dbbench.mini.source import MiniSource
-from dbbench.suite import Suite
+from dbbench.suites.suite import Suite
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,8 @@ from dbbench.storage.artifact import MANIFEST, Damaged
 from dbbench.storage.events import EventLog
 from dbbench.storage.leases import Leases
 from dbbench.storage.remote import Remote, RemoteArtifact
-from dbbench.suite import Suite, override, plan_runs
+from dbbench.suites.runs import plan_runs
+from dbbench.suites.suite import Suite, override
 
 # ruff: noqa: F811 - fixtures are imported by name
 

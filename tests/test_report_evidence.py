@@ -19,7 +19,7 @@ from dbbench.data.prompt import load_prompts
 from dbbench.errors import UserError
 from dbbench.reports import write_overview, write_report
 from dbbench.reports.results import _load, load_results
-from dbbench.suite import Suite
+from dbbench.suites.suite import Suite
 
 PAPER = {
     "title": "Table 9",

@@ -16,13 +16,14 @@ from typer.testing import CliRunner, Result
 from dbbench import plugins as plugin
 from dbbench.cli import app
 from dbbench.errors import UserError
-from dbbench.experiment import PAPER
 from dbbench.mini.source import MiniSource
 from dbbench.planning.build import make_plan
 from dbbench.running.run import execute
 from dbbench.running.sharing import without_shared
 from dbbench.storage.events import EventLog
-from dbbench.suite import Suite, load_suite, override, plan_runs
+from dbbench.suites.inheritance import PAPER
+from dbbench.suites.runs import plan_runs
+from dbbench.suites.suite import Suite, load_suite, override
 
 TABLE = """
 [table]

@@ -19,7 +19,7 @@ from harness import (  # noqa: F401
     written,
 )
 
-from dbbench.suite import Suite
+from dbbench.suites.suite import Suite
 
 # ruff: noqa: F811 - fixtures are imported by name
 

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from dbbench.planning.verify import verify
 from dbbench.storage.events import EventLog
-from dbbench.suite import Suite
+from dbbench.suites.suite import Suite
 
 # ruff: noqa: F811 - fixtures are imported by name
 

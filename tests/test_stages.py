@@ -21,10 +21,11 @@ from dbbench.mini.source import MiniSource
 from dbbench.planning.task import ImageJob
 from dbbench.running import stages
 from dbbench.running.display import progress
-from dbbench.sampling import SampleSettings
 from dbbench.seeds import image_seed, prior_seed, train_seed
 from dbbench.storage.artifact import Artifact
-from dbbench.suite import PriorSettings, Run
+from dbbench.suites.runs import Run
+from dbbench.suites.sampling import SampleSettings
+from dbbench.suites.suite import PriorSettings
 
 (DOG,) = select_subjects("dog")
 RUN = Run("tinted", "dog", 0)

@@ -19,7 +19,7 @@ from dbbench.errors import UserError
 from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.image_sets import read_submission
 from dbbench.image_sets.image_set import Row, accept
-from dbbench.suite import load_suite
+from dbbench.suites.suite import load_suite
 
 
 def png(path: Path, colour: int = 0) -> Path:

@@ -6,21 +6,12 @@ import pytest
 
 from dbbench.data.subject import select_subjects
 from dbbench.errors import UserError
-from dbbench.experiment import bases
 from dbbench.generation.method import load_method, setting_names
 from dbbench.plugins import names
-from dbbench.suite import (
-    Run,
-    Suite,
-    load_suite,
-    method_settings,
-    override,
-    plan_runs,
-    read_suite,
-    suite_names,
-    with_photos,
-)
-from dbbench.variant import variant
+from dbbench.suites.inheritance import bases, read_suite, suite_names
+from dbbench.suites.rows import variant
+from dbbench.suites.runs import Run, plan_runs
+from dbbench.suites.suite import Suite, load_suite, method_settings, override, with_photos
 
 
 @pytest.mark.parametrize("name", suite_names())

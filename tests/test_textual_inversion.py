@@ -16,7 +16,7 @@ from dbbench.data.prompt import NEUTRAL_TEMPLATES, load_prompts
 from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone, load_backbone
 from dbbench.generation.method import Checkpoint, Concept
-from dbbench.sampling import SampleSettings
+from dbbench.suites.sampling import SampleSettings
 
 CONCEPT = Concept(
     name="Wolf_plushie 2", class_noun="stuffed animal", images=tuple(tiny_backbone.images(3))

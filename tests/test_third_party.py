@@ -18,7 +18,7 @@ from harness import installed, plugin_folder, run, suite, suite_file  # noqa: F4
 from dbbench import plugins as plugin
 from dbbench.errors import UserError
 from dbbench.planning.build import recorded_plan
-from dbbench.suite import Suite
+from dbbench.suites.suite import Suite
 
 # ruff: noqa: F811 - fixtures are imported by name
 

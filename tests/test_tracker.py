@@ -9,7 +9,7 @@ import pytest
 from dbbench.errors import UserError
 from dbbench.planning.task import Task
 from dbbench.running.display.tracker import Kind, check_tracker, tracked
-from dbbench.suite import Run
+from dbbench.suites.runs import Run
 
 TASK = Task("train", "plain/dog/0", (), Run("plain", "dog", 0), "dog")
 

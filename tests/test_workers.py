@@ -28,7 +28,8 @@ from dbbench.planning.task import Task
 from dbbench.running.executors.local import Local
 from dbbench.running.executors.processes import in_order
 from dbbench.storage.events import EventLog
-from dbbench.suite import Run, Suite
+from dbbench.suites.runs import Run
+from dbbench.suites.suite import Suite
 
 # ruff: noqa: F811 - fixtures are imported by name
 

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import load_subjects, select_subjects
-from dbbench.experiment import bases
 from dbbench.plugins import Kind, find, names, provenance
 from dbbench.protocols.protocol import load_protocol, protocol_names
-from dbbench.suite import load_suite, read_suite, suite_names
+from dbbench.suites.inheritance import bases, read_suite, suite_names
+from dbbench.suites.suite import load_suite
 
 
 def subjects_table() -> Table:

@@ -27,7 +27,7 @@ from dbbench.evaluation.metric import CLASS_PROMPT, Features, Metric, evaluate, 
 from dbbench.mini.drawing.world import SIZE, draw
 from dbbench.mini.drawn import CLASS_KINDS, KINDS, PARTS, Picture, pictures
 from dbbench.mini.source import reference_scenes
-from dbbench.suite import load_suite
+from dbbench.suites.suite import load_suite
 
 METRICS = ("dino", "clip-i", "clip-t", "pres", "div")
 """What the suites score."""

@@ -21,7 +21,7 @@ import typer
 
 from dbbench.gate import Line, baseline_of, check
 from dbbench.reports.results import load_results
-from dbbench.suite import load_suite
+from dbbench.suites.suite import load_suite
 
 SUBJECTS = load_suite("gate", "mini").subjects.split(",")
 

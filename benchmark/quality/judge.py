@@ -38,7 +38,7 @@ def backbone(
 ) -> None:
     """Judge the embedded backbone's own samples."""
     from dbbench.generation.backbone import load_backbone
-    from dbbench.suite import load_suite
+    from dbbench.suites.suite import load_suite
 
     suite = load_suite("mini")
     model = load_backbone("mini", resolution=64, device="cpu")

@@ -40,7 +40,7 @@ from dbbench.mini.drawing.world import (
 from dbbench.mini.judge import judge_images, load_judge
 from dbbench.mini.source import identities
 from dbbench.seeds import image_seed, prior_seed, train_seed
-from dbbench.suite import Suite, load_suite
+from dbbench.suites.suite import Suite, load_suite
 
 PLAN = Path(__file__).with_suffix(".toml")
 METHODS = ("dreambooth", "textual_inversion")

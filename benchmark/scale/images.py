@@ -28,7 +28,8 @@ from dbbench.plugins import add_method_file
 from dbbench.running.executors.ray_driver import connected
 from dbbench.running.run import execute
 from dbbench.storage.events import EventLog
-from dbbench.suite import load_suite, plan_runs
+from dbbench.suites.runs import plan_runs
+from dbbench.suites.suite import load_suite
 
 IMAGES_A_RUN = 100
 METHOD = f"{Path(__file__).resolve().parent / 'shifted.py'}:Shifted"

@@ -37,7 +37,8 @@ from dbbench.running.run import execute
 from dbbench.running.session import Outcome, Session
 from dbbench.storage.events import EventLog
 from dbbench.storage.record import Workspace
-from dbbench.suite import Run, Suite, load_suite, override, plan_runs
+from dbbench.suites.runs import Run, plan_runs
+from dbbench.suites.suite import Suite, load_suite, override
 
 CONSOLE = Console(stderr=True, width=160)
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from dbbench.data.prompt import PromptTemplate
 from dbbench.generation.backbone import Backbone
 from dbbench.generation.method import Checkpoint, Concept, Progress
-from dbbench.sampling import SampleSettings
+from dbbench.suites.sampling import SampleSettings
 
 
 class Shifted:

@@ -32,8 +32,8 @@ from dbbench.generation.loading import load_pipeline
 from dbbench.generation.method import Concept
 from dbbench.generation.noise import build_solver
 from dbbench.mini.source import MiniSource
-from dbbench.sampling import SampleSettings
-from dbbench.suite import load_suite
+from dbbench.suites.sampling import SampleSettings
+from dbbench.suites.suite import load_suite
 
 PREPARING = 2  # steps whose time is not counted: memory is set up, kernels are chosen
 

@@ -28,7 +28,7 @@ from dbbench.data.subject import Subject, select_subjects
 from dbbench.evaluation.scores import REAL, score_table, write_scores
 from dbbench.mini.drawing.world import draw, repaint, scene_for_prompt
 from dbbench.mini.source import MiniSource, identities
-from dbbench.suite import Suite, load_suite
+from dbbench.suites.suite import Suite, load_suite
 
 DRAWN = 4
 """Subjects of each kind whose images are drawn anew; the others get those of one of these."""

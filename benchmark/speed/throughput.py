@@ -36,8 +36,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from dbbench.generation.backbone import Backbone
 from dbbench.generation.loading import load_pipeline
 from dbbench.generation.text import Text
-from dbbench.sampling import SampleSettings
 from dbbench.storage.events import peak_memory
+from dbbench.suites.sampling import SampleSettings
 from dbbench.units import per_second
 
 FOUR = {

@@ -12,7 +12,7 @@ from dbbench.data.prompt import PromptTemplate
 from dbbench.evaluation.metric import Comparison, Features, Values
 from dbbench.generation.backbone import Backbone
 from dbbench.generation.method import Checkpoint, Concept, Progress
-from dbbench.sampling import SampleSettings
+from dbbench.suites.sampling import SampleSettings
 
 
 class ClassNoun:

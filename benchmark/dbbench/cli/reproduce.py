@@ -86,12 +86,12 @@ def reproduce(
     suite that fails does not stop the others.
     """
     from dbbench.data.subject import select_subjects
-    from dbbench.experiment import PAPER
     from dbbench.generation.resume import Interval
     from dbbench.running.reproduction import Conditions, Part, check_parts, print_costs
     from dbbench.running.reproduction import reproduce as do_all
     from dbbench.storage.remote import is_address
-    from dbbench.suite import plan_runs
+    from dbbench.suites.inheritance import PAPER
+    from dbbench.suites.runs import plan_runs
 
     if is_address(out):
         raise UserError(

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     from dbbench.data.dataset import ImageSource
     from dbbench.running.session import Outcome
-    from dbbench.suite import Run, Suite
+    from dbbench.suites.runs import Run
+    from dbbench.suites.suite import Suite
 
 app = typer.Typer()
 
@@ -114,7 +115,7 @@ def run(
     from dbbench.planning.build import make_plan
     from dbbench.planning.status import print_dry_run
     from dbbench.running.run import execute
-    from dbbench.suite import plan_runs
+    from dbbench.suites.runs import plan_runs
 
     check_tracker(tracker)
     interval = Interval.parse(save_every)
@@ -183,8 +184,8 @@ def choose_suite(
     name: str | None, on: str | None, settings: list[str], device: str, data: Path | None
 ) -> Suite:
     """Return the suite of that name as the options change it; the device decides the defaults."""
-    from dbbench.experiment import bases
-    from dbbench.suite import load_suite, override, read_suite, with_photos
+    from dbbench.suites.inheritance import bases, read_suite
+    from dbbench.suites.suite import load_suite, override, with_photos
 
     default, _ = _default_suite(device)
     name = name or default

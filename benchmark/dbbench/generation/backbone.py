@@ -24,7 +24,7 @@ from dbbench.generation.latents import LatentCodec, Posterior
 from dbbench.generation.loading import load_pipeline
 from dbbench.generation.noise import build_schedule, build_solver
 from dbbench.generation.text import ExtendedEmbedding, Text, Tokens, join
-from dbbench.sampling import SampleSettings
+from dbbench.suites.sampling import SampleSettings
 
 DType = Literal["auto", "float32", "bfloat16"]
 

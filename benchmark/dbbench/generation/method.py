@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
 from dbbench.plugins import _load
-from dbbench.sampling import SampleSettings
+from dbbench.suites.sampling import SampleSettings
 from dbbench.validation import explain_validation
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from dbbench.errors import UserError
-from dbbench.sampling import Scheduler
+from dbbench.suites.sampling import Scheduler
 
 _FLOW = "FlowMatchEulerDiscreteScheduler"
 

@@ -95,7 +95,7 @@ def _by_subject(folder: Path) -> dict[str, tuple[Path, ...]]:
 
 def _draw(subjects: Iterable[str], folder: Path) -> References:
     from dbbench.mini.source import MiniSource
-    from dbbench.suite import load_suite
+    from dbbench.suites.suite import load_suite
 
     suite = load_suite(MINI)
     source, wanted = MiniSource(suite.backbone.resolution), set(subjects)

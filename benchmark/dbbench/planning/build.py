@@ -16,8 +16,9 @@ from dbbench.plugins import add_method_file, find
 from dbbench.storage.artifact import MANIFEST
 from dbbench.storage.record import Workspace
 from dbbench.storage.remote import Remote
-from dbbench.suite import Run, Suite
-from dbbench.variant import variant
+from dbbench.suites.rows import variant
+from dbbench.suites.runs import Run
+from dbbench.suites.suite import Suite
 
 
 def make_plan(

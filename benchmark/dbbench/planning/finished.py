@@ -8,7 +8,7 @@ from dbbench.evaluation.scores import MANIFEST, PAGE
 from dbbench.files import fingerprint
 from dbbench.planning.plan import Plan
 from dbbench.storage.artifact import Artifact, State, inspect
-from dbbench.suite import Run
+from dbbench.suites.runs import Run
 
 
 def scored(plan: Plan, runs: Iterable[Run]) -> bool:

@@ -12,8 +12,8 @@ from dbbench.errors import unknown
 from dbbench.files import fingerprint, hash_file
 from dbbench.generation.method import load_method, setting_names
 from dbbench.plugins import find, provenance
-from dbbench.suite import Suite, method_settings
-from dbbench.variant import own_settings, variant
+from dbbench.suites.rows import own_settings, variant
+from dbbench.suites.suite import Suite, method_settings
 from dbbench.versions import versions
 
 

@@ -17,8 +17,9 @@ from dbbench.plugins import provenance
 from dbbench.seeds import image_seed
 from dbbench.storage.artifact import Artifact
 from dbbench.storage.remote import Remote, RemoteArtifact
-from dbbench.suite import Run, Suite
-from dbbench.variant import Variant, variant
+from dbbench.suites.rows import Variant, variant
+from dbbench.suites.runs import Run
+from dbbench.suites.suite import Suite
 
 # Raise a stage's number whenever the same inputs give other outputs; what follows is then redone.
 VERSIONS: dict[Stage, int] = dict.fromkeys(STAGES, 1)

@@ -17,7 +17,7 @@ from dbbench.planning.task import STAGES, Task
 from dbbench.storage.artifact import Artifact
 from dbbench.storage.leases import running
 from dbbench.storage.remote import Remote
-from dbbench.suite import Run
+from dbbench.suites.runs import Run
 from dbbench.units import gigabytes
 
 STYLES = {

@@ -7,7 +7,7 @@ from typing import Literal
 
 from dbbench.data.prompt import PromptTemplate
 from dbbench.storage.artifact import Artifact
-from dbbench.suite import Run
+from dbbench.suites.runs import Run
 
 Stage = Literal["references", "prior", "train", "sample", "encode", "score"]
 

@@ -18,7 +18,7 @@ from dbbench.planning.plan import Plan
 from dbbench.planning.status import STYLES
 from dbbench.storage.artifact import Artifact
 from dbbench.storage.remote import Remote
-from dbbench.suite import Run
+from dbbench.suites.runs import Run
 
 
 def verify(out: Path, console: Console, remote: Remote | None = None) -> bool:

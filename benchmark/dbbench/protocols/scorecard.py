@@ -17,7 +17,7 @@ from dbbench.image_sets.references import MINI, References, find_references
 from dbbench.protocols.encoding import encode
 from dbbench.protocols.protocol import Protocol, load_protocol, protocol_names
 from dbbench.protocols.roles import Cast, cast_roles
-from dbbench.suite import load_suite
+from dbbench.suites.suite import load_suite
 
 if TYPE_CHECKING:
     from dbbench.advance import Advance

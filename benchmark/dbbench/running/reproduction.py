@@ -24,7 +24,8 @@ from dbbench.running.executors.local import Executor, Local
 from dbbench.running.run import execute
 from dbbench.running.session import Failure
 from dbbench.running.sharing import without_shared
-from dbbench.suite import Run, Suite
+from dbbench.suites.runs import Run
+from dbbench.suites.suite import Suite
 from dbbench.units import duration, gigabytes
 
 

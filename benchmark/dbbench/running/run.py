@@ -28,7 +28,8 @@ from dbbench.storage.events import Meter
 from dbbench.storage.leases import Leases
 from dbbench.storage.record import RECORD, Workspace
 from dbbench.storage.remote import Remote
-from dbbench.suite import Run, Suite
+from dbbench.suites.runs import Run
+from dbbench.suites.suite import Suite
 
 ROUNDS = 5
 """How often it is planned anew where files turn out to be damaged while they are used."""

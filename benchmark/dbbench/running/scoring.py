@@ -13,7 +13,7 @@ from dbbench.evaluation.scores import LEADERBOARD, MANIFEST, SCORES
 from dbbench.planning.finished import scored_from
 from dbbench.planning.plan import Plan
 from dbbench.storage.artifact import Artifact, write_manifest
-from dbbench.suite import Run
+from dbbench.suites.runs import Run
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,15 +26,16 @@ from dbbench.planning.task import ImageJob
 from dbbench.running.images import open_image, sample_into, save_png
 from dbbench.seeds import prior_seed, stable_seed, train_seed
 from dbbench.storage.artifact import Artifact
-from dbbench.suite import PriorSettings, Run
-from dbbench.variant import Variant
+from dbbench.suites.rows import Variant
+from dbbench.suites.runs import Run
+from dbbench.suites.suite import PriorSettings
 from dbbench.versions import versions
 
 if TYPE_CHECKING:
     from dbbench.evaluation.encoder import Encoder
     from dbbench.generation.backbone import Backbone
     from dbbench.generation.method import Checkpoint, Concept, Method
-    from dbbench.sampling import SampleSettings
+    from dbbench.suites.sampling import SampleSettings
 
 
 def references(artifact: Artifact, subject: Subject, source: ImageSource) -> int:

@@ -18,7 +18,8 @@ from dbbench.planning.identity import Identities
 from dbbench.planning.plan import Plan
 from dbbench.storage.disk import SPARE_BYTES, _existing
 from dbbench.storage.leases import Leases
-from dbbench.suite import Run, Suite, plan_runs
+from dbbench.suites.runs import Run, plan_runs
+from dbbench.suites.suite import Suite
 from dbbench.units import gigabytes
 from dbbench.versions import versions
 

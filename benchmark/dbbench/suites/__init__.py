@@ -1,1 +1,1 @@
-"""Suites: one TOML file per experiment, read by `dbbench.suite`."""
+"""Suites: one TOML file per experiment, read by `dbbench.suites.suite`."""

@@ -29,7 +29,8 @@ from dbbench.running.session import Failure, Outcome, Session
 from dbbench.storage.leases import Leases
 from dbbench.storage.record import Workspace
 from dbbench.storage.remote import Remote
-from dbbench.suite import Run, Suite
+from dbbench.suites.runs import Run
+from dbbench.suites.suite import Suite
 
 
 def work_at_once(

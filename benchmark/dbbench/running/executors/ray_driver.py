@@ -24,7 +24,7 @@ from dbbench.running.executors.relay import Message, show_message
 from dbbench.running.models import Models
 from dbbench.running.session import Failure, Session
 from dbbench.storage.artifact import Damaged
-from dbbench.suite import Run
+from dbbench.suites.runs import Run
 from dbbench.units import parse_size
 
 RETRIES = 5

@@ -9,7 +9,7 @@ from typing import Any
 
 from dbbench.planning.task import Task
 from dbbench.running.display.progress import Progress
-from dbbench.suite import Run
+from dbbench.suites.runs import Run
 
 Message = tuple[str, str, Any]
 """Worker, what happened, and its particulars."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from dbbench.claim import PaperTable
 from dbbench.data.prompt import PromptChoice
 from dbbench.errors import UserError, unknown
-from dbbench.sampling import SampleSettings
+from dbbench.suites.inheritance import read_suite
+from dbbench.suites.paper_table import PaperTable
+from dbbench.suites.rows import own_settings, row_problem
+from dbbench.suites.sampling import SampleSettings
 from dbbench.validation import Settings, explain_validation
-from dbbench.variant import own_settings, row_problem
 
 Source = Literal["mini", "photos"]
 
@@ -100,51 +99,16 @@ class Suite(Settings):
         return value
 
 
-@dataclass(frozen=True, order=True)
-class Run:
-    """One method x one subject x one seed, by name."""
-
-    method: str
-    subject: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.method}/{self.subject}/{self.seed}"
-
-
-def suite_names() -> tuple[str, ...]:
-    """Return the names of the suites that come with dbbench."""
-    folder = files("dbbench").joinpath("suites")
-    return tuple(sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml")))
-
-
 def load_suite(name_or_path: str | Path, on: str | None = None) -> Suite:
     """Return the suite of that name, or the one in that TOML file.
 
     An experiment's file `extends` other suites; `on` names the one to stand on, the first if None.
     Raises UserError for an unknown name, a file that cannot be read, and an unknown or bad key.
     """
-    from dbbench.experiment import resolve
+    from dbbench.suites.inheritance import resolve
 
     values = read_suite(str(name_or_path))
     return _validate(resolve(values, on), origin=f'suite "{name_or_path}"')
-
-
-def read_suite(text: str) -> dict[str, Any]:
-    """Return what a suite's file says, as it stands there."""
-    if text.endswith(".toml") or "/" in text:
-        path = Path(text)
-        if not path.is_file():
-            raise UserError(f'no suite file "{text}" (dbbench list suites names the built-in ones)')
-        content = path.read_text(encoding="utf-8")
-    elif text in suite_names():
-        content = files("dbbench").joinpath("suites", f"{text}.toml").read_text(encoding="utf-8")
-    else:
-        raise unknown("suite", text, suite_names(), "dbbench list suites")
-    try:
-        return tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f'suite "{text}" is not valid TOML: {error}') from None
 
 
 def override(suite: Suite, assignments: Sequence[str]) -> Suite:
@@ -164,27 +128,6 @@ def override(suite: Suite, assignments: Sequence[str]) -> Suite:
             for settings in values["methods"].values():
                 settings.pop(parts[1], None)
     return _validate(values, origin="--set") if assignments else suite
-
-
-def plan_runs(
-    suite: Suite,
-    subjects: Iterable[str],
-    methods: Iterable[str] | None = None,
-    seeds: Iterable[int] | None = None,
-) -> tuple[Run, ...]:
-    """Return the runs in the order they are done: seed, then subject, then method.
-
-    `methods` and `seeds` default to the suite's own; doubles are dropped.
-    """
-    chosen_methods = tuple(dict.fromkeys(suite.methods if methods is None else methods))
-    chosen_seeds = tuple(dict.fromkeys(suite.seeds if seeds is None else seeds))
-    chosen_subjects = tuple(dict.fromkeys(subjects))
-    return tuple(
-        Run(method, subject, seed)
-        for seed in chosen_seeds
-        for subject in chosen_subjects
-        for method in chosen_methods
-    )
 
 
 def with_photos(suite: Suite) -> Suite:

@@ -7,7 +7,10 @@ one place. `[on.NAME]` holds what is different on one of them alone.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from dbbench.errors import UserError, unknown
@@ -38,7 +41,6 @@ def resolve(values: Mapping[str, Any], on: str | None = None) -> dict[str, Any]:
     each takes over what the suite below says of the row `base`, or of the row of its own name.
     The name becomes NAME-BELOW, so that the experiment's results here and there stay apart.
     """
-    from dbbench.suite import read_suite
 
     own = dict(values)
     choices = bases(own)
@@ -75,3 +77,26 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def suite_names() -> tuple[str, ...]:
+    """Return the names of the suites that come with dbbench."""
+    folder = files("dbbench").joinpath("suites")
+    return tuple(sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml")))
+
+
+def read_suite(text: str) -> dict[str, Any]:
+    """Return what a suite's file says, as it stands there."""
+    if text.endswith(".toml") or "/" in text:
+        path = Path(text)
+        if not path.is_file():
+            raise UserError(f'no suite file "{text}" (dbbench list suites names the built-in ones)')
+        content = path.read_text(encoding="utf-8")
+    elif text in suite_names():
+        content = files("dbbench").joinpath("suites", f"{text}.toml").read_text(encoding="utf-8")
+    else:
+        raise unknown("suite", text, suite_names(), "dbbench list suites")
+    try:
+        return tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f'suite "{text}" is not valid TOML: {error}') from None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dbbench.data.subject import Subject
 
 if TYPE_CHECKING:
-    from dbbench.suite import Suite
+    from dbbench.suites.suite import Suite
 
 CONDITIONS = ("base", "class_noun", "references", "prior_images", "at")
 
