@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from dbbench.reports.results import Results
-    from dbbench.truth import Examples
-    from dbbench.validity import Validity
+    from dbbench.validity.measure import Validity
+    from dbbench.validity.truth import Examples
 
 RECORD = "validity.json"
 FOLDER = "validity"
@@ -85,7 +85,7 @@ def write_validity(validity: Validity, examples: Examples, out: Path) -> Path:
 def read_validity(out: Path) -> tuple[dict[str, Any], tuple[Table, ...]]:
     """Return what was made in a folder: its record and its tables; nothing where there is none."""
     from dbbench.reports.validity_tables import validity_tables
-    from dbbench.validity import Validity
+    from dbbench.validity.measure import Validity
 
     record = read_json(out / RECORD)
     if not record:

@@ -6,10 +6,10 @@ import pandas as pd
 
 from dbbench.evaluation.limits import LIMITS
 from dbbench.evaluation.metric import Metric, load_metric
-from dbbench.limit_truth import LIMITED
-from dbbench.power import SPREADS
 from dbbench.reports.table import NOT_KNOWN, Table, interval, number
-from dbbench.validity import QUESTIONS, Validity
+from dbbench.validity.limits import LIMITED
+from dbbench.validity.measure import QUESTIONS, Validity
+from dbbench.validity.power import SPREADS
 
 TOLD = {"references": ("other identity", "hallucinated"), "text": ("wrong place", "copied")}
 """Which defects a metric is meant to find, by what it compares."""

@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 from dbbench.cli import app
 from dbbench.data.subject import select_subjects
 from dbbench.errors import UserError
-from dbbench.limit_truth import OWN
-from dbbench.mini.drawn import KINDS, identity_errors, pictures
 from dbbench.mini.source import identities
-from dbbench.power import Pool, detection_rate, smallest_share
 from dbbench.reports import write_report
 from dbbench.reports.validity import read_validity, write_validity
-from dbbench.truth import Examples
-from dbbench.validity import Validity, measure_validity
+from dbbench.validity.drawn import KINDS, identity_errors, pictures
+from dbbench.validity.limits import OWN
+from dbbench.validity.measure import Validity, measure_validity
+from dbbench.validity.power import Pool, detection_rate, smallest_share
+from dbbench.validity.truth import Examples
 
 SUBJECTS = "dog,teapot"
 

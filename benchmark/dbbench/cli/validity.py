@@ -41,8 +41,8 @@ def validity(
     from dbbench.device import resolve_device
     from dbbench.reports.validity import EXAMPLES, print_validity, read_validity, write_validity
     from dbbench.storage.record import RECORD as RUN
-    from dbbench.truth import Examples
-    from dbbench.validity import measure_validity, validity_record
+    from dbbench.validity.measure import measure_validity, validity_record
+    from dbbench.validity.truth import Examples
 
     console = Console()
     place = resolve_device(device)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from dbbench.advance import Advance, silent
 from dbbench.data.subject import Subject
 from dbbench.evaluation.metric import Comparison, Metric, load_metric
-from dbbench.limit_truth import limit_agreement, over_subjects, rank_correlation
-from dbbench.mini.drawn import CLASS_KINDS, KINDS, PARTS
 from dbbench.mini.source import VERSION as WORLD
-from dbbench.power import TRIALS, detectable_shares
-from dbbench.truth import METRICS, Examples, draw_truth, score_truth, truth_encoders
+from dbbench.validity.drawn import CLASS_KINDS, KINDS, PARTS
+from dbbench.validity.limits import limit_agreement, over_subjects, rank_correlation
+from dbbench.validity.power import TRIALS, detectable_shares
+from dbbench.validity.truth import METRICS, Examples, draw_truth, score_truth, truth_encoders
 
 VERSION = 1  # Raise when the same pictures shall give other tables.
 

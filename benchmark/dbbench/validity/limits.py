@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from dbbench.evaluation.limits import LIMITS, Limit, Shown
 from dbbench.evaluation.statistics import subject_interval
 from dbbench.mini.drawing.places import PLACES
-from dbbench.mini.drawn import Picture
-from dbbench.truth import Drawn
+from dbbench.validity.drawn import Picture
+from dbbench.validity.truth import Drawn
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 """Of a subject's images with a defect, for each of which a limit is measured."""

@@ -25,9 +25,9 @@ from dbbench.data.subject import Subject
 from dbbench.evaluation.encoder import Distance, Encoder, Vectors, load_encoder
 from dbbench.evaluation.metric import CLASS_PROMPT, Features, Metric, evaluate, load_metric
 from dbbench.mini.drawing.world import SIZE, draw
-from dbbench.mini.drawn import CLASS_KINDS, KINDS, PARTS, Picture, pictures
 from dbbench.mini.source import reference_scenes
 from dbbench.suites.suite import load_suite
+from dbbench.validity.drawn import CLASS_KINDS, KINDS, PARTS, Picture, pictures
 
 METRICS = ("dino", "clip-i", "clip-t", "pres", "div")
 """What the suites score."""
