@@ -1,6 +1,6 @@
 """`kill -9` at random moments, each followed by the same command: is anything lost or wrong?
 
-    python benchmark/faults/kill.py --kills 100 --out benchmark/results/faults-kill.json
+    python benchmark/measurements/faults/kill.py --kills 100 --out benchmark/results/faults-kill.json
 
 Four subjects of the embedded world, training cut short. Whenever the run comes to its end before
 the kills are used up, it is compared with one that was never interrupted, and begun anew.

@@ -1,6 +1,6 @@
 """Damage at random, each followed by the same command: is there ever a wrong score?
 
-    python benchmark/faults/damage.py --times 40 --out benchmark/results/faults-damage.json
+    python benchmark/measurements/faults/damage.py --times 40 --out benchmark/results/faults-damage.json
 
 A truncated file, a flipped byte, a deleted manifest, a folder that cannot be written, a full disk;
 in a run that is finished, in one that is not, and while it is running. Afterwards every score has
