@@ -1,7 +1,7 @@
 """Does an image of the embedded world show what its prompt said? The judge's answer, in numbers.
 
-    python benchmark/quality/judge.py backbone --images 4
-    python benchmark/quality/judge.py run results/mini
+    python benchmark/measurements/quality/judge.py backbone --images 4
+    python benchmark/measurements/quality/judge.py run results/mini
 
 `backbone` samples the embedded backbone itself ("a dog in the jungle": 15 class nouns, every
 prompt of theirs); `run` reads the samples of a finished run. The judge (dbbench.mini.judge) is a
