@@ -1,9 +1,9 @@
 """What the feature store promises, measured: counts, time, memory, and LPIPS against its package.
 
-    python benchmark/scoring/features.py count --photographs ../shared/dreambooth
-    python benchmark/scoring/features.py share
-    python benchmark/scoring/features.py lpips
-    python benchmark/scoring/features.py memory
+    python benchmark/measurements/scoring/features.py count --photographs ../shared/dreambooth
+    python benchmark/measurements/scoring/features.py share
+    python benchmark/measurements/scoring/features.py lpips
+    python benchmark/measurements/scoring/features.py memory
 
 Each draws its own images into a temporary folder and uses a cache of its own. Forwards are counted
 and timed inside the networks, decodes where Pillow opens a file. `--out` writes a JSON file.
