@@ -156,7 +156,7 @@ def test_no_simulated_rater_judges_a_pair_twice() -> None:
 
 @pytest.mark.parametrize("question", ["subject", "prompt"])
 def test_the_papers_shares_are_recovered_within_the_interval(question: str) -> None:
-    """1,800 answers; 25 studies here, 100 and more in benchmark/study/recovery.py."""
+    """1,800 answers; 25 studies here, 100 and more in benchmark/measurements/study/recovery.py."""
     base = Crowd((1.0, 0.0, 0.0), error=0.1)
     hits = {"majority": np.zeros(3), "raw": np.zeros(3)}
     for seed in range(25):
