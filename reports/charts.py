@@ -12,8 +12,8 @@ import pandas as pd
 from dbbench.evaluation.leaderboard import SIGNIFICANCE
 from dbbench.evaluation.metric import Metric
 from dbbench.evaluation.scores import REAL
+from dbbench.reports.formats.table import rank
 from dbbench.reports.results import Results, columns_of
-from dbbench.reports.table import rank
 
 
 @dataclass(frozen=True)

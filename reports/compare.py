@@ -16,10 +16,10 @@ from dbbench.evaluation.statistics import Difference, holm, paired_difference
 from dbbench.files import write_text
 from dbbench.reports.comparable import difference_between, identity, names_of
 from dbbench.reports.contact_sheets import make_pictures
+from dbbench.reports.formats.table import interval, number, p_value
+from dbbench.reports.formats.terminal import print_table
 from dbbench.reports.gallery import SubjectPictures
 from dbbench.reports.results import Results, load_results
-from dbbench.reports.table import interval, number, p_value
-from dbbench.reports.terminal import print_table
 
 MOVED = 6
 """Subjects shown that moved most."""

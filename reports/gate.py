@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from dbbench.gate import Line
-from dbbench.reports.table import cell, number, p_value
-from dbbench.reports.terminal import print_table
+from dbbench.reports.formats.table import cell, number, p_value
+from dbbench.reports.formats.terminal import print_table
 
 HEADER = ("method", "metric", "baseline", "now", "difference", "trainings", "p (Holm)", "verdict")
 HOW = (

@@ -16,8 +16,8 @@ from dbbench.evaluation.limits import LIMITS, Limit, Shown
 from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.evaluation.scores import REAL
 from dbbench.files import fingerprint, read_json, write_text
+from dbbench.reports.formats.table import Table, number, write_table
 from dbbench.reports.results import Results
-from dbbench.reports.table import Table, number, write_table
 
 RECORD = ".limits.json"
 VERSION = 1  # Raise when the same features shall give other numbers.

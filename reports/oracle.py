@@ -8,8 +8,8 @@ import pandas as pd
 from rich.console import Console
 
 from dbbench.protocols.roles import Cast
+from dbbench.reports.formats.terminal import print_table
 from dbbench.reports.remarks import number, span
-from dbbench.reports.terminal import print_table
 
 
 def print_oracle(

@@ -12,8 +12,8 @@ import pandas as pd
 
 from dbbench.errors import UserError
 from dbbench.evaluation.statistics import Difference, Interval
+from dbbench.reports.formats.table import Table, percent, span
 from dbbench.reports.paper import Outcome, decide
-from dbbench.reports.table import NOT_KNOWN, Table
 from dbbench.suites.paper_table import Claim
 
 if TYPE_CHECKING:
@@ -203,16 +203,6 @@ def read_preferences(sources: Sequence[Path]) -> Preferences:
     cannot be read.
     """
     return Preferences(tuple(_analyse(source) for source in sources))
-
-
-def percent(value: float | None) -> str:
-    """Return a share as tables show it."""
-    return NOT_KNOWN if value is None else f"{100 * value:.0f}%"
-
-
-def span(low: float | None, high: float | None) -> str:
-    """Return "64 to 72", "-" where there is no interval."""
-    return NOT_KNOWN if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f}"
 
 
 def _analyse(source: Path) -> Analysis:

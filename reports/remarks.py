@@ -10,7 +10,7 @@ import pandas as pd
 from dbbench.evaluation.scores import REAL
 from dbbench.protocols.protocol import Protocol
 from dbbench.protocols.scoring import Reconciliation
-from dbbench.reports.table import NOT_KNOWN
+from dbbench.reports.formats.table import NOT_KNOWN
 
 
 def encoder_lines(result: Reconciliation) -> list[str]:

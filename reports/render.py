@@ -18,13 +18,12 @@ from dbbench.files import write_text
 from dbbench.reports.charts import difference_rows, drawn, known, matrix_of, ranking_rows
 from dbbench.reports.contact_sheets import make_pictures
 from dbbench.reports.flags import Flag, find_flags, measured
+from dbbench.reports.formats.table import arrowed, interval, number, p_value, percent, rank, span
 from dbbench.reports.gallery import SubjectPictures
 from dbbench.reports.paper import judge, paper_rows
 from dbbench.reports.plots import Plot, draw_plots
-from dbbench.reports.preferences import percent, span
 from dbbench.reports.provenance import credits_of, facts_of
 from dbbench.reports.results import Results
-from dbbench.reports.table import arrowed, interval, number, p_value, rank
 from dbbench.reports.tables import HOW
 from dbbench.reports.training import read_curves
 

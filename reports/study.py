@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from dbbench.files import write_text
-from dbbench.reports.latex import latex_document
+from dbbench.reports.formats.latex import latex_document
+from dbbench.reports.formats.table import Table, cell, markdown_table, tex, write_table
+from dbbench.reports.formats.terminal import print_table
 from dbbench.reports.preferences import Preferences
-from dbbench.reports.table import Table, cell, markdown_table, tex, write_table
-from dbbench.reports.terminal import print_table
 
 
 def write_study(preferences: Preferences, folder: Path) -> list[Table]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from dbbench.reports.table import NOT_KNOWN, Table
+from dbbench.reports.formats.table import NOT_KNOWN, Table
 from dbbench.study.analysis.shares import TIE_RULE
 from dbbench.study.analysis.summary import Analysis
 

@@ -13,10 +13,8 @@ from rich.markup import escape
 
 from dbbench.evaluation.metric import Metric
 from dbbench.files import hash_file, write_text
-from dbbench.reports.latex import latex_document
-from dbbench.reports.paper import judge, paper_rows
-from dbbench.reports.results import BOARD, RANKED, Results, columns_of
-from dbbench.reports.table import (
+from dbbench.reports.formats.latex import latex_document
+from dbbench.reports.formats.table import (
     NOT_KNOWN,
     Table,
     arrowed,
@@ -29,7 +27,9 @@ from dbbench.reports.table import (
     write_parquet,
     write_table,
 )
-from dbbench.reports.terminal import print_table
+from dbbench.reports.formats.terminal import print_table
+from dbbench.reports.paper import judge, paper_rows
+from dbbench.reports.results import BOARD, RANKED, Results, columns_of
 
 HOW = (
     "Mean over subjects of the mean over images, with the 95% interval (bootstrap over subjects). "

@@ -21,10 +21,10 @@ from dbbench.data.subject import load_subjects
 from dbbench.evaluation.limits import LIMITS, SOURCE
 from dbbench.evaluation.metric import load_metric
 from dbbench.files import read_json, write_text
-from dbbench.reports.latex import latex_document
+from dbbench.reports.formats.latex import latex_document
+from dbbench.reports.formats.table import Table, cell, markdown_table, write_table
+from dbbench.reports.formats.terminal import print_table
 from dbbench.reports.plots import Plot, inline, write_plot
-from dbbench.reports.table import Table, cell, markdown_table, write_table
-from dbbench.reports.terminal import print_table
 from dbbench.suites.suite import load_suite
 
 if TYPE_CHECKING:

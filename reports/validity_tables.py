@@ -6,7 +6,7 @@ import pandas as pd
 
 from dbbench.evaluation.limits import LIMITS
 from dbbench.evaluation.metric import Metric, load_metric
-from dbbench.reports.table import NOT_KNOWN, Table, interval, number
+from dbbench.reports.formats.table import NOT_KNOWN, Table, interval, number
 from dbbench.validity.limits import LIMITED
 from dbbench.validity.measure import QUESTIONS, Validity
 from dbbench.validity.power import SPREADS

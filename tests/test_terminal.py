@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from dbbench.reports.terminal import print_table
+from dbbench.reports.formats.terminal import print_table
 
 HEADER = ("method", "mean", "95%", "p (Holm)")
 ROWS = (

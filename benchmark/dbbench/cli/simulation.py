@@ -78,7 +78,7 @@ def plan(
     """Say how many raters it takes to tell two methods apart, by simulating studies."""
     from rich.progress import Progress
 
-    from dbbench.reports.terminal import print_table
+    from dbbench.reports.formats.terminal import print_table
     from dbbench.study import require_extra
 
     require_extra()

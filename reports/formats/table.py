@@ -13,7 +13,7 @@ import pandas as pd
 
 from dbbench.evaluation.metric import Metric
 from dbbench.files import write_text
-from dbbench.reports.latex import latex_table
+from dbbench.reports.formats.latex import latex_table
 
 NOT_KNOWN = "-"
 
@@ -109,3 +109,13 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     table.to_parquet(temporary, index=False)
     os.replace(temporary, path)
+
+
+def percent(value: float | None) -> str:
+    """Return a share as tables show it."""
+    return NOT_KNOWN if value is None else f"{100 * value:.0f}%"
+
+
+def span(low: float | None, high: float | None) -> str:
+    """Return "64 to 72", "-" where there is no interval."""
+    return NOT_KNOWN if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f}"
