@@ -61,7 +61,7 @@ def print_findings(folders: Sequence[Path], console: Console) -> None:
 
 def print_leaderboard(out: Path, console: Console) -> None:
     """Print the leaderboard and the paired differences. Raises UserError as `write_report` does."""
+    from dbbench.reports.page.tables import print_tables
     from dbbench.reports.results import load_results
-    from dbbench.reports.tables import print_tables
 
     print_tables(load_results(out), console)

@@ -15,10 +15,10 @@ from dbbench.evaluation.scores import REAL
 from dbbench.evaluation.statistics import Difference, holm, paired_difference
 from dbbench.files import write_text
 from dbbench.reports.comparable import difference_between, identity, names_of
-from dbbench.reports.contact_sheets import make_pictures
 from dbbench.reports.formats.table import interval, number, p_value
 from dbbench.reports.formats.terminal import print_table
-from dbbench.reports.gallery import SubjectPictures
+from dbbench.reports.page.contact_sheets import make_pictures
+from dbbench.reports.page.gallery import SubjectPictures
 from dbbench.reports.results import Results, load_results
 
 MOVED = 6
@@ -162,7 +162,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def write_comparison(comparisons: tuple[Comparison, ...], out: Path) -> Path:
     """Write a page with the tables, and with references and both runs' images of what moved."""
-    from dbbench.reports.render import environment, shared_context
+    from dbbench.reports.page.render import environment, shared_context
 
     subjects = {m.subject for c in comparisons for m in c.moved}
     shown: list[dict[str, SubjectPictures]] = []

@@ -15,13 +15,13 @@ from dbbench.evaluation.limits import LIMITS
 from dbbench.files import write_text
 from dbbench.reports.comparable import combined, grouped, names_of
 from dbbench.reports.formats.table import arrowed
-from dbbench.reports.limits import Limits, read_limits, write_limits
-from dbbench.reports.paper import judge, paper_rows
+from dbbench.reports.page.limits import Limits, read_limits, write_limits
+from dbbench.reports.page.render import PAGE, REPORT, environment, shared_context, write_page
+from dbbench.reports.page.tables import print_verdicts, write_tables
+from dbbench.reports.page.verdicts import judge, paper_rows
 from dbbench.reports.preferences import Preferences, find_preferences
-from dbbench.reports.render import PAGE, REPORT, environment, shared_context, write_page
 from dbbench.reports.results import Results, load_results
 from dbbench.reports.study import write_study
-from dbbench.reports.tables import print_verdicts, write_tables
 from dbbench.reports.validity import Linked, link_validity
 
 

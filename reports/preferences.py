@@ -13,7 +13,7 @@ import pandas as pd
 from dbbench.errors import UserError
 from dbbench.evaluation.statistics import Difference, Interval
 from dbbench.reports.formats.table import Table, percent, span
-from dbbench.reports.paper import Outcome, decide
+from dbbench.reports.page.verdicts import Outcome, decide
 from dbbench.suites.paper_table import Claim
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ def write_study(preferences: Preferences, folder: Path) -> list[Table]:
 
 def write_study_page(preferences: Preferences, folder: Path) -> Path:
     """Write a study's own page with its tables in four forms, and results.md and results.tex."""
-    from dbbench.reports.render import environment, style
+    from dbbench.reports.page.render import environment, style
 
     made = write_study(preferences, folder)
     tables = preferences.all_tables()

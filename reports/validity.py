@@ -24,7 +24,7 @@ from dbbench.files import read_json, write_text
 from dbbench.reports.formats.latex import latex_document
 from dbbench.reports.formats.table import Table, cell, markdown_table, write_table
 from dbbench.reports.formats.terminal import print_table
-from dbbench.reports.plots import Plot, inline, write_plot
+from dbbench.reports.page.plots import Plot, inline, write_plot
 from dbbench.suites.suite import load_suite
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ STRIP = (
 
 def write_validity(validity: Validity, examples: Examples, out: Path) -> Path:
     """Write everything into `out` and return the page; validity.json comes last."""
-    from dbbench.reports.render import PAGE, environment, style
+    from dbbench.reports.page.render import PAGE, environment, style
     from dbbench.reports.validity_tables import lessons, validity_tables
 
     banner = _banner()
@@ -162,7 +162,7 @@ def _draw(validity: Validity) -> Figure:
     """One panel a metric, one row a kind of picture."""
     from matplotlib.figure import Figure
 
-    from dbbench.reports.figures import INK, METHODS
+    from dbbench.reports.page.figures import INK, METHODS
 
     means = validity.means
     metrics = [m for m in map(load_metric, dict.fromkeys(means["metric"])) if

@@ -172,7 +172,7 @@ def start(
             "dbbench.running.run",
             "dbbench.generation.backbone",
             "dbbench.mini.source",
-            "dbbench.reports.render",
+            "dbbench.reports.page.render",
         ]
     )
     output = out.parent / f"{out.name}-{time.monotonic_ns()}.txt"

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dbbench.protocols.protocol import load_protocol
-from dbbench.reports.gallery import SubjectPictures
+from dbbench.reports.page.curves import machine, read_costs
+from dbbench.reports.page.gallery import SubjectPictures
 from dbbench.reports.results import Results
-from dbbench.reports.training import machine, read_costs
 
 
 def credits_of(pictures: Iterable[SubjectPictures]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -15,17 +15,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dbbench.data.subject import select_subjects
 from dbbench.evaluation.scores import REAL
 from dbbench.files import write_text
-from dbbench.reports.charts import difference_rows, drawn, known, matrix_of, ranking_rows
-from dbbench.reports.contact_sheets import make_pictures
-from dbbench.reports.flags import Flag, find_flags, measured
 from dbbench.reports.formats.table import arrowed, interval, number, p_value, percent, rank, span
-from dbbench.reports.gallery import SubjectPictures
-from dbbench.reports.paper import judge, paper_rows
-from dbbench.reports.plots import Plot, draw_plots
-from dbbench.reports.provenance import credits_of, facts_of
+from dbbench.reports.page.charts import difference_rows, drawn, known, matrix_of, ranking_rows
+from dbbench.reports.page.contact_sheets import make_pictures
+from dbbench.reports.page.curves import read_curves
+from dbbench.reports.page.flags import Flag, find_flags, measured
+from dbbench.reports.page.gallery import SubjectPictures
+from dbbench.reports.page.plots import Plot, draw_plots
+from dbbench.reports.page.provenance import credits_of, facts_of
+from dbbench.reports.page.tables import HOW
+from dbbench.reports.page.verdicts import judge, paper_rows
 from dbbench.reports.results import Results
-from dbbench.reports.tables import HOW
-from dbbench.reports.training import read_curves
 
 REPORT = "report"
 PAGE = "index.html"

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbench.files import fingerprint, read_json, write_text
-from dbbench.reports.figures import (
+from dbbench.reports.page.curves import Curve
+from dbbench.reports.page.figures import (
     INK,
     LINE,
     METHODS,
@@ -30,7 +31,6 @@ from dbbench.reports.figures import (
     training,
 )
 from dbbench.reports.results import Results
-from dbbench.reports.training import Curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,8 @@ import pandas as pd
 
 from dbbench.evaluation.metric import Metric
 from dbbench.evaluation.scores import REAL
+from dbbench.reports.page.curves import Curve
 from dbbench.reports.results import Results
-from dbbench.reports.training import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

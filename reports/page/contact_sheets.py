@@ -20,7 +20,7 @@ from PIL import Image
 
 from dbbench.errors import UserError
 from dbbench.files import contained, fingerprint, read_json, write_text
-from dbbench.reports.gallery import PIXEL_ART, Reference, Sheet, Strip, SubjectPictures, shown
+from dbbench.reports.page.gallery import PIXEL_ART, Reference, Sheet, Strip, SubjectPictures, shown
 
 CELL = 160
 """Largest side of a sample on a sheet in pixels; smaller samples keep their own size."""

@@ -28,7 +28,7 @@ from dbbench.reports.formats.table import (
     write_table,
 )
 from dbbench.reports.formats.terminal import print_table
-from dbbench.reports.paper import judge, paper_rows
+from dbbench.reports.page.verdicts import judge, paper_rows
 from dbbench.reports.results import BOARD, RANKED, Results, columns_of
 
 HOW = (
