@@ -26,8 +26,8 @@ def write_report(
     UserError where `out` holds no scored run.
     """
     from dbbench.reports.overview import write_run
-    from dbbench.reports.preferences import find_preferences, read_preferences
     from dbbench.reports.results import load_results
+    from dbbench.reports.study.preferences import find_preferences, read_preferences
 
     study = find_preferences(out) if studies is None else read_preferences(studies)
     return write_run(load_results(out), price, study).page
@@ -46,7 +46,7 @@ def write_overview(
     `missing` says what has no results, and why. `studies` as for `write_report`.
     """
     from dbbench.reports.overview import write_overview
-    from dbbench.reports.preferences import read_preferences
+    from dbbench.reports.study.preferences import read_preferences
 
     given = None if studies is None else read_preferences(studies)
     return write_overview(folders, out, price, missing, given)

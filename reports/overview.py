@@ -19,9 +19,9 @@ from dbbench.reports.page.limits import Limits, read_limits, write_limits
 from dbbench.reports.page.render import PAGE, REPORT, environment, shared_context, write_page
 from dbbench.reports.page.tables import print_verdicts, write_tables
 from dbbench.reports.page.verdicts import judge, paper_rows
-from dbbench.reports.preferences import Preferences, find_preferences
 from dbbench.reports.results import Results, load_results
-from dbbench.reports.study import write_study
+from dbbench.reports.study.pages import write_study
+from dbbench.reports.study.preferences import Preferences, find_preferences
 from dbbench.reports.validity import Linked, link_validity
 
 

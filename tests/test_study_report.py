@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from dbbench.cli import app
 from dbbench.reports import write_overview, write_report
 from dbbench.reports.formats.table import markdown_table, tex
-from dbbench.reports.preferences import Preferences, find_preferences
-from dbbench.reports.study import write_study_page
-from dbbench.reports.study_tables import study_tables
+from dbbench.reports.study.pages import write_study_page
+from dbbench.reports.study.preferences import Preferences, find_preferences
+from dbbench.reports.study.study_tables import study_tables
 from dbbench.study.analysis.simulate import Crowd, simulate_study
 from dbbench.study.analysis.summary import SIMULATED, Analysis, analyse
 from dbbench.study.answers.database import default_url, open_database

@@ -243,8 +243,8 @@ def results(
     from dbbench.study import require_extra
 
     require_extra()
-    from dbbench.reports.preferences import Preferences
-    from dbbench.reports.study import print_study, write_study_page
+    from dbbench.reports.study.pages import print_study, write_study_page
+    from dbbench.reports.study.preferences import Preferences
     from dbbench.storage.disk import storage_errors
     from dbbench.study.analysis.results import analyse_file, analyse_folder, simulated_url
 

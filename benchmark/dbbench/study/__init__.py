@@ -3,7 +3,7 @@
     create     runs -> study folder (draw, study, texts)
     serve      study folder -> pages and answers (web, admin, store, database)
     results    answers -> what people prefer and how surely (answers, analysis)
-    reports    analysis -> the paper's second table, pages and files (dbbench.reports.study)
+    reports    analysis -> the paper's second table, pages and files (dbbench.reports.study.pages)
     simulate   raters with a known preference -> answers, for planning and for testing
 
 What only `serve` and the statistics need is the extra `study`; see README.md beside this file.

@@ -11,7 +11,7 @@ from dbbench.files import write_text
 from dbbench.reports.formats.latex import latex_document
 from dbbench.reports.formats.table import Table, cell, markdown_table, tex, write_table
 from dbbench.reports.formats.terminal import print_table
-from dbbench.reports.preferences import Preferences
+from dbbench.reports.study.preferences import Preferences
 
 
 def write_study(preferences: Preferences, folder: Path) -> list[Table]:

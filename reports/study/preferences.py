@@ -83,7 +83,7 @@ class Preferences:
     @property
     def questions(self) -> tuple[str, ...]:
         """What each study asked for."""
-        from dbbench.reports.study_tables import study_title
+        from dbbench.reports.study.study_tables import study_title
 
         return tuple(study_title(study) for study in self.studies)
 
@@ -150,9 +150,7 @@ class Preferences:
         """Return the paper's table, the verdicts and each study's own, with their banners."""
         if not self.studies:
             return []
-        from dbbench.reports.study_tables import (
-            study_tables,  # its statistics take two seconds to load
-        )
+        from dbbench.reports.study.study_tables import study_tables
 
         findings = self.findings
         header = ["finding", "verdict", "numbers"]
