@@ -82,11 +82,7 @@ def score(
         mini_encoders,
         score_images,
     )
-    from dbbench.reports.reconciliation import (
-        Account,
-        print_reconciliation,
-        write_reconciliation,
-    )
+    from dbbench.reports.scoring.tables import Account, print_reconciliation, write_reconciliation
 
     place = resolve_device(device)
     asked, added = names(protocol, "--protocol"), names(metrics, "--metrics") or ()
@@ -135,7 +131,7 @@ def oracle(
     from dbbench.image_sets.references import DEFAULT, MINI, describe, find_references
     from dbbench.protocols.oracle import score_oracle
     from dbbench.protocols.scorecard import banner_of, choose_cast, mini_encoders
-    from dbbench.reports.oracle import print_oracle
+    from dbbench.reports.scoring.oracle import print_oracle
 
     console = Console()
     place = resolve_device(device)

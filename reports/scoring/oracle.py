@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dbbench.protocols.roles import Cast
 from dbbench.reports.formats.terminal import print_table
-from dbbench.reports.remarks import number, span
+from dbbench.reports.scoring.remarks import number, span
 
 
 def print_oracle(

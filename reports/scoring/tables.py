@@ -18,7 +18,7 @@ from dbbench.protocols.protocol import Protocol
 from dbbench.protocols.scoring import Reconciliation
 from dbbench.reports.formats.table import arrowed, p_value
 from dbbench.reports.formats.terminal import print_table
-from dbbench.reports.remarks import count, encoder_lines, number, remarks, span, spread
+from dbbench.reports.scoring.remarks import count, encoder_lines, number, remarks, span, spread
 from dbbench.versions import versions
 
 SHOWN = 12
