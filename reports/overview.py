@@ -22,7 +22,7 @@ from dbbench.reports.page.verdicts import judge, paper_rows
 from dbbench.reports.results import Results, load_results
 from dbbench.reports.study.pages import write_study
 from dbbench.reports.study.preferences import Preferences, find_preferences
-from dbbench.reports.validity import Linked, link_validity
+from dbbench.reports.validity.pages import Linked, link_validity
 
 
 @dataclass(frozen=True)

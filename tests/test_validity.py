@@ -16,7 +16,7 @@ from dbbench.data.subject import select_subjects
 from dbbench.errors import UserError
 from dbbench.mini.source import identities
 from dbbench.reports import write_report
-from dbbench.reports.validity import read_validity, write_validity
+from dbbench.reports.validity.pages import read_validity, write_validity
 from dbbench.validity.drawn import KINDS, identity_errors, pictures
 from dbbench.validity.limits import OWN
 from dbbench.validity.measure import Validity, measure_validity
@@ -152,7 +152,7 @@ def test_the_page_and_the_tables_hold_the_banner_and_ask_nothing_of_a_network(ma
 
 
 def test_what_was_made_is_read_again_as_it_was(made, tmp_path):
-    from dbbench.reports.validity_tables import validity_tables
+    from dbbench.reports.validity.validity_tables import validity_tables
 
     write_validity(*made, tmp_path)
     record, tables = read_validity(tmp_path)

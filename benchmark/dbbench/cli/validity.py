@@ -39,7 +39,12 @@ def validity(
     """
     from dbbench.data.subject import select_subjects
     from dbbench.device import resolve_device
-    from dbbench.reports.validity import EXAMPLES, print_validity, read_validity, write_validity
+    from dbbench.reports.validity.pages import (
+        EXAMPLES,
+        print_validity,
+        read_validity,
+        write_validity,
+    )
     from dbbench.storage.record import RECORD as RUN
     from dbbench.validity.measure import measure_validity, validity_record
     from dbbench.validity.truth import Examples

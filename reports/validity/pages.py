@@ -53,7 +53,7 @@ STRIP = (
 def write_validity(validity: Validity, examples: Examples, out: Path) -> Path:
     """Write everything into `out` and return the page; validity.json comes last."""
     from dbbench.reports.page.render import PAGE, environment, style
-    from dbbench.reports.validity_tables import lessons, validity_tables
+    from dbbench.reports.validity.validity_tables import lessons, validity_tables
 
     banner = _banner()
     tables = validity_tables(validity)
@@ -84,7 +84,7 @@ def write_validity(validity: Validity, examples: Examples, out: Path) -> Path:
 
 def read_validity(out: Path) -> tuple[dict[str, Any], tuple[Table, ...]]:
     """Return what was made in a folder: its record and its tables; nothing where there is none."""
-    from dbbench.reports.validity_tables import validity_tables
+    from dbbench.reports.validity.validity_tables import validity_tables
     from dbbench.validity.measure import Validity
 
     record = read_json(out / RECORD)
