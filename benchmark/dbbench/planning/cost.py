@@ -18,7 +18,8 @@ from dbbench.storage.events import EventLog
 from dbbench.units import duration
 
 # One pass of the denoiser for one image: pixels along a side, floating-point operations (a
-# multiplication and an addition are two). Counted by benchmark/measurements/speed/throughput.py --count.
+# multiplication and an addition are two). Counted by
+# benchmark/measurements/speed/throughput.py --count.
 PASS: Mapping[str, tuple[int, float]] = {
     "stable-diffusion-v1": (512, 0.803e12),
     "stable-diffusion-2": (768, 2.149e12),

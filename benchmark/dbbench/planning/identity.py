@@ -124,7 +124,7 @@ def _files(path: str) -> list[Any]:
     """Name, size and time of each file of the embedded weights and of a local path."""
     found: list[Any] = []
     local = Path(path).expanduser()
-    for folder in (Path(__file__).parent / "mini" / "weights", *([local] if path else [])):
+    for folder in (Path(__file__).parents[1] / "mini" / "weights", *([local] if path else [])):
         for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
             if file.is_file():
                 status = file.stat()

@@ -1,6 +1,7 @@
 """Damage at random, each followed by the same command: is there ever a wrong score?
 
-    python benchmark/measurements/faults/damage.py --times 40 --out benchmark/results/faults-damage.json
+    python benchmark/measurements/faults/damage.py --times 40 \\
+        --out benchmark/measurements/results/faults-damage.json
 
 A truncated file, a flipped byte, a deleted manifest, a folder that cannot be written, a full disk;
 in a run that is finished, in one that is not, and while it is running. Afterwards every score has
@@ -320,7 +321,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", help="folder for what is made on the way; default: a new one")
     parser.add_argument(
-        "--out", type=Path, default=Path("benchmark/results/faults-damage.json"), help="the result"
+        "--out",
+        type=Path,
+        default=Path("benchmark/measurements/results/faults-damage.json"),
+        help="the result",
     )
     return parser.parse_args()
 

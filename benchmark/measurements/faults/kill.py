@@ -1,6 +1,7 @@
 """`kill -9` at random moments, each followed by the same command: is anything lost or wrong?
 
-    python benchmark/measurements/faults/kill.py --kills 100 --out benchmark/results/faults-kill.json
+    python benchmark/measurements/faults/kill.py --kills 100 \\
+        --out benchmark/measurements/results/faults-kill.json
 
 Four subjects of the embedded world, training cut short. Whenever the run comes to its end before
 the kills are used up, it is compared with one that was never interrupted, and begun anew.
@@ -172,7 +173,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", help="folder for what is made on the way; default: a new one")
     parser.add_argument(
-        "--out", type=Path, default=Path("benchmark/results/faults-kill.json"), help="the result"
+        "--out",
+        type=Path,
+        default=Path("benchmark/measurements/results/faults-kill.json"),
+        help="the result",
     )
     return parser.parse_args()
 

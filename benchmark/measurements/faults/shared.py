@@ -18,10 +18,17 @@ from typing import Any
 MADE = ("references/**/*", "prior/**/*", "runs/**/*", "features/**/*", "scores.parquet")
 TABLES = ("leaderboard.csv", "leaderboard.md", "subjects.csv", "differences.csv")
 LIBRARIES = [
-    "dbbench.running.run", "dbbench.generation.backbone", "dbbench.mini.source", "dbbench.reports.page.render",
-    "dbbench.evaluation.encoders.timm", "dbbench.evaluation.encoders.open_clip", "dbbench.baselines.dreambooth",
-    "dbbench.baselines.textual_inversion", "dbbench.running.images", "scipy.stats",
-]  # fmt: skip
+    "dbbench.running.run",
+    "dbbench.generation.backbone",
+    "dbbench.mini.source",
+    "dbbench.reports.page.render",
+    "dbbench.evaluation.encoders.timm",
+    "dbbench.evaluation.encoders.open_clip",
+    "dbbench.baselines.dreambooth",
+    "dbbench.baselines.textual_inversion",
+    "dbbench.running.images",
+    "scipy.stats",
+]
 LEFT_BEHIND = {".partial", ".old", ".tmp", ".new"}
 
 

@@ -1,6 +1,7 @@
 """How often the regression gate raises a false alarm, and whether it sees two real faults.
 
-python benchmark/measurements/gate/measure.py /tmp/gate --subjects 8 --seeds 7 --out benchmark/results/gate.json
+python benchmark/measurements/gate/measure.py /tmp/gate --subjects 8 --seeds 7 \\
+    --out benchmark/measurements/results/gate.json
 
 Suite `gate` on mini is run with several seeds. No change: every pair of seeds is checked, the one
 as the other's baseline (7 seeds are 21 pairs). Faults: half the learning rate, and no prior loss,

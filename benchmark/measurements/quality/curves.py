@@ -1,6 +1,6 @@
 """Draws the loss curves of the embedded models.
 
-python benchmark/measurements/quality/curves.py benchmark/results/mini-curves.png
+python benchmark/measurements/quality/curves.py benchmark/measurements/results/mini-curves.png
 """
 
 from __future__ import annotations

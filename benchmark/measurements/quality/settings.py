@@ -1,6 +1,7 @@
 """Which settings should suite `mini` train its methods with? Tried on subjects kept for that.
 
-    python benchmark/measurements/quality/settings.py --out benchmark/results/mini-settings.csv
+    python benchmark/measurements/quality/settings.py \\
+        --out benchmark/measurements/results/mini-settings.csv
 
 The candidates, their equal budget and the rule of choice stand in `settings.toml`, beside this
 file. A row that is in the output already is not run again. Three rows are no methods: the class

@@ -1,6 +1,7 @@
 """How fast, and with how much memory, does a cluster score 100,000 small images?
 
-    python benchmark/measurements/scale/images.py --images 100000 --out benchmark/results/scale-images.json
+    python benchmark/measurements/scale/images.py --images 100000 \\
+        --out benchmark/measurements/results/scale-images.json
 
 The images are a method's that costs nothing (shifted.py); encoding, scoring and the report are
 mini's own, on a Ray cluster of this machine. Memory is each process's peak as the kernel saw it.

@@ -1,6 +1,7 @@
 """Is a run on a cluster that loses a node the same as one on this machine, and what does it cost?
 
-    python benchmark/measurements/scale/nodes.py --out benchmark/results/scale-nodes.json
+    python benchmark/measurements/scale/nodes.py \\
+        --out benchmark/measurements/results/scale-nodes.json
 
 Runs mini, trained shortly, in this process; then on a local cluster of three nodes, one of which is
 killed as soon as half of the tasks are done; compares every file; and at last gives the finished

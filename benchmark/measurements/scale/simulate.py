@@ -1,6 +1,7 @@
 """How long would it take on so many GPUs, and what would hold it up? From measured stage times.
 
-    python benchmark/measurements/scale/simulate.py results/mini --overhead 0.02 --out scale-simulated.json
+    python benchmark/measurements/scale/simulate.py results/mini --overhead 0.02 \\
+        --out scale-simulated.json
 
 Takes the mean seconds of each stage and method from a run's events.jsonl, and what the driver
 needs for one task (nodes.py measures it). Every GPU counts as one process of the machine that was

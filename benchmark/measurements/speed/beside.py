@@ -5,7 +5,7 @@ mathematics, steps, batch and sampler are the same. Both take turns, and so does
 that no loop is spared. On a CPU the times are those at work in one thread, which a busy machine
 disturbs little; the median of the rounds' ratios counts.
 
-python benchmark/measurements/speed/beside.py --out benchmark/results/speed-beside
+python benchmark/measurements/speed/beside.py --out benchmark/measurements/results/speed-beside
 """
 
 from __future__ import annotations

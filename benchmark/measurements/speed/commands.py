@@ -1,6 +1,7 @@
 """How long the quick commands take: the median of several calls of each, in new processes.
 
-python benchmark/measurements/speed/commands.py results/mini --out benchmark/results/commands.json
+python benchmark/measurements/speed/commands.py results/mini \\
+    --out benchmark/measurements/results/commands.json
 """
 
 from __future__ import annotations

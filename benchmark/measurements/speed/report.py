@@ -1,6 +1,7 @@
 """How long the report takes: an output folder as large as a full run, then `dbbench report` on it.
 
-python benchmark/measurements/speed/report.py /tmp/full --out benchmark/results/report.json
+python benchmark/measurements/speed/report.py /tmp/full \\
+    --out benchmark/measurements/results/report.json
 
 The folder is drawn, not generated: 30 subjects, two methods, 6,000 images that the embedded world
 drew and scores from a random generator. What is measured does not depend on who made the images;

@@ -4,8 +4,10 @@ Speed needs no trained weights: `sd15` is Stable Diffusion 1.5 by its public con
 random ones. Operations are counted on the network itself; the device's rate is that of one large
 matrix product, measured first. `--count` prints operations alone, on no device.
 
-python benchmark/measurements/speed/throughput.py --model sd15 --resolution 512 --batch 1,2,4,8   # a GPU
-python benchmark/measurements/speed/throughput.py --model sd15 --resolution 64 --batch 1 --steps 2   # a CPU
+# on a GPU:
+python benchmark/measurements/speed/throughput.py --model sd15 --resolution 512 --batch 1,2,4,8
+# on a CPU:
+python benchmark/measurements/speed/throughput.py --model sd15 --resolution 64 --batch 1 --steps 2
 python benchmark/measurements/speed/throughput.py --model mini --batch 8
 python benchmark/measurements/speed/throughput.py --count
 """

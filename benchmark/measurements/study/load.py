@@ -1,6 +1,7 @@
 """Many simulated raters at once against a served study: is anything lost, doubled, or slow?
 
-    python benchmark/measurements/study/load.py results/mini --raters 200 --out benchmark/results/study-load.json
+    python benchmark/measurements/study/load.py results/mini --raters 200 \\
+        --out benchmark/measurements/results/study-load.json
 
 Makes a study of that run in a temporary folder, serves it on 127.0.0.1, lets the raters answer
 through its pages over the network, and compares the database with what the server confirmed. Some

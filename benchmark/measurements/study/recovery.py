@@ -1,6 +1,7 @@
 """Does the analysis find the shares that simulated raters were given, within its own interval?
 
-    python benchmark/measurements/study/recovery.py --out benchmark/results/study-recovery.json
+    python benchmark/measurements/study/recovery.py \\
+        --out benchmark/measurements/results/study-recovery.json
 
 The paper's study: 1,800 answers on 600 pairs, 25 questions a rater, 3 raters a pair. The raters err
 and differ in how often; their true preferences are set such that the shares to expect, of majority

@@ -1,4 +1,4 @@
-"""Makes the embedded weights: `python -m dbbench.mini.training.train`, about two hours on two CPU cores.
+"""Makes the embedded weights: `python -m dbbench.mini.training.train`, two hours on two cores.
 
 Each part is seeded, takes a fixed number of steps, saves its state every two minutes and goes on
 from there when called again.
@@ -22,7 +22,7 @@ from dbbench.mini.training import train_backbone, train_encoders
 from dbbench.mini.training.dataset import again, render
 from dbbench.mini.training.train_loop import computes_in_bfloat16
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 class Part(StrEnum):

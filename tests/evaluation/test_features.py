@@ -353,7 +353,7 @@ def test_processes_share_one_cache_at_the_same_time(tmp_path: Path, feature_cach
         "for start in range(0, len(files), 10):\n"
         "    store.encode_images(Pixels(4), files[start:start + 10][::step])\n"
     )
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1] / "support")
     processes = [
         subprocess.Popen([sys.executable, "-c", code, here, step, *map(str, files)])
         for step in ("1", "-1", "2")

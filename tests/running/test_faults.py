@@ -1,4 +1,4 @@
-"""The fault tests of benchmark/faults, cut short."""
+"""The fault tests of benchmark/measurements/faults, cut short."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-FAULTS = Path(__file__).parent.parent / "benchmark" / "faults"
+FAULTS = Path(__file__).parents[2] / "benchmark" / "measurements" / "faults"
 
 
 @pytest.fixture

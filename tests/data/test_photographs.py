@@ -1,6 +1,6 @@
 """The 158 photographs through the feature store: frozen numbers, and what a real encoder sees.
 
-`python tests/test_photographs.py FOLDER` prints the frozen values anew.
+`python tests/data/test_photographs.py FOLDER` prints the frozen values anew.
 """
 
 import json
