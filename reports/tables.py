@@ -34,7 +34,7 @@ from .terminal import print_table
 
 HOW = (
     "Mean over subjects of the mean over images, with the 95% interval (bootstrap over subjects). "
-    "Methods share a rank unless a paired test over subjects tells them apart (p < 0.05, Holm)."
+    "Methods share a rank unless a paired test over subjects distinguishes them (p < 0.05, Holm)."
 )
 
 
