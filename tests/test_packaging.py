@@ -34,7 +34,7 @@ def wheel(
     copy.mkdir()
     for folder in ("benchmark", *_top_folders(project)):
         shutil.copytree(repository / folder, copy / folder, ignore=DERIVED)
-    for file in ("pyproject.toml", "README.md"):
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(repository / file, copy)
     _run(sys.executable, "-m", "build", "--no-isolation", ".", cwd=copy)
     (built,) = (copy / "dist").glob("*.whl")

@@ -132,7 +132,7 @@ def test_a_file_that_is_no_method_is_one_line(
         plugin.add_method_file(reference.format(file=file))
 
 
-def test_the_readme_shows_the_whole_file(repository: Path) -> None:
-    readme = (repository / "README.md").read_text("utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert FILE.read_text("utf-8") in blocks
+def test_the_documentation_includes_the_whole_file(repository: Path) -> None:
+    page = (repository / "docs/methods.md").read_text("utf-8")
+    included = re.findall(r'^--8<-- "(.+)"$', page, re.MULTILINE)
+    assert FILE.relative_to(repository).as_posix() in included

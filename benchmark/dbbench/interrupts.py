@@ -67,7 +67,7 @@ class Stop:
         if not self._busy:
             raise Stopped(number)
         if sys.stderr.isatty():
-            os.write(2, b"\r\x1b[Kstopping after this step; once more stops at once\n")
+            os.write(2, b"\r\x1b[Kstopping after this step; press again to stop at once\n")
         _alarm(GRACE)
 
     def _press(self, number: int, frame: FrameType | None) -> None:

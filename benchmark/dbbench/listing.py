@@ -58,7 +58,7 @@ def suites_table() -> Table:
 
 def protocols_table() -> Table:
     """The published readings of the paper."""
-    table = _table("protocol", "what it is, what it chooses, and who says so")
+    table = _table("protocol", "what it is, what it chooses, and the source")
     for name in protocol_names():
         protocol = load_protocol(name)
         choices = f"references {protocol.references}, text {protocol.text}"

@@ -86,8 +86,8 @@ def add_method_file(reference: str) -> str:
     missing = [m for m in ("Settings", "needs_prior", "fit", "generate") if not hasattr(found, m)]
     if not isinstance(name, str) or missing:
         raise UserError(
-            f"{reference} is no method: it has no {', '.join(missing) or 'name'}; see the README,"
-            ' "Your own method"'
+            f"{reference} is no method: it has no {', '.join(missing) or 'name'};"
+            " see docs/methods.md"
         )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f'{reference} calls itself "{name}"; a name has letters, digits, "-", "_"')

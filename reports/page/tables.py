@@ -33,7 +33,7 @@ from dbbench.reports.results import BOARD, RANKED, Results, columns_of
 
 HOW = (
     "Mean over subjects of the mean over images, with the 95% interval (bootstrap over subjects). "
-    "Methods share a rank unless a paired test over subjects tells them apart (p < 0.05, Holm)."
+    "Methods share a rank unless a paired test over subjects distinguishes them (p < 0.05, Holm)."
 )
 
 

@@ -90,7 +90,7 @@ def _power_lines(result: Reconciliation) -> Iterable[str]:
         subjects = (pairs if several else own)["subjects"].min()
         what = "two of these methods" if several else "this method and a fixed, published mean"
         if pd.isna(needed):
-            yield f"{metric.label}: with {count(subjects)} nothing can be said to be a difference"
+            yield f"{metric.label}: with {count(subjects)} no difference can be shown"
             continue
         thumb = protocol.rule_of_thumb.get(metric.name)
         beside = ""

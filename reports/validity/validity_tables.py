@@ -96,8 +96,8 @@ def _means(validity: Validity) -> Table:
     note = (
         "Means over subjects. Perfect is what the prompt asks for; copied is a reference given back"
         " in other light; entangled takes the place's color, hallucinated another pattern and"
-        " second color; altered exchanges parts of the identity at random. A score by itself says"
-        " little: hold it against these rows."
+        " second color; altered exchanges parts of the identity at random. A score alone means"
+        " little: compare it with these rows."
     )
     title = "what each kind of picture scores"
     return Table("validity-kinds", title, header, rows, data, note=note)
@@ -204,7 +204,7 @@ def _others(validity: Validity) -> Table:
     ]
     note = (
         "How far a number moves when half of the images have a defect, its own counting 100%."
-        " What is large off the diagonal cannot be told from the limit itself by its number: a"
+        " What is large off the diagonal cannot be distinguished from the limit itself: a"
         " copied reference does not show the context either, and images of another thing among"
         " those of the subject look like hallucinations."
     )

@@ -279,9 +279,9 @@ def test_weights_that_may_be_openais_are_not_loaded_under_plain_gelu(
     write_clip(small_clip, file, half=False, quick=False)
     with caplog.at_level(logging.WARNING, logger="dbbench"):
         assert not open_clip_encoder.load(f"ViT-B-32@{file}", device="cpu").quick_gelu
-    assert "plain GELU, as the architecture says" in caplog.text
+    assert "plain GELU, as in the architecture's configuration" in caplog.text
     assert open_clip_encoder.load(f"ViT-B-32-quickgelu@{file}", device="cpu").quick_gelu
-    assert "QuickGELU, as the architecture says" in caplog.text
+    assert "QuickGELU, as in the architecture's configuration" in caplog.text
 
 
 def test_activation_is_in_the_fingerprint(tmp_path: Path, small_clip: type[open_clip.CLIP]) -> None:

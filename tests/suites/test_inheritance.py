@@ -47,9 +47,9 @@ def test_an_experiment_stands_on_the_suite_for_this_machine_or_on_the_one_asked_
         call = ["run", "--suite=table1", "--device=cpu", "--dry-run", "--subjects=dog", *arguments]
         result = CliRunner().invoke(app, call)
         assert name in result.output or isinstance(result.exception, UserError)
-    with pytest.raises(UserError, match='unknown suite to stand on "moni"; did you mean "mini"'):
+    with pytest.raises(UserError, match='unknown suite to extend "moni"; did you mean "mini"'):
         load_suite("table1", "moni")
-    with pytest.raises(UserError, match="stands by itself"):
+    with pytest.raises(UserError, match="extends no other suite"):
         load_suite("paper", "mini")
 
 

@@ -64,8 +64,8 @@ def main() -> None:
     except Exception as error:
         traceback.print_exc()
         _say_error(
-            f"dbbench failed in a way that it does not know: {type(error).__name__}, see above;"
-            " what is complete is kept, and the same command goes on from there"
+            f"unexpected error: {type(error).__name__} (traceback above); what is complete is kept:"
+            " rerun the same command to continue"
         )
         sys.exit(1)
 

@@ -61,7 +61,7 @@ SaveEvery = Annotated[
     str,
     typer.Option(
         metavar="INTERVAL",
-        help="How often a training keeps its state to go on from: 5min, 90s, 200steps.",
+        help="How often a training saves its state, to resume from: 5min, 90s, 200steps.",
     ),
 ]
 Tracker = Annotated[Kind | None, typer.Option(help="Where training losses go, beside the report.")]

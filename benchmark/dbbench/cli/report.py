@@ -1,4 +1,4 @@
-"""`dbbench report`, `compare` and `check`: what finished runs say, alone and against each other."""
+"""`dbbench report`, `compare` and `check`: finished runs, alone and against each other."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def reproduce(
     """Run every experiment of the paper, then put all their tables and verdicts on one page.
 
     Suites share references, class images, trainings and encoded images where their settings are the
-    same. What is complete is skipped, so that the same command goes on after an interruption; a
+    same. What is complete is skipped, so that the same command continues after an interruption; a
     suite that fails does not stop the others.
     """
     from dbbench.data.subject import select_subjects

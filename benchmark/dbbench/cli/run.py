@@ -61,7 +61,7 @@ def run(
     on: Annotated[
         str | None,
         typer.Option(
-            help="What an experiment stands on: mini or paper. Default: as for the suite."
+            help="The suite that an experiment extends: mini or paper. Default: as for --suite."
         ),
     ] = None,
     subjects: Annotated[
@@ -106,7 +106,7 @@ def run(
 ) -> None:
     """Train, sample, score and rank: methods x subjects x seeds.
 
-    What is complete in the output folder is skipped, so that the same command goes on after an
+    What is complete in the output folder is skipped, so that the same command continues after an
     interruption, and more subjects, methods or seeds can be added later. Several such commands may
     work on one folder at once, from several machines too. Ctrl-C finishes the step in hand.
     """
@@ -196,10 +196,10 @@ def choose_suite(
 
 
 def say_stopped(interrupt: KeyboardInterrupt, console: Console) -> typer.Exit:
-    """Say what an interruption means; return the exit code as shells know it."""
+    """Print what an interruption means; return the exit code that shells expect."""
     from dbbench.interrupts import Stopped
 
-    console.print("stopped; what is done so far is kept, and the same command goes on from it")
+    console.print("stopped; what is done so far is kept: rerun the same command to continue")
     return typer.Exit(128 + (interrupt.number if isinstance(interrupt, Stopped) else 2))
 
 

@@ -21,7 +21,7 @@ _Encoders = Annotated[
     typer.Option(
         "--encoder",
         metavar="ROLE=NAME",
-        help="Who plays a role under every protocol: dino=mini-dino. Repeatable.",
+        help="The encoder of a role under every protocol: dino=mini-dino. Repeatable.",
     ),
 ]
 _Protocols = Annotated[
@@ -87,7 +87,7 @@ def score(
     place = resolve_device(device)
     asked, added = names(protocol, "--protocol"), names(metrics, "--metrics") or ()
     overrides = _overrides(encoder)
-    choose_cast(asked, metrics=added, overrides=overrides)  # A wrong name is told before the work.
+    choose_cast(asked, metrics=added, overrides=overrides)  # Names are checked before the work.
     with TemporaryDirectory(prefix="dbbench-score-") as folder:
         submission, used = gather(
             images, references, method=method, identifier=identifier, scratch=Path(folder)
@@ -172,7 +172,7 @@ def _overrides(encoder: list[str] | None) -> dict[str, str]:
 
 @contextmanager
 def shown() -> Iterator[tuple[Any, Any]]:
-    """Give what hears of the work: a bar with the time left on a terminal, lines elsewhere."""
+    """Yield what shows the work: a bar with the time left on a terminal, lines elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 

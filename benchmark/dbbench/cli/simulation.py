@@ -20,7 +20,7 @@ Shares = Annotated[
         help="In how many of 100 pairs people prefer the better method, the worse, neither.",
     ),
 ]
-Error = Annotated[float, typer.Option(help="How often a rater says something else.")]
+Error = Annotated[float, typer.Option(help="How often a rater's answer is not their preference.")]
 
 
 @app.command(
@@ -39,7 +39,7 @@ def simulate(
     seed: int = 0,
     database: Url = None,
 ) -> None:
-    """Let simulated raters answer, into DIR/simulated.sqlite; results say that they are none."""
+    """Let simulated raters answer, into DIR/simulated.sqlite; results are marked as simulated."""
     from rich.progress import Progress
 
     from dbbench.cli.options import names
@@ -75,7 +75,7 @@ def plan(
     studies: Annotated[int, typer.Option(min=1, help="Simulated studies of each size.")] = 200,
     seed: int = 0,
 ) -> None:
-    """Say how many raters it takes to tell two methods apart, by simulating studies."""
+    """Simulate studies: how many raters does it take to distinguish two methods?"""
     from rich.progress import Progress
 
     from dbbench.reports.formats.terminal import print_table
@@ -112,7 +112,7 @@ def plan(
                 ]
             )
     title = f"expected by majority {_three(majority)}, of all answers {_three(raw)}"
-    header = ("pairs", "answers", "raters", "difference +-", "told apart")
+    header = ("pairs", "answers", "raters", "difference +-", "distinguished")
     notes = (SIMULATED, f"{studies} studies of each size")
     print_table(console, title, header, rows, banners=notes, left=())
 

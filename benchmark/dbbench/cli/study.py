@@ -1,4 +1,4 @@
-"""`dbbench study`: ask people which of two images is better, and analyse what they say."""
+"""`dbbench study`: ask people which of two images is better, and analyse the answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 study_app = typer.Typer(
     no_args_is_help=True,
-    help="Ask people which of two images is better, and analyse what they say.",
+    help="Ask people which of two images is better, and analyse the answers.",
 )
 app = typer.Typer()
 app.add_typer(study_app, name="study")
@@ -50,7 +50,7 @@ def create(
         typer.Option(help="People the open link admits. Default: those needed and a quarter more."),
     ] = None,
     lease_minutes: Annotated[
-        int, typer.Option(help="Rest after which open questions go to somebody else.")
+        int, typer.Option(help="Minutes without an answer until open questions go to others.")
     ] = 60,
     seed: Annotated[int, typer.Option(help="Decides which pairs are drawn.")] = 0,
     consent: Annotated[

@@ -32,7 +32,7 @@ def validity(
     ] = RESULTS / "validity",
     device: Device = "auto",
 ) -> None:
-    """Draw pictures whose truth is known, and say what the metrics make of them.
+    """Draw pictures whose truth is known, and test the metrics on them.
 
     The embedded world only, with its encoders: nothing is trained or sampled. Writes a page, tables
     and a plot; the same call again does nothing. Some three minutes of CPU time for all subjects.

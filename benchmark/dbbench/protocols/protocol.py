@@ -65,7 +65,7 @@ class Protocol(Settings):
     def _every_choice_has_a_reason(self) -> Protocol:
         missing = [choice for choice in CHOICES if not self.reasons.get(choice)]
         if missing:
-            raise ValueError(f'"{missing[0]}" has no reason; say under [reasons] who made it')
+            raise ValueError(f'"{missing[0]}" has no reason; name its source under [reasons]')
         for table in (self.scale, self.floor, self.rule_of_thumb):
             if foreign := sorted(set(table) - set(self.metrics)):
                 raise ValueError(f'"{foreign[0]}" is none of its metrics')

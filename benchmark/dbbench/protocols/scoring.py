@@ -121,7 +121,7 @@ def playable(
     """Return the encoder that feeds a metric, or None and why there is none."""
     encoder = cast.encoder(protocol, metric)
     if encoder is None:
-        return None, f"nobody plays the role {metric.role}; add --encoder {metric.role}=NAME"
+        return None, f"no encoder for role {metric.role}; add --encoder {metric.role}=NAME"
     if encoder in encodings.missing and not (
         encoder in encodings.vectors and metric.compares != "text"
     ):

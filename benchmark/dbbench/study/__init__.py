@@ -6,7 +6,7 @@
     reports    analysis -> the paper's second table, pages and files (dbbench.reports.study.pages)
     simulate   raters with a known preference -> answers, for planning and for testing
 
-What only `serve` and the statistics need is the extra `study`; see README.md beside this file.
+What only `serve` and the statistics need is the extra `study`; see docs/study.md.
 """
 
 from __future__ import annotations

@@ -48,11 +48,11 @@ def resolve(values: Mapping[str, Any], on: str | None = None) -> dict[str, Any]:
     differences = own.pop("on", {})
     if not choices:
         if on is not None and on != own.get("name"):
-            raise UserError(f'suite "{own.get("name")}" stands by itself; leave --on out')
+            raise UserError(f'suite "{own.get("name")}" extends no other suite; leave --on out')
         return own
     below = on or choices[0]
     if below not in choices:
-        raise unknown("suite to stand on", below, choices, "")
+        raise unknown("suite to extend", below, choices, "")
     for name in differences:
         if name not in choices:
             raise unknown("key", f"on.{name}", [f"on.{choice}" for choice in choices], "")

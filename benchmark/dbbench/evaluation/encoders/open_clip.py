@@ -76,13 +76,13 @@ def load(argument: str, *, device: str) -> OpenClipEncoder:
     elif not quick and "openai" in tags and _is_half_precision(path):
         raise UserError(
             f"{name}: these weights have half precision as OpenAI's have, which need QuickGELU; "
-            f"say whose they are: open_clip:{architecture}:openai@{file}, or another tag of "
+            f"name their tag: open_clip:{architecture}:openai@{file}, or another tag of "
             f"{', '.join(t for t in tags if t != 'openai')}"
         )
     else:
         _log.warning(
-            "note: %s names no tag: %s, as the architecture says (open_clip:%s:TAG@... says whose"
-            " weights they are)",
+            "note: %s names no tag: %s, as in the architecture's configuration"
+            " (open_clip:%s:TAG@... names a tag)",
             name,
             "QuickGELU" if quick else "plain GELU",
             architecture,

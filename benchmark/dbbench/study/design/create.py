@@ -93,7 +93,7 @@ def _check(settings: Settings) -> None:
     if settings.questions_per_rater > settings.pairs:
         raise UserError(
             f"{settings.questions_per_rater} questions a rater cannot be drawn from"
-            f" {settings.pairs} pairs, since nobody sees a pair twice; raise --pairs"
+            f" {settings.pairs} pairs, since no rater sees a pair twice; raise --pairs"
         )
 
 
