@@ -129,6 +129,26 @@ def test_a_kill_between_the_two_renames_is_mended_by_the_next_attempt(tmp_path: 
     assert names(tmp_path)[0] == "x"
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_an_attempt_that_was_taken_over_replaces_nothing(tmp_path: Path, again: bool) -> None:
+    artifact = Artifact(tmp_path / "made", {"of": 1})
+
+    def be_late() -> None:
+        with artifact.create() as late:
+            (late / "by").write_text("the late one")
+            with artifact.create() as folder:
+                (folder / "by").write_text("the second")
+            if again:  # As stages do, which make a folder where it is missing.
+                late.mkdir()
+                (late / "by").write_text("the late one")
+
+    with pytest.raises(FileNotFoundError):
+        be_late()
+    assert artifact.verify() == "done"
+    assert (artifact.path / "by").read_text() == "the second"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
 def test_removing_takes_the_leftovers_too(tmp_path: Path) -> None:
     artifact = made(tmp_path / "x")
     interrupt(artifact, resume=True)

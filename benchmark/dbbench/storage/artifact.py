@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from errno import ENOENT
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,17 +104,21 @@ class Artifact:
         not part of the artifact and are removed at the end.
 
         Each attempt has a folder of its own name. A process that stood still for so long that
-        another took its work over finds its folder gone, and can neither mix its files with the
-        other's nor replace what the other made.
+        another took its work over finds its folder gone, or another of that name where files were
+        written since. It can neither mix its files with the other's nor replace what the other
+        made, and raises FileNotFoundError.
         """
         prefix = f".{self.path.name}.{self.fingerprint[:16]}."
         partial = self.path.with_name(f"{prefix}{secrets.token_hex(4)}.partial")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._clear_leftovers(partial, prefix if resume else None)
         partial.mkdir(exist_ok=True)
+        own = os.open(partial, os.O_RDONLY)  # While it is open, no other has its number.
         try:
             yield partial
             self._write_manifest(partial)
+            if not os.path.samestat(os.fstat(own), partial.stat()):
+                raise FileNotFoundError(ENOENT, "another took this work over", str(partial))
             self._replace(partial)
         except BaseException:
             if not resume:
@@ -121,6 +126,8 @@ class Artifact:
             with suppress(OSError):
                 partial.rmdir()  # Where there is nothing in it to go on from.
             raise
+        finally:
+            os.close(own)
 
     def fetch(self) -> None:
         """Make sure that what is complete lies at `path`, which here it does already."""
@@ -141,7 +148,6 @@ class Artifact:
 
     def _replace(self, partial: Path) -> None:
         old = self.path.with_name(f".{self.path.name}.old")
-        partial.stat()  # Raises where another has taken over.
         if self.path.exists():
             os.rename(self.path, old)  # A folder that is not empty cannot be renamed over.
         try:
