@@ -43,7 +43,7 @@ ENTRY_POINTS = """
 [dbbench.methods]
 tinted = tinted_plugin:Tinted
 plain = tinted_plugin:Plain
-[dbbench.evaluation.encoders]
+[dbbench.encoders]
 pixels = tinted_plugin:load_pixels
 """
 
