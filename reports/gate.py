@@ -1,16 +1,197 @@
-"""What a check says: a table on the terminal, a JUnit file for CI, a summary in Markdown."""
+"""The regression gate: a finished run against a baseline in JSON, and what `dbbench check` prints.
+
+What is compared is one training: a subject with a seed, its mean over all images. A change of code
+that makes nothing worse leaves these as likely to rise as to fall. The test flips their signs (an
+exact permutation test, one-sided towards worse) and Holm's correction holds over all methods and
+metrics of the check, so that the chance of even one false alarm stays below 5%. A difference that
+is certain but small may be tolerated, metric by metric.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from rich.console import Console
 from rich.text import Text
 
-from dbbench.gate import Line
+from dbbench.errors import UserError, unknown
+from dbbench.evaluation.metric import Metric
+from dbbench.evaluation.statistics import holm, worse_by_chance
+from dbbench.files import write_text
+from dbbench.reports.comparable import difference_between, identity
 from dbbench.reports.formats.table import cell, number, p_value
 from dbbench.reports.formats.terminal import print_table
+from dbbench.reports.results import Results
+
+VERSION = 1
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method on one metric: new minus baseline over the trainings that both have."""
+
+    method: str
+    metric: Metric
+    baseline: float
+    new: float
+    trainings: int
+    p_holm: float
+    tolerance: float
+
+    @property
+    def loss(self) -> float:
+        """By how much it got worse; negative is better."""
+        return (self.baseline - self.new) * (1 if self.metric.higher_is_better else -1)
+
+    @property
+    def regressed(self) -> bool:
+        """Whether it is worse by more than is tolerated, and not by chance."""
+        return self.p_holm < SIGNIFICANCE and self.loss > self.tolerance
+
+    @property
+    def verdict(self) -> str:
+        """One word or two for the table."""
+        if self.regressed:
+            return "REGRESSED"
+        return "worse, tolerated" if self.p_holm < SIGNIFICANCE else "no regression"
+
+
+def baseline_of(results: Results) -> dict[str, Any]:
+    """Return what a baseline file holds: what was measured on what, and every training's means."""
+    scores = results.scores.loc[results.scores["seed"].notna()]
+    keys = ["method", "metric", "subject", "seed"]
+    means = scores.groupby(keys, observed=True)["value"].mean().reset_index()
+    trainings: dict[str, dict[str, dict[str, float]]] = {}
+    for method, metric, subject, seed, value in means.itertuples(index=False, name=None):
+        rows = trainings.setdefault(str(method), {}).setdefault(str(metric), {})
+        rows[f"{subject}/{seed}"] = float(value)
+    return {
+        "version": VERSION,
+        "suite": results.suite.name,
+        "identity": identity(results),
+        "trainings": trainings,
+    }
+
+
+def write_baseline(results: Results, path: Path) -> None:
+    """Write the run as the baseline of later checks."""
+    text = json.dumps(baseline_of(results), indent=1, ensure_ascii=False, sort_keys=True)
+    write_text(path, text + "\n")
+
+
+def read_baseline(path: Path) -> dict[str, Any]:
+    """Read a baseline. Raises UserError for one that is missing, damaged or of another version."""
+    remedy = "make it with: dbbench check RUN --against FILE --update"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        found = document["version"]
+        if found != VERSION or not isinstance(document["trainings"], dict):
+            raise UserError(f"{path} is a baseline of version {found}, not {VERSION}; {remedy}")
+    except FileNotFoundError:
+        raise UserError(f"there is no baseline {path}; {remedy}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no baseline ({error}); {remedy}") from None
+    return dict(document)
+
+
+def read_tolerance(path: Path | None, metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Read a TOML file of metric = how much worse is tolerated; without one nothing is."""
+    if path is None:
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"the tolerance file {path} cannot be read: {error}") from None
+    for name, value in values.items():
+        if name not in metrics:
+            raise unknown("metric", name, metrics, "")
+        if not isinstance(value, int | float) or value < 0:
+            raise UserError(
+                f"{path}: {name} = {value!r}; write how much is tolerated, such as 0.01"
+            )
+    return {name: float(value) for name, value in values.items()}
+
+
+def check(
+    results: Results, baseline: Mapping[str, Any], tolerance: Mapping[str, float]
+) -> tuple[Line, ...]:
+    """Compare a run with a baseline, method by method and metric by metric.
+
+    Seeds that differ are paired in their order: a check of other seeds is one of noise and change
+    together. Raises UserError where the two cannot be compared, where the run lacks trainings that
+    the baseline has, and where there are too few of them for the test to ever see anything.
+    """
+    if problem := difference_between(identity(results), baseline["identity"]):
+        raise UserError(
+            f"{results.out} (suite {results.suite.name}) cannot be held against this baseline"
+            f" (suite {baseline.get('suite', 'unknown')}); they differ in {problem}"
+        )
+    new = baseline_of(results)["trainings"]
+    metrics = {metric.name: metric for metric in results.metrics}
+    found: list[tuple[str, str, list[float], list[float]]] = []
+    for method, by_metric in sorted(baseline["trainings"].items()):
+        for metric, old in by_metric.items():
+            pairs = _pairs(old, new.get(method, {}).get(metric, {}))
+            if missing := len(old) - len(pairs):
+                raise UserError(
+                    f"{results.out} lacks {missing} of {len(old)} trainings of {method}; finish the"
+                    " run, or write the baseline anew with --update"
+                )
+            found.append((method, metric, [a for a, _ in pairs], [b for _, b in pairs]))
+    _refuse_blind(found)
+    p_values: list[float | None] = []
+    for _, metric, old, now in found:
+        sign = 1.0 if metrics[metric].higher_is_better else -1.0
+        p_values.append(worse_by_chance([sign * (b - a) for a, b in zip(old, now, strict=True)]))
+    adjusted = holm(p_values)
+    return tuple(
+        Line(
+            method,
+            metrics[metric],
+            sum(old) / len(old),
+            sum(now) / len(now),
+            len(old),
+            1.0 if p is None else p,
+            tolerance.get(metric, 0.0),
+        )
+        for (method, metric, old, now), p in zip(found, adjusted, strict=True)
+    )
+
+
+def _pairs(old: Mapping[str, float], new: Mapping[str, float]) -> list[tuple[float, float]]:
+    """Pair trainings by subject and seed, or by the seeds' order where these are not the same."""
+    if old.keys() <= new.keys():
+        return [(old[key], new[key]) for key in sorted(old)]
+    return [
+        (a, b)
+        for subject in sorted({key.rpartition("/")[0] for key in old})
+        for a, b in zip(_of(old, subject), _of(new, subject), strict=False)
+    ]
+
+
+def _of(trainings: Mapping[str, float], subject: str) -> list[float]:
+    own = {key: value for key, value in trainings.items() if key.rpartition("/")[0] == subject}
+    return [own[key] for key in sorted(own, key=lambda key: int(key.rpartition("/")[2]))]
+
+
+def _refuse_blind(found: list[tuple[str, str, list[float], list[float]]]) -> None:
+    """Raise UserError where not even a loss in every training could be told from chance."""
+    needed = math.ceil(math.log2(len(found) / SIGNIFICANCE)) if found else 0
+    fewest = min((len(old) for _, _, old, _ in found), default=0)
+    if fewest < needed or not found:
+        raise UserError(
+            f"{fewest} trainings (subjects x seeds) are too few for {len(found)} comparisons: the "
+            f"test sees nothing below {needed}; add subjects or seeds, or check fewer methods"
+        )
+
 
 HEADER = ("method", "metric", "baseline", "now", "difference", "trainings", "p (Holm)", "verdict")
 HOW = (

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dbbench.cli import app
 from dbbench.errors import UserError
 from dbbench.evaluation.statistics import worse_by_chance
-from dbbench.gate import VERSION
+from dbbench.reports.gate import VERSION
 
 
 def call(*arguments: object):

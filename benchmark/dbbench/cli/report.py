@@ -130,9 +130,9 @@ def check(
 ) -> None:
     """Hold a run against a baseline; exit with 1 where something got worse, and not by chance."""
     from dbbench.files import write_text
-    from dbbench.gate import check as hold_against
-    from dbbench.gate import read_baseline, read_tolerance, write_baseline
     from dbbench.reports import gate
+    from dbbench.reports.gate import check as hold_against
+    from dbbench.reports.gate import read_baseline, read_tolerance, write_baseline
     from dbbench.reports.results import load_results
 
     console = Console()

@@ -18,7 +18,6 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from dbbench.errors import UserError
-from dbbench.generation import lora
 from dbbench.generation.architectures import architecture, text_encoders, tokenizer_of
 from dbbench.generation.latents import LatentCodec, Posterior
 from dbbench.generation.loading import load_pipeline
@@ -131,7 +130,7 @@ class Backbone:
 
     def restore(self) -> None:
         """Put the pristine weights back, bit for bit, and freeze them."""
-        lora.remove(self.pipeline)
+        remove_adapters(self.pipeline)
         for part in self.parts:
             self.load(part, self._pristine[part])
 
@@ -394,7 +393,7 @@ def _as_named_here(state: Mapping[str, Tensor], module: nn.Module) -> Mapping[st
     return named
 
 
-def remove(pipeline: Any) -> None:
+def remove_adapters(pipeline: Any) -> None:
     """Take all adapters away, so that modules and names are as they were loaded."""
     if "peft" not in sys.modules:
         return

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dbbench.gate import Line, baseline_of, check
+from dbbench.reports.gate import Line, baseline_of, check
 from dbbench.reports.results import load_results
 from dbbench.suites.suite import load_suite
 
