@@ -1,6 +1,6 @@
 # Everything a newcomer needs is Python >= 3.11 and make; uv is fetched into .tools/ where missing.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check docs format lock wheel clean
+.PHONY: help setup demo test test-slow imports check docs format lock wheel clean
 
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,\
   $(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
@@ -33,8 +33,7 @@ test-slow: $(READY) ## run the tests that take longer than 20 seconds each
 check: $(READY) docs ## ruff, ruff format, strict mypy, the docs, and the search for secrets and vulnerable packages
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	@rm -rf .tools/typing && mkdir -p .tools/typing/dbbench
-	@ln -s "$(CURDIR)"/benchmark/dbbench/* $(FOLDERS:%="$(CURDIR)"/%) .tools/typing/dbbench/
+	@$(MAKE) --no-print-directory imports
 	.venv/bin/mypy
 	@.ci/audit
 

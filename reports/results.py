@@ -15,14 +15,15 @@ from pydantic import ValidationError
 from dbbench.errors import UserError
 from dbbench.evaluation.leaderboard import Expectation, Leaderboard, rank_methods
 from dbbench.evaluation.metric import Metric, load_metric
-from dbbench.evaluation.scores import MANIFEST, REAL, read_scores
+from dbbench.evaluation.scores import REAL, read_scores
 from dbbench.files import fingerprint, hash_file, read_json
-from dbbench.planning.plan import VERSIONS
-from dbbench.storage.record import Workspace
+from dbbench.storage.record import Record
+from dbbench.storage.run_folder import SCORES, SCORES_MANIFEST
 from dbbench.suites.suite import Suite
 from dbbench.versions import versions
 
-SCORES = "scores.parquet"
+RANKING_VERSION = 1
+"""Raise it whenever the same scores give another leaderboard."""
 RANKED = "leaderboard.json"
 BOARD = ("leaderboard", "leaderboard-subjects", "leaderboard-differences")
 """The files of a leaderboard's three tables."""
@@ -113,7 +114,7 @@ def load_results(out: Path) -> Results:
     this version cannot read.
     """
     path = out / SCORES
-    record = Workspace(out).read()
+    record = Record(out).read()
     if not record:
         raise UserError(f"{out} holds no results; make some with: dbbench run")
     stamp = tuple(p.stat().st_mtime_ns if p.is_file() else 0 for p in (path, out / "suite.json"))
@@ -123,7 +124,7 @@ def load_results(out: Path) -> Results:
 @lru_cache(maxsize=8)
 def _load(out: Path, stamp: tuple[int, ...]) -> Results:
     """Read and rank once for the same state of the files."""
-    record = Workspace(out).read()
+    record = Record(out).read()
     try:
         suite = Suite.model_validate(record["suite"])
         selection = {key: tuple(record["selection"][key]) for key in ("subjects", "methods")}
@@ -157,7 +158,7 @@ def _load(out: Path, stamp: tuple[int, ...]) -> Results:
 def _whole(path: Path) -> Path:
     """Return the path of the scores. Raises UserError where they are not as they were written."""
     try:
-        listed = read_json(path.with_name(MANIFEST)).get("files", [])
+        listed = read_json(path.with_name(SCORES_MANIFEST)).get("files", [])
         known = {str(entry["name"]): str(entry["sha256"]) for entry in listed}
     except (TypeError, KeyError):
         known = {}
@@ -168,7 +169,7 @@ def _whole(path: Path) -> Path:
 
 def _ranking_key(out: Path, expectation: Expectation, metrics: Sequence[str]) -> str:
     """Return what the leaderboard's tables depend on, as one hash."""
-    code = [VERSIONS["score"], versions()["dbbench"]]
+    code = [RANKING_VERSION, versions()["dbbench"]]
     return fingerprint([code, hash_file(out / SCORES), asdict(expectation), list(metrics)])
 
 

@@ -18,6 +18,7 @@ from dbbench.cli import app
 from dbbench.errors import UserError
 from dbbench.mini.source import MiniSource
 from dbbench.planning.build import make_plan
+from dbbench.reports import write_report
 from dbbench.running.run import execute
 from dbbench.running.sharing import without_shared
 from dbbench.storage.events import EventLog
@@ -185,7 +186,14 @@ def test_a_damaged_artifact_is_not_taken_over(suite: Suite, tmp_path: Path) -> N
     def do(out: Path, *others: Path) -> None:
         source, quiet = MiniSource(suite.backbone.resolution), Console(quiet=True)
         assert not execute(
-            suite, out, source, runs, device="cpu", console=quiet, others=others
+            suite,
+            out,
+            source,
+            runs,
+            device="cpu",
+            console=quiet,
+            publish=write_report,
+            others=others,
         ).failures
 
     do(one)

@@ -13,8 +13,8 @@ from harness import contents, installed, plugin_folder, run, suite, suite_file, 
 
 from dbbench.errors import UserError
 from dbbench.running import images as image_files
+from dbbench.running.workspace import Workspace
 from dbbench.storage.events import EventLog
-from dbbench.storage.record import Workspace
 from dbbench.suites.suite import Suite
 
 # ruff: noqa: F811 - fixtures are imported by name

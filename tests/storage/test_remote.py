@@ -21,6 +21,7 @@ from dbbench.cli.options import open_folder
 from dbbench.errors import UserError
 from dbbench.mini.source import MiniSource
 from dbbench.planning.status import print_status
+from dbbench.reports import write_report
 from dbbench.running.run import execute
 from dbbench.running.scoring import LOSSES
 from dbbench.running.session import Outcome
@@ -57,6 +58,7 @@ def run(suite: Suite, url: str, *settings: str, subjects: str = "dog") -> Outcom
         MiniSource(chosen.backbone.resolution),
         plan_runs(chosen, subjects.split(","), ["plain"], None),
         device="cpu",
+        publish=write_report,
         console=Console(quiet=True),
         remote=remote,
     )

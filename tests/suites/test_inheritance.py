@@ -15,7 +15,6 @@ from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
 from dbbench.generation.method import Checkpoint
 from dbbench.suites.inheritance import PAPER, read_suite, suite_names
-from dbbench.suites.rows import variant
 from dbbench.suites.suite import Suite, load_suite
 
 EXPERIMENTS = [name for name in suite_names() if "table" in read_suite(name)]
@@ -35,7 +34,7 @@ def test_an_experiment_costs_on_each_suite_what_training_costs_there(name: str):
         assert (experiment.banner, experiment.source) == (base.banner, base.source)
         assert (experiment.backbone, experiment.sample) == (base.backbone, base.sample)
         for row, own in experiment.methods.items():
-            plugin = variant(experiment, row).plugin
+            plugin = experiment.row(row).plugin
             said = {**written["methods"][row], **own} if row in written["methods"] else own
             for key, value in base.methods[plugin].items():
                 if key not in written["methods"][row]:
@@ -57,9 +56,9 @@ def test_wrong_nouns_are_wrong_for_every_class_and_no_noun_is_none():
     ablation = load_suite("class-noun-ablation", "mini")
     nouns = {subject.class_noun for subject in SUBJECTS.values()}
     for subject in SUBJECTS.values():
-        assert variant(ablation, "correct").noun(subject) == subject.class_noun
-        assert variant(ablation, "none").noun(subject) == ""
-        assert variant(ablation, "wrong").noun(subject) in nouns - {subject.class_noun}
+        assert ablation.row("correct").noun(subject) == subject.class_noun
+        assert ablation.row("none").noun(subject) == ""
+        assert ablation.row("wrong").noun(subject) in nouns - {subject.class_noun}
 
 
 def test_an_ablation_of_fifteen_subjects_has_every_class_noun_once():

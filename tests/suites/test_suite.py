@@ -9,7 +9,6 @@ from dbbench.errors import UserError
 from dbbench.generation.method import load_method, setting_names
 from dbbench.plugins import names
 from dbbench.suites.inheritance import bases, read_suite, suite_names
-from dbbench.suites.rows import variant
 from dbbench.suites.runs import Run, plan_runs
 from dbbench.suites.suite import Suite, load_suite, method_settings, override, with_photos
 
@@ -25,7 +24,7 @@ def _names_what_exists(suite: Suite, name: str) -> None:
     assert set(suite.metrics) <= set(names("metrics"))
     assert {ref.partition(":")[0] for ref in suite.encoders.values()} <= set(names("encoders"))
     for row in suite.methods:
-        plugin = variant(suite, row).plugin
+        plugin = suite.row(row).plugin
         load_method(plugin, method_settings(suite, row, setting_names(plugin)))
     assert select_subjects(suite.subjects)
     assert all(suite.prompts.of(live) for live in (True, False))

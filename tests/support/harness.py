@@ -20,6 +20,7 @@ from rich.console import Console
 
 from dbbench import plugins as plugin
 from dbbench.mini.source import MiniSource
+from dbbench.reports import write_report
 from dbbench.running.executors.local import Executor
 from dbbench.running.run import execute
 from dbbench.running.session import Outcome
@@ -79,6 +80,7 @@ def run(
         MiniSource(chosen.backbone.resolution),
         plan_runs(chosen, subjects.split(","), methods, seeds),
         device="cpu",
+        publish=write_report,
         console=console or Console(quiet=True),
         executor=executor,
         together=together,

@@ -71,6 +71,7 @@ def _open(out: str) -> Path:
 
     from dbbench.planning.build import recorded_plan
     from dbbench.planning.finished import finished_runs, scored
+    from dbbench.reports import write_report
     from dbbench.running.scoring import fetch_shown, score
     from dbbench.storage.artifact import Damaged
 
@@ -82,7 +83,7 @@ def _open(out: str) -> Path:
     finished = finished_runs(plan, runs)
     try:
         if finished and not scored(plan, finished):
-            score(plan, finished)
+            score(plan, finished, write_report)
         fetch_shown(plan, finished)
     except Damaged as error:
         raise UserError(f"{error}; the dbbench run that made it makes it again") from None

@@ -87,6 +87,7 @@ def reproduce(
     """
     from dbbench.data.subject import select_subjects
     from dbbench.generation.resume import Interval
+    from dbbench.reports import write_report
     from dbbench.running.reproduction import Conditions, Part, check_parts, print_costs
     from dbbench.running.reproduction import reproduce as do_all
     from dbbench.storage.remote import is_address
@@ -113,7 +114,9 @@ def reproduce(
         if dry_run:
             print_costs(parts, place, console)
             return
-        conditions = Conditions(place, work, together, retries, interval, tracker, log_json)
+        conditions = Conditions(
+            place, write_report, work, together, retries, interval, tracker, log_json
+        )
         try:
             results = do_all(parts, conditions, console)
         except KeyboardInterrupt as interrupt:

@@ -114,6 +114,7 @@ def run(
     from dbbench.generation.resume import Interval
     from dbbench.planning.build import make_plan
     from dbbench.planning.status import print_dry_run
+    from dbbench.reports import write_report
     from dbbench.running.run import execute
     from dbbench.suites.runs import plan_runs
 
@@ -140,8 +141,9 @@ def run(
         try:
             outcome = execute(
                 chosen, folder, source, runs,
-                device=place, console=console, executor=work, together=together, as_json=log_json,
-                retries=retries, interval=interval, remote=remote, tracker=tracker,
+                device=place, console=console, publish=write_report, executor=work,
+                together=together, as_json=log_json, retries=retries, interval=interval,
+                remote=remote, tracker=tracker,
             )  # fmt: skip
         except KeyboardInterrupt as interrupt:
             raise say_stopped(interrupt, console) from None

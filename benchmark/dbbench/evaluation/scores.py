@@ -104,15 +104,3 @@ def read_scores(path: Path) -> pd.DataFrame:
         raise UserError(
             f"{path} is not a score table ({error}); remove it and call dbbench run again"
         ) from None
-
-
-SCORES = "scores.parquet"
-
-
-MANIFEST = "scores.json"
-
-
-LEADERBOARD = ("leaderboard.parquet", "leaderboard.csv", "leaderboard.md")
-
-
-PAGE = "report/index.html"

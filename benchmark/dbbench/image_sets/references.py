@@ -11,7 +11,7 @@ from dbbench.data.photographs import photo_problem
 from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
 from dbbench.image_sets.folder import in_order
-from dbbench.storage.record import RECORD, Workspace
+from dbbench.storage.record import RECORD, Record
 
 DEFAULT = Path("photos")
 """Where `dbbench data fetch` puts the photographs unless told otherwise."""
@@ -50,7 +50,7 @@ def find_references(chosen: str | None, subjects: Iterable[str], scratch: Path) 
                 " --out photos; or name a folder with one folder for each subject: --references DIR"
             )
         raise UserError(f"there is no folder {folder} (--references)")
-    banner = Workspace(folder).suite().banner if (folder / RECORD).is_file() else None
+    banner = Record(folder).suite().banner if (folder / RECORD).is_file() else None
     for place in (folder / "references", folder / "dataset", folder):
         files = _by_subject(place)
         if files:

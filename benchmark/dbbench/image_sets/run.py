@@ -11,7 +11,7 @@ from dbbench.errors import UserError
 from dbbench.files import contained
 from dbbench.image_sets.image_set import Row, Submission, accept
 from dbbench.storage.artifact import MANIFEST
-from dbbench.storage.record import RECORD, Workspace
+from dbbench.storage.record import RECORD, Record
 
 
 def is_run(folder: Path) -> bool:
@@ -21,7 +21,7 @@ def is_run(folder: Path) -> bool:
 
 def read(out: Path, *, method: str | None) -> Submission:
     """Return the whole samples of all runs in an output folder; a `method` chooses one."""
-    suite = Workspace(out).suite()
+    suite = Record(out).suite()
     found = Submission()
     for folder in sorted(out.glob("runs/*/*/*/samples")):
         if not (folder / MANIFEST).is_file():

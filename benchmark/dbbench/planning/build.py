@@ -14,9 +14,8 @@ from dbbench.planning.identity import Identities
 from dbbench.planning.plan import Plan
 from dbbench.plugins import add_method_file, find
 from dbbench.storage.artifact import MANIFEST
-from dbbench.storage.record import Workspace
+from dbbench.storage.record import Record
 from dbbench.storage.remote import Remote
-from dbbench.suites.rows import variant
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
 
@@ -36,10 +35,10 @@ def make_plan(
     for reference in suite.method_files.values():
         add_method_file(reference)
     _check_names(suite, runs)
-    workspace = Workspace(out)
-    workspace.refuse_other(suite)
+    record = Record(out)
+    record.refuse_other(suite)
     identities = Identities(suite, device)
-    workspace.recall(identities, workspace.selection().join(runs).methods)
+    identities.recall(record.identities(), record.selection().join(runs).methods)
     subjects = {subject.name: subject for subject in load_subjects()}
     return Plan(suite, out, subjects, source, identities, remote)
 
@@ -47,7 +46,7 @@ def make_plan(
 def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
     """Raise UserError for a plugin that does not exist and an encoder that a metric lacks."""
     for method in [*suite.methods, *(run.method for run in runs)]:
-        find("methods", variant(suite, method).plugin)
+        find("methods", suite.row(method).plugin)
     for reference in suite.encoders.values():
         find("encoders", reference.partition(":")[0])
     for name in suite.metrics:
@@ -96,13 +95,13 @@ def recorded_plan(out: Path, remote: Remote | None = None) -> tuple[Plan, tuple[
 
     Raises UserError where the folder holds no results.
     """
-    workspace = Workspace(out)
-    suite = workspace.suite()
+    record = Record(out)
+    suite = record.suite()
     for reference in suite.method_files.values():
         add_method_file(reference)
-    record, selection = workspace.read(), workspace.selection()
-    identities = Identities(suite, str(record.get("device", "cpu")))
-    workspace.recall(identities, selection.methods, trust=True)
-    source = RecordedSource(out, str(record.get("source", suite.source)), remote)
+    written, selection = record.read(), record.selection()
+    identities = Identities(suite, str(written.get("device", "cpu")))
+    identities.recall(record.identities(), selection.methods, trust=True)
+    source = RecordedSource(out, str(written.get("source", suite.source)), remote)
     subjects = {subject.name: subject for subject in load_subjects()}
     return Plan(suite, out, subjects, source, identities, remote), selection.runs(suite)

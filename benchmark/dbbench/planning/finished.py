@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 
-from dbbench.evaluation.scores import MANIFEST, PAGE
-from dbbench.files import fingerprint
+from dbbench.files import fingerprint, read_json
 from dbbench.planning.plan import Plan
 from dbbench.storage.artifact import Artifact, State, inspect
+from dbbench.storage.run_folder import PAGE, SCORES_MANIFEST
 from dbbench.suites.runs import Run
 
 
@@ -18,7 +19,17 @@ def scored(plan: Plan, runs: Iterable[Run]) -> bool:
 
 def inspect_scores(plan: Plan, runs: Iterable[Run]) -> tuple[State, str]:
     """Return the state of the score table and leaderboard of these runs, to the last byte."""
-    return inspect(plan.out / MANIFEST, fingerprint(plan.scores(runs)), hashes=True)
+    return inspect(plan.out / SCORES_MANIFEST, fingerprint(plan.scores(runs)), hashes=True)
+
+
+def scored_again(plan: Plan, runs: Iterable[Run]) -> str:
+    """Return why runs that have a score table need a new one; "" where they have none."""
+    before = read_json(plan.out / SCORES_MANIFEST).get("inputs", {})
+    now = json.loads(json.dumps(plan.scores(runs)))
+    if not before or before.get("runs", {}).keys() != now["runs"].keys():
+        return ""
+    changed = [key for key in now if before.get(key) != now[key]]
+    return f"scored again: another {', '.join(changed)} than last time" if changed else ""
 
 
 def finished_runs(plan: Plan, runs: Iterable[Run]) -> tuple[Run, ...]:

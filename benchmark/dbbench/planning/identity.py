@@ -12,7 +12,6 @@ from dbbench.errors import unknown
 from dbbench.files import fingerprint, hash_file
 from dbbench.generation.method import load_method, setting_names
 from dbbench.plugins import find, provenance
-from dbbench.suites.rows import own_settings, variant
 from dbbench.suites.suite import Suite, method_settings
 from dbbench.versions import versions
 
@@ -61,7 +60,7 @@ class Identities:
         if not missing:
             return
         fields = {
-            name: setting_names(variant(self.suite, name).plugin)
+            name: setting_names(self.suite.row(name).plugin)
             for name in dict.fromkeys([*self.suite.methods, *missing])
         }
         every = sorted({key for keys in fields.values() for key in keys})
@@ -74,7 +73,7 @@ class Identities:
                     "dbbench list methods",
                 )
         for name in missing:
-            plugin = variant(self.suite, name).plugin
+            plugin = self.suite.row(name).plugin
             method = load_method(plugin, method_settings(self.suite, name, fields[name]))
             self.methods[name] = MethodFacts(
                 method.settings.model_dump(mode="json"), method.needs_prior
@@ -110,14 +109,14 @@ class Identities:
         return fingerprint([reference, source, self.device, _files(argument), versions()])
 
     def _method_stamp(self, name: str) -> str:
-        written = [self.suite.train, own_settings(self.suite, name)]
-        plugin = variant(self.suite, name).plugin
+        written = [self.suite.train, dict(self.suite.row(name).settings)]
+        plugin = self.suite.row(name).plugin
         source = [provenance("methods", plugin), _module_hash(plugin)]
         return fingerprint([written, source, versions()])
 
     def _trained(self, methods: Iterable[str]) -> list[str]:
         """Return the rows that these rows' trainings belong to."""
-        return list(dict.fromkeys(variant(self.suite, name).trained_as for name in methods))
+        return list(dict.fromkeys(self.suite.row(name).trained_as for name in methods))
 
 
 def _files(path: str) -> list[Any]:

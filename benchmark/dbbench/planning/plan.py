@@ -17,7 +17,7 @@ from dbbench.plugins import provenance
 from dbbench.seeds import image_seed
 from dbbench.storage.artifact import Artifact
 from dbbench.storage.remote import Remote, RemoteArtifact
-from dbbench.suites.rows import Variant, variant
+from dbbench.storage.run_folder import folder_of
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
 
@@ -67,11 +67,11 @@ class Plan:
     def checkpoint(self, run: Run) -> Artifact:
         """What a method learned of a subject."""
         run = self.training(run)
-        row, facts = self.variant(run.method), self.identities.methods.get(run.method)
+        row, facts = self.suite.row(run.method), self.identities.methods.get(run.method)
         class_noun = row.noun(self.subjects[run.subject])
         needs_prior = facts is not None and facts.needs_prior
         return self._artifact(
-            f"{folder(run)}/checkpoint",
+            f"{folder_of(run)}/checkpoint",
             "train",
             method=row.plugin,
             code=provenance("methods", row.plugin),
@@ -87,17 +87,13 @@ class Plan:
 
     def training(self, run: Run) -> Run:
         """The run whose training this one uses: itself, unless its row looks into another's."""
-        return replace(run, method=self.variant(run.method).trained_as)
-
-    def variant(self, method: str) -> Variant:
-        """What is run in the place of a row of the suite."""
-        return variant(self.suite, method)
+        return replace(run, method=self.suite.row(run.method).trained_as)
 
     def samples(self, run: Run) -> Artifact:
         """The run's images, one folder for each prompt."""
-        at = self.variant(run.method).at
+        at = self.suite.row(run.method).at
         return self._artifact(
-            f"{folder(run)}/samples",
+            f"{folder_of(run)}/samples",
             "sample",
             checkpoint=self.checkpoint(run).fingerprint,
             sampler=self.suite.sample.model_dump(exclude={"batch_size", "images_per_prompt"}),
@@ -108,7 +104,7 @@ class Plan:
     def features(self, run: Run, role: str) -> Artifact:
         """One encoder's vectors of the run's images, and of their prompts where a metric asks."""
         return self._artifact(
-            f"{folder(run)}/features/{role}",
+            f"{folder_of(run)}/features/{role}",
             "encode",
             samples=self.samples(run).fingerprint,
             encoder=self.encoder(role),
@@ -198,7 +194,7 @@ class Plan:
 
     def _run_tasks(self, run: Run) -> Iterable[Task]:
         training = self.training(run)
-        class_noun = self.variant(training.method).noun(self.subjects[run.subject])
+        class_noun = self.suite.row(training.method).noun(self.subjects[run.subject])
         facts = self.identities.methods.get(training.method)
         checkpoint, samples = self.checkpoint(run), self.samples(run)
         made = [(role, self.features(run, role)) for role in self.roles]
@@ -230,8 +226,3 @@ class Plan:
         if self.remote is None:
             return Artifact(self.out / path, everything)
         return RemoteArtifact(self.out / path, everything, self.remote, path)
-
-
-def folder(run: Run) -> str:
-    """Return the folder of a run inside the output folder."""
-    return f"runs/{run.method}/{run.subject}/{run.seed}"

@@ -11,13 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dbbench.errors import UserError
-from dbbench.evaluation.scores import MANIFEST
 from dbbench.planning.build import recorded_plan
 from dbbench.planning.finished import finished_runs, inspect_scores
 from dbbench.planning.plan import Plan
 from dbbench.planning.status import STYLES
 from dbbench.storage.artifact import Artifact
 from dbbench.storage.remote import Remote
+from dbbench.storage.run_folder import SCORES_MANIFEST
 from dbbench.suites.runs import Run
 
 
@@ -43,12 +43,12 @@ def verify(out: Path, console: Console, remote: Remote | None = None) -> bool:
                 table.add_row(name, f"[{STYLES[state]}]{state}[/]", problem)
             if state == "damaged":
                 read_only |= not _mark(artifact)
-    if (out / MANIFEST).is_file():
+    if (out / SCORES_MANIFEST).is_file():
         state, problem = inspect_scores(plan, finished_runs(plan, runs))
         # Of other runs than are finished now: not wrong, but not up to date.
         counts[state] += 1
         if state in {"damaged", "stale"}:
-            table.add_row(MANIFEST, f"[{STYLES[state]}]{state}[/]", problem)
+            table.add_row(SCORES_MANIFEST, f"[{STYLES[state]}]{state}[/]", problem)
     if table.row_count:
         console.print(table)
     said = ", ".join(f"{counts[s]} {s}" for s in ("done", "damaged", "stale", "missing"))
@@ -67,7 +67,7 @@ def _all(plan: Plan, runs: tuple[Run, ...]) -> Iterator[Artifact]:
     for run in runs:
         training = plan.training(run)
         facts = plan.identities.methods.get(training.method)
-        noun = plan.variant(training.method).noun(plan.subjects[run.subject])
+        noun = plan.suite.row(training.method).noun(plan.subjects[run.subject])
         yield plan.references(run.subject)
         yield from (plan.real_features(run.subject, role) for role in plan.roles)
         if facts is not None and facts.needs_prior:

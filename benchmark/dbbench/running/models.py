@@ -93,7 +93,7 @@ class Models:
     def method(self, name: str) -> Method:
         """The method of a row of the suite, with the suite's settings."""
         if name not in self._methods:
-            plugin = self.plan.variant(name).plugin
+            plugin = self.plan.suite.row(name).plugin
             self._methods[name] = load_method(plugin, self.identities.methods[name].settings)
         return self._methods[name]
 

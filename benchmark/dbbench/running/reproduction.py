@@ -22,6 +22,7 @@ from dbbench.running.display.progress import say_json
 from dbbench.running.display.tracker import Kind
 from dbbench.running.executors.local import Executor, Local
 from dbbench.running.run import execute
+from dbbench.running.scoring import Publish
 from dbbench.running.session import Failure
 from dbbench.running.sharing import without_shared
 from dbbench.suites.runs import Run
@@ -44,6 +45,7 @@ class Conditions:
     """Who does the parts and how, alike for all of them; as `execute` takes them."""
 
     device: str
+    publish: Publish
     executor: Executor = field(default_factory=Local)
     together: int = 1
     retries: int = 1
@@ -105,7 +107,8 @@ def _do(part: Part, parts: Sequence[Part], conditions: Conditions, console: Cons
     try:
         outcome = execute(
             part.suite, part.out, part.source, part.runs,
-            device=conditions.device, console=console, executor=conditions.executor,
+            device=conditions.device, console=console, publish=conditions.publish,
+            executor=conditions.executor,
             together=conditions.together, as_json=conditions.as_json,
             retries=conditions.retries, interval=conditions.interval, tracker=conditions.tracker,
             others=[other.out for other in parts if other.out != part.out],

@@ -14,19 +14,20 @@ from dbbench.generation.resume import Interval
 from dbbench.interrupts import listening
 from dbbench.planning.build import make_plan
 from dbbench.planning.cost import estimate_bytes
-from dbbench.planning.finished import finished_runs, scored
+from dbbench.planning.finished import finished_runs, scored, scored_again
 from dbbench.running.display.progress import show
 from dbbench.running.display.tracker import Kind
 from dbbench.running.executors.local import Executor, Local
 from dbbench.running.models import Models
-from dbbench.running.scoring import score
+from dbbench.running.scoring import Publish, score
 from dbbench.running.session import Outcome, Session
 from dbbench.running.sharing import take_over
+from dbbench.running.workspace import Workspace
 from dbbench.storage.artifact import Damaged
 from dbbench.storage.disk import storage_errors
 from dbbench.storage.events import Meter
 from dbbench.storage.leases import Leases
-from dbbench.storage.record import RECORD, Workspace
+from dbbench.storage.record import RECORD
 from dbbench.storage.remote import Remote
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
@@ -43,6 +44,7 @@ def execute(
     *,
     device: str,
     console: Console,
+    publish: Publish,
     executor: Executor | None = None,
     together: int = 1,
     as_json: bool = False,
@@ -59,7 +61,8 @@ def execute(
     output folders `others` hold of it is taken from there. What fails is tried again `retries`
     times. Trainings keep their state every `interval`. Other calls may be at work in the same
     folder: no stage is done twice, and this call ends when all its runs are done, by whomever.
-    With a `remote`, `out` is its mirror. A `tracker` gets the losses.
+    With a `remote`, `out` is its mirror. A `tracker` gets the losses. `publish` writes the
+    leaderboard and the page of the scored folder: `dbbench.reports.write_report`.
 
     Raises UserError for what stops everything (settings, references, weights, the disk); a run that
     fails by itself is reported in the outcome. Stopped passes through; whatever is complete by then
@@ -91,7 +94,7 @@ def execute(
             tasks = plan.tasks(runs)
         workspace.refuse_if_full(estimate_bytes(plan, tasks), suite)
         with leases.hold(RECORD, say):
-            workspace.write(plan, workspace.selection().join(runs), device)
+            workspace.enter(plan, workspace.selection().join(runs), device)
         if remote is not None:
             remote.send_files([RECORD])  # What is made from here on is found by it.
         session = Session(
@@ -103,7 +106,7 @@ def execute(
                 session.start(len(tasks))
                 with show(console, tasks, as_json=as_json) as progress:
                     executor.work(session, tasks, progress)
-            damaged = _score(session, executor, leases, say)
+            damaged = _score(session, executor, publish, leases, say)
             tasks = session.open(plan.tasks(runs))
             if not tasks and not damaged:
                 return session.outcome
@@ -114,7 +117,11 @@ def execute(
 
 
 def _score(
-    session: Session, executor: Executor, leases: Leases, say: Callable[[str], None]
+    session: Session,
+    executor: Executor,
+    publish: Publish,
+    leases: Leases,
+    say: Callable[[str], None],
 ) -> bool:
     """Score what is finished, unless another process just did; return whether that met damage."""
     plan, workspace = session.plan, session.workspace
@@ -124,9 +131,11 @@ def _score(
         finished = finished_runs(plan, selection.runs(plan.suite))
         if not finished or scored(plan, finished):
             return False
+        if reason := scored_again(plan, finished):
+            say(reason)
         meter = Meter()
         try:
-            count = score(plan, finished, executor.map)
+            count = score(plan, finished, publish, executor.map)
         except Damaged as error:
             error.artifact.discard()
             say(f"{error}; it is made again")

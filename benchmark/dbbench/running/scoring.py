@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbench.data.subject import Subject
 from dbbench.evaluation.metric import load_metric
-from dbbench.evaluation.scores import LEADERBOARD, MANIFEST, SCORES
 from dbbench.planning.finished import scored_from
 from dbbench.planning.plan import Plan
 from dbbench.storage.artifact import Artifact, write_manifest
+from dbbench.storage.run_folder import LEADERBOARD, SCORES, SCORES_MANIFEST
 from dbbench.suites.runs import Run
 
 if TYPE_CHECKING:
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
     Work = Callable[[Plan, Part], pd.DataFrame]
     Each = Callable[[Plan, Work, Iterable[Part]], Iterable[pd.DataFrame]]
 
+Publish = Callable[[Path], object]
+"""Writes leaderboard and page of a scored folder, as `dbbench.reports.write_report` does."""
 RUNS_A_PART = 20
 """2,000 images of the paper's protocol: some megabytes of table."""
 LOSSES = "checkpoint.json"
 
 
-def score(plan: Plan, runs: Sequence[Run], each: Each | None = None) -> int:
-    """Score these runs and their subjects' real images; write table, leaderboard and report.
+def score(plan: Plan, runs: Sequence[Run], publish: Publish, each: Each | None = None) -> int:
+    """Score these runs and their subjects' real images; write the table, then publish the folder.
 
     `each` works out parts of the table, elsewhere if it likes, and gives them back in order; they
     are written as they come, so that nobody holds all. Returns the number of images scored. What a
@@ -40,17 +43,16 @@ def score(plan: Plan, runs: Sequence[Run], each: Each | None = None) -> int:
     byte, what their encoder once said.
     """
     from dbbench.evaluation.scores import write_parts
-    from dbbench.reports import write_report
 
     subjects = tuple(dict.fromkeys(run.subject for run in runs))
     parts: list[Part] = [*_chunks(runs, RUNS_A_PART), subjects]
     made = each(plan, score_part, parts) if each else (score_part(plan, part) for part in parts)
-    (plan.out / MANIFEST).unlink(missing_ok=True)
+    (plan.out / SCORES_MANIFEST).unlink(missing_ok=True)
     write_parts(made, plan.out / SCORES)
     fetch_shown(plan, runs)
-    write_report(plan.out)
+    publish(plan.out)
     files = [plan.out / name for name in (SCORES, *LEADERBOARD)]
-    write_manifest(plan.out / MANIFEST, plan.scores(runs), files)
+    write_manifest(plan.out / SCORES_MANIFEST, plan.scores(runs), files)
     return sum(len(plan.jobs(run)) for run in runs)
 
 

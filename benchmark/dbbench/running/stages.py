@@ -26,7 +26,7 @@ from dbbench.planning.task import ImageJob
 from dbbench.running.images import open_image, sample_into, save_png
 from dbbench.seeds import prior_seed, stable_seed, train_seed
 from dbbench.storage.artifact import Artifact
-from dbbench.suites.rows import Variant
+from dbbench.suites.rows import Row
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import PriorSettings
 from dbbench.versions import versions
@@ -99,7 +99,7 @@ def train(
     *,
     references: Artifact,
     prior: Artifact | None,
-    row: Variant | None = None,
+    row: Row | None = None,
     advance: Advance = silent,
     interval: Interval | None = None,
     stop: Stop | None = None,
@@ -112,7 +112,7 @@ def train(
     """
     from dbbench.generation.method import Diverged
 
-    row = row or Variant(run.method, run.method, run.method)
+    row = row or Row(run.method, run.method, run.method)
     steps = 0
 
     def count(done: int, total: int, figures: Mapping[str, Any], /) -> None:
@@ -147,7 +147,7 @@ def train_together(
     backbone: Backbone,
     *,
     references: Sequence[Artifact],
-    row: Variant | None = None,
+    row: Row | None = None,
     advance: Advance = silent,
     interval: Interval | None = None,
     stop: Stop | None = None,
@@ -166,7 +166,7 @@ def train_together(
         advance(done, total, figures)
 
     backbone.restore()
-    row = row or Variant(runs[0].method, runs[0].method, runs[0].method)
+    row = row or Row(runs[0].method, runs[0].method, runs[0].method)
     with ExitStack() as stack:
         folders = [stack.enter_context(a.create(resume=a == artifacts[0])) for a in artifacts]
         concepts = [
@@ -199,13 +199,13 @@ def sample(
     checkpoint: Artifact,
     settings: SampleSettings,
     jobs: Sequence[ImageJob],
-    row: Variant | None = None,
+    row: Row | None = None,
     advance: Advance = silent,
 ) -> int:
     """Sample the run's images; return how many of them were not there from an interrupted try."""
     from dbbench.generation.method import Checkpoint
 
-    row = row or Variant(run.method, run.method, run.method)
+    row = row or Row(run.method, run.method, run.method)
 
     def generate(start: int) -> Iterator[Image.Image]:
         seed_everything(stable_seed("generate", run.seed, run.subject, start))
@@ -313,7 +313,7 @@ def _key(artifacts: Sequence[Artifact]) -> str:
 
 
 def _concept(
-    subject: Subject, references: Artifact, prior: Artifact | None, row: Variant, folder: Path
+    subject: Subject, references: Artifact, prior: Artifact | None, row: Row, folder: Path
 ) -> Concept:
     from dbbench.generation.method import Concept, snapshot_folder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dbbench.advance import Advance
 from dbbench.evaluation.encoder import Distance
@@ -12,10 +12,8 @@ from dbbench.planning.task import Task
 from dbbench.running import stages
 from dbbench.running.display.progress import Progress
 from dbbench.running.display.tracker import Record, tracked
+from dbbench.running.session import Session
 from dbbench.storage.leases import Leases
-
-if TYPE_CHECKING:
-    from dbbench.running.session import Session
 
 
 def do(
@@ -64,7 +62,7 @@ def _carry_out(
     if task.stage == "encode":
         return _encode(session, task, advance), "images"
     assert run is not None
-    row, backbone = plan.variant(run.method), models.backbone
+    row, backbone = plan.suite.row(run.method), models.backbone
     method = models.method(row.trained_as)
     if task.stage == "train":
         if stages.resumable(method):
@@ -92,7 +90,7 @@ def _carry_out(
         checkpoint=checkpoint, settings=plan.suite.sample, jobs=plan.jobs(run), row=row,
         advance=advance,
     )  # fmt: skip
-    shared = any(plan.variant(name).at is not None for name in plan.suite.methods)
+    shared = any(plan.suite.row(name).at is not None for name in plan.suite.methods)
     if not plan.suite.keep_checkpoints and not shared:
         checkpoint.remove()
     return count, "images"
@@ -145,7 +143,7 @@ def _train_together(session: Session, tasks: Sequence[Task], advance: Advance) -
         session.models.method(runs[0].method),
         session.models.backbone,
         references=[session.plan.references(run.subject) for run in runs],
-        row=session.plan.variant(runs[0].method),
+        row=session.plan.suite.row(runs[0].method),
         advance=advance,
         interval=session.interval,
         stop=session.stop,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,14 +11,9 @@ from pathlib import Path
 from dbbench.errors import UserError
 
 SPARE_BYTES = 64 * 2**20
-
-
+"""What is left free on the disk beyond what a run needs."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
 _NO_ROOM_WORDS = ("No space left on device", "File too large", "Disk quota exceeded")
-
-
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
@@ -59,8 +55,9 @@ def folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _existing(path: Path) -> Path:
+def free_bytes(path: Path) -> int:
+    """Return the free bytes of the disk that holds a path, or will hold it once it is made."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
-    return path
+    return shutil.disk_usage(path).free

@@ -1,12 +1,9 @@
-"""The output folder: which suite it belongs to, who is at work in it, and whether it has room."""
+"""suite.json: which suite an output folder belongs to, and what was asked for in it so far."""
 
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +11,8 @@ from typing import Any
 from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
 from dbbench.files import fingerprint, write_text
-from dbbench.planning.identity import Identities
-from dbbench.planning.plan import Plan
-from dbbench.storage.disk import SPARE_BYTES, _existing
-from dbbench.storage.leases import Leases
 from dbbench.suites.runs import Run, plan_runs
 from dbbench.suites.suite import Suite
-from dbbench.units import gigabytes
-from dbbench.versions import versions
 
 RECORD = "suite.json"
 
@@ -51,8 +42,8 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Workspace:
-    """One output folder."""
+class Record:
+    """The suite.json of one output folder."""
 
     out: Path
 
@@ -93,6 +84,10 @@ class Workspace:
             raise UserError(f"{self.out} holds no results; make some with: dbbench run")
         return Suite.model_validate(record["suite"])
 
+    def identities(self) -> dict[str, Any]:
+        """Return what the last call found out of weights and settings; nothing in a new folder."""
+        return dict(self.read().get("identities", {}))
+
     def refuse_other(self, suite: Suite) -> None:
         """Raise UserError where the folder holds another suite, backbone, resolution or source."""
         record = self.read()
@@ -103,63 +98,13 @@ class Workspace:
                 f"{self.out} holds {there}, and this would be {here}; choose another --out"
             )
 
-    def write(self, plan: Plan, selection: Selection, device: str) -> None:
-        """Record what is run here and with what."""
-        document = {
-            "suite": plan.suite.model_dump(mode="json"),
-            "selection": {
-                "subjects": selection.subjects,
-                "methods": selection.methods,
-                "seeds": selection.seeds,
-            },
-            "source": plan.source.name,
-            "versions": versions(),
-            "device": device,
-            "identities": plan.identities.record(self.read().get("identities", {})),
-        }
+    def write(self, document: Mapping[str, Any]) -> None:
+        """Write suite.json with a seal of its content; nothing where that is there already."""
         document = json.loads(json.dumps(document))
         if document == self.read():
             return
-        sealed = document | {"seal": fingerprint(document)}
+        sealed = {**document, "seal": fingerprint(document)}
         write_text(self.out / RECORD, json.dumps(sealed, indent=1, ensure_ascii=False) + "\n")
-
-    def recall(
-        self, identities: Identities, methods: Iterable[str], *, trust: bool = False
-    ) -> None:
-        """Tell the identities what the last call here found out."""
-        identities.recall(self.read().get("identities", {}), methods, trust=trust)
-
-    @contextmanager
-    def entered(
-        self, leases: Leases, settings: Any, waiting: Callable[[str], None]
-    ) -> Iterator[None]:
-        """Be at work in the folder while open, beside others with the same settings.
-
-        Others would make other things of the same name: they are waited for.
-        """
-        kind = f"call {fingerprint(settings)[:16]} "
-        own = f"{kind}{secrets.token_hex(4)}"
-        with leases.hold("entrance", waiting):
-            for name in leases.names():
-                if name.startswith("call ") and not name.startswith(kind):
-                    with leases.hold(name, lambda who: waiting(f"{who}, with other settings")):
-                        pass
-            lease = leases.take(own)
-        try:
-            yield
-        finally:
-            if lease is not None:
-                leases.release(lease)
-
-    def refuse_if_full(self, needed: int, suite: Suite) -> None:
-        """Raise UserError where `needed` bytes do not fit on the disk."""
-        free = shutil.disk_usage(_existing(self.out)).free
-        if needed + SPARE_BYTES > free:
-            advice = ", add --set keep_checkpoints=false" if suite.keep_checkpoints else ""
-            raise UserError(
-                f"{self.out} needs about {gigabytes(needed + SPARE_BYTES)} more and the disk has "
-                f"{gigabytes(free)} left; free some{advice}, or choose another --out"
-            )
 
 
 def _identity(suite: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Variant: one row of a suite's methods, which may be another row's method under other conditions.
+"""Row: a method of a suite, or the same method under other conditions and a name of its own.
 
 A suite names its rows, and a row is usually a method: `[methods.dreambooth]`. With `base` it is
 that method under a name of its own, so that an ablation is simply several rows. Beside the method's
@@ -14,26 +14,25 @@ own settings a row may hold
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from dbbench.data.subject import Subject
-
-if TYPE_CHECKING:
-    from dbbench.suites.suite import Suite
 
 CONDITIONS = ("base", "class_noun", "references", "prior_images", "at")
 
 
 @dataclass(frozen=True)
-class Variant:
-    """What is run in the place of a row."""
+class Row:
+    """What is run under a row's name."""
 
     name: str
     plugin: str
     """The method's name."""
     trained_as: str
     """The row whose training it uses; its own unless `at` is given."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the row sets of its method's own settings."""
     class_noun: str | Mapping[str, str] | None = None
     references: int | None = None
     prior_images: int | None = None
@@ -60,34 +59,32 @@ class Variant:
         return {key: value for key, value in given.items() if value is not None}
 
 
-def variant(suite: Suite, name: str) -> Variant:
-    """Return what a row of the suite is; a name without a row is that method itself."""
-    row = suite.methods.get(name, {})
+def row_of(methods: Mapping[str, Mapping[str, Any]], name: str) -> Row:
+    """Return a row of a suite's methods; a name without a row is that method itself."""
+    row = methods.get(name, {})
     base = str(row.get("base", name))
+    settings = {key: value for key, value in row.items() if key not in CONDITIONS}
     if row.get("at") is not None:
-        trained = variant(suite, base)
-        return Variant(name, trained.plugin, base, class_noun=trained.class_noun, at=row["at"])
-    return Variant(
+        trained = row_of(methods, base)
+        return Row(
+            name, trained.plugin, base, settings, class_noun=trained.class_noun, at=row["at"]
+        )
+    return Row(
         name,
         plugin=base,
         trained_as=name,
+        settings=settings,
         class_noun=row.get("class_noun"),
         references=row.get("references"),
         prior_images=row.get("prior_images"),
         snapshots=tuple(
             sorted(
                 float(other["at"])
-                for other in suite.methods.values()
+                for other in methods.values()
                 if other.get("at") is not None and other.get("base") == name
             )
         ),
     )
-
-
-def own_settings(suite: Suite, name: str) -> dict[str, Any]:
-    """Return what a row says of its method's settings."""
-    row = suite.methods.get(name, {})
-    return {key: value for key, value in row.items() if key not in CONDITIONS}
 
 
 def row_problem(methods: Mapping[str, Mapping[str, Any]], name: str) -> str | None:

@@ -13,7 +13,7 @@ from dbbench.data.prompt import PromptChoice
 from dbbench.errors import UserError, unknown
 from dbbench.suites.inheritance import read_suite
 from dbbench.suites.paper_table import PaperTable
-from dbbench.suites.rows import own_settings, row_problem
+from dbbench.suites.rows import Row, row_of, row_problem
 from dbbench.suites.sampling import SampleSettings
 from dbbench.validation import Settings, explain_validation
 
@@ -98,6 +98,10 @@ class Suite(Settings):
                 raise ValueError(problem)
         return value
 
+    def row(self, name: str) -> Row:
+        """Return the row of that name; a name without a row is that method itself."""
+        return row_of(self.methods, name)
+
 
 def load_suite(name_or_path: str | Path, on: str | None = None) -> Suite:
     """Return the suite of that name, or the one in that TOML file.
@@ -143,7 +147,7 @@ def method_settings(suite: Suite, method: str, known: Iterable[str]) -> dict[str
     """Return what the suite says of a method whose setting names are `known`: common, then own."""
     names = set(known)
     common = {key: value for key, value in suite.train.items() if key in names}
-    return common | own_settings(suite, method)
+    return common | dict(suite.row(method).settings)
 
 
 def _validate(values: dict[str, Any], *, origin: str) -> Suite:

@@ -26,6 +26,7 @@ from rich.console import Console
 from dbbench.data.subject import load_subjects
 from dbbench.mini.source import MiniSource
 from dbbench.plugins import add_method_file
+from dbbench.reports import write_report
 from dbbench.running.executors.ray_driver import connected
 from dbbench.running.run import execute
 from dbbench.storage.events import EventLog
@@ -59,7 +60,7 @@ def main() -> None:
         begun = time.monotonic()
         outcome = execute(
             suite, folder / "out", MiniSource(suite.backbone.resolution), runs,
-            device="cpu", console=console, executor=cluster,
+            device="cpu", console=console, publish=write_report, executor=cluster,
         )  # fmt: skip
         seconds = time.monotonic() - begun
     assert not outcome.failures, outcome.failures[:3]

@@ -30,14 +30,15 @@ from dbbench.mini.source import MiniSource
 from dbbench.planning.build import make_plan
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
+from dbbench.reports import write_report
 from dbbench.running.display.progress import PlainProgress
 from dbbench.running.executors.local import Executor
 from dbbench.running.executors.ray_driver import connected
 from dbbench.running.models import Models
 from dbbench.running.run import execute
 from dbbench.running.session import Outcome, Session
+from dbbench.running.workspace import Workspace
 from dbbench.storage.events import EventLog
-from dbbench.storage.record import Workspace
 from dbbench.suites.runs import Run, plan_runs
 from dbbench.suites.suite import Suite, load_suite, override
 
@@ -106,7 +107,16 @@ def main() -> None:
 
 def _run(suite: Suite, out: Path, runs: tuple[Run, ...], executor: Executor | None) -> None:
     source = MiniSource(suite.backbone.resolution)
-    outcome = execute(suite, out, source, runs, device="cpu", console=CONSOLE, executor=executor)
+    outcome = execute(
+        suite,
+        out,
+        source,
+        runs,
+        device="cpu",
+        console=CONSOLE,
+        publish=write_report,
+        executor=executor,
+    )
     assert not outcome.failures, outcome.failures
 
 

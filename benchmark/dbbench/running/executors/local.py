@@ -10,6 +10,7 @@ from dbbench.device import devices_of
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
 from dbbench.running.display.progress import Progress
+from dbbench.running.loop import work
 from dbbench.running.models import Models
 from dbbench.running.session import Session
 
@@ -51,7 +52,7 @@ class Local:
         """
         devices = devices_of(session.models.device)
         if self.jobs == len(devices) == 1 or session.together > 1:
-            session.work(tasks, progress)
+            work(session, tasks, progress)
             return
         from dbbench.running.executors.processes import work_at_once
 

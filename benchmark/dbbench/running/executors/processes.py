@@ -24,10 +24,11 @@ from dbbench.planning.task import Task
 from dbbench.running.display.progress import Progress
 from dbbench.running.display.tracker import Kind
 from dbbench.running.executors.relay import Message, Relay, show_message
+from dbbench.running.loop import work
 from dbbench.running.models import Models
 from dbbench.running.session import Failure, Outcome, Session
+from dbbench.running.workspace import Workspace
 from dbbench.storage.leases import Leases
-from dbbench.storage.record import Workspace
 from dbbench.storage.remote import Remote
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
@@ -52,7 +53,7 @@ def work_at_once(
     for task in tasks:
         is_for_runs = task.run is not None or (task.stage == "prior" and task.key in needed)
         (rest if is_for_runs else first).append(task)
-    session.work(first, progress)
+    work(session, first, progress)
     if not rest:
         return
     session.models.release()
@@ -68,7 +69,7 @@ def work_at_once(
         for worker in pool.workers:
             worker.process.terminate()
             worker.process.join()
-    session.work([task for task in rest if task.run in pool.blocked], progress)
+    work(session, [task for task in rest if task.run in pool.blocked], progress)
 
 
 def in_order(tasks: Sequence[Task]) -> list[Run]:
@@ -263,7 +264,7 @@ def _serve(order: _Order, name: str, pipe: Connection) -> None:
                     plan, models, Workspace(order.out), Outcome(), retries=order.retries,
                     interval=order.interval, leases=leases, stop=stop, tracker=order.tracker,
                 )  # fmt: skip
-                session.work(plan.tasks([run]), relay)
+                work(session, plan.tasks([run]), relay)
                 put((name, "outcome", session.outcome))
     except UserError as error:
         put((name, "error", str(error)))

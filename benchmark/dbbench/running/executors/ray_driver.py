@@ -21,6 +21,7 @@ from dbbench.planning.task import Task
 from dbbench.running.display.progress import Progress
 from dbbench.running.executors.ray_node import Order, Report, do_task, identify, run_parts
 from dbbench.running.executors.relay import Message, show_message
+from dbbench.running.loop import work
 from dbbench.running.models import Models
 from dbbench.running.session import Failure, Session
 from dbbench.storage.artifact import Damaged
@@ -76,7 +77,7 @@ class Cluster:
 
         Raises UserError where something stops everything.
         """
-        session.work([task for task in tasks if task.stage in HERE], progress)
+        work(session, [task for task in tasks if task.stage in HERE], progress)
         away = [task for task in tasks if task.stage not in HERE]
         if not away:
             return

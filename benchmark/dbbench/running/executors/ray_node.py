@@ -18,10 +18,11 @@ from dbbench.planning.task import Task
 from dbbench.plugins import add_method_file
 from dbbench.running.display.tracker import Kind
 from dbbench.running.executors.relay import Relay
+from dbbench.running.loop import work
 from dbbench.running.models import Models
 from dbbench.running.session import Failure, Outcome, Session
+from dbbench.running.workspace import Workspace
 from dbbench.storage.artifact import Artifact
-from dbbench.storage.record import Workspace
 from dbbench.storage.remote import RemoteArtifact
 
 
@@ -92,7 +93,7 @@ def do_task(
             report.summary = "was there already"
             return report
         _check(order.plan.identities, models, task)
-        session.work([task], relay)
+        work(session, [task], relay)
         if session.put_off:
             report.stop = f"what {task.key} reads was damaged; the same command makes it again"
         report.summary = relay.summary

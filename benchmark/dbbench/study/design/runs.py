@@ -16,7 +16,7 @@ from dbbench.errors import UserError
 from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.evaluation.scores import read_scores
 from dbbench.files import contained
-from dbbench.storage.record import Workspace
+from dbbench.storage.record import Record
 from dbbench.study.design.draw import Sample
 from dbbench.study.design.study import Pair
 
@@ -142,7 +142,7 @@ def pair_scores(pairs: Sequence[Pair], name: str, run: Path) -> pd.DataFrame | N
 
 def read_banner(roots: Mapping[str, Path]) -> str | None:
     """Return what must stand on everything that comes of these runs."""
-    banners = [(Workspace(run).read().get("suite") or {}).get("banner") for run in roots.values()]
+    banners = [(Record(run).read().get("suite") or {}).get("banner") for run in roots.values()]
     return next((str(banner) for banner in banners if banner), None)
 
 
