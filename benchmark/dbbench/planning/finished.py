@@ -29,7 +29,7 @@ def scored_again(plan: Plan, runs: Iterable[Run]) -> str:
     if not before or before.get("runs", {}).keys() != now["runs"].keys():
         return ""
     changed = [key for key in now if before.get(key) != now[key]]
-    return f"scored again: another {', '.join(changed)} than last time" if changed else ""
+    return f"scored again: {', '.join(changed)} changed since the last time" if changed else ""
 
 
 def finished_runs(plan: Plan, runs: Iterable[Run]) -> tuple[Run, ...]:
