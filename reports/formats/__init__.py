@@ -1,1 +1,1 @@
-"""."""
+"""Formats of a table: terminal, Markdown, CSV, Parquet, LaTeX."""

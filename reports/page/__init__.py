@@ -1,1 +1,1 @@
-"""."""
+"""The HTML page of a run: tables, charts, plots, galleries."""

@@ -1,1 +1,1 @@
-"""."""
+"""Tables and pages of user studies."""

@@ -1,1 +1,1 @@
-"""."""
+"""Tables and pages of `dbbench validity`."""

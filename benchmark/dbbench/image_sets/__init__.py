@@ -1,4 +1,4 @@
-"""Submissions: one reader a file; each turns what a user names into rows or pictures."""
+"""Image sets: one reader a file; each turns what a user names into rows or images."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""."""
+"""Planning: which artifacts a suite needs, which are missing, and what they will cost."""

@@ -1,1 +1,1 @@
-"""."""
+"""The analysis of a user study: answers -> shares, agreement, and their intervals."""
