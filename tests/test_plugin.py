@@ -7,6 +7,9 @@ from harness import installed, plugin_folder  # noqa: F401 - fixtures
 
 from dbbench import plugins as plugin
 from dbbench.errors import UserError
+from dbbench.evaluation.encoder import load_encoder
+from dbbench.evaluation.metric import load_metric
+from dbbench.generation.method import load_method
 
 
 def test_built_in_and_third_party_plugins_come_in_by_the_same_door(installed: None) -> None:  # noqa: F811
@@ -14,9 +17,9 @@ def test_built_in_and_third_party_plugins_come_in_by_the_same_door(installed: No
     assert {"timm", "open_clip", "mini-dino", "mini-clip", "pixels"} <= set(
         plugin.names("encoders")
     )
-    assert plugin.load_method("tinted", {"steps": 7}).settings.model_dump()["steps"] == 7
-    assert plugin.load_encoder("pixels:4", device="cpu").dim == 48
-    assert plugin.load_metric("clip-t").compares == "text"
+    assert load_method("tinted", {"steps": 7}).settings.model_dump()["steps"] == 7
+    assert load_encoder("pixels:4", device="cpu").dim == 48
+    assert load_metric("clip-t").compares == "text"
 
 
 def test_a_third_partys_version_is_part_of_where_it_comes_from(installed: None) -> None:  # noqa: F811
@@ -41,9 +44,9 @@ def test_an_unknown_name_suggests_the_nearest(kind: plugin.Kind, name: str, mess
 
 def test_a_bad_method_setting_is_named(installed: None) -> None:  # noqa: F811
     with pytest.raises(UserError, match=r'tinted: unknown key "stesp"; did you mean "steps"\?'):
-        plugin.load_method("tinted", {"stesp": 3})
+        load_method("tinted", {"stesp": 3})
     with pytest.raises(UserError, match="tinted: steps = 'x'"):
-        plugin.load_method("tinted", {"steps": "x"})
+        load_method("tinted", {"steps": "x"})
 
 
 def test_a_plugin_that_cannot_be_imported_is_one_line(
@@ -56,5 +59,5 @@ def test_a_plugin_that_cannot_be_imported_is_one_line(
     monkeypatch.syspath_prepend(tmp_path)
     plugin._points.cache_clear()
     with pytest.raises(UserError, match='method "broken" .* cannot be loaded: No module named'):
-        plugin.load_method("broken", {})
+        load_method("broken", {})
     plugin._points.cache_clear()

@@ -294,7 +294,9 @@ def test_runs_at_once_give_the_files_of_runs_in_turn(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(plugin_folder))
     # One process on each of two devices; here both are the CPU.
-    monkeypatch.setattr("dbbench.running.run.devices_of", lambda device: (device, device))
+    monkeypatch.setattr(
+        "dbbench.running.executors.local.devices_of", lambda device: (device, device)
+    )
     outcome = run(suite, tmp_path / "at-once", "methods.tinted.fail_on='dog'")
     (failure,) = outcome.failures
     assert failure.task.name == "tinted/dog/0"

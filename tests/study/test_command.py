@@ -183,7 +183,9 @@ def test_links_are_personal_and_the_same_every_time(place: Place) -> None:
 
 def test_neither_help_nor_create_needs_torch(place: Place, tmp_path: Path) -> None:
     code = (
-        "import sys; from dbbench.study import web, simulate; from dbbench.reports import study;"
+        "import sys; from dbbench.study.server import web;"
+        "from dbbench.study.analysis import simulate;"
+        "from dbbench.reports.study import pages;"
         "from dbbench.study.design.create import create_study; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,7 +18,11 @@ from study_run import write_run
 def load(repository: Path, folder: Path, url: str, *options: object) -> dict[str, Any]:
     """Run benchmark/measurements/study/load.py and return what it found."""
     run = write_run(folder / "run", prompts=10, images=8, subjects=("dog", "teapot"))
-    command = [sys.executable, str(repository / "benchmark" / "study" / "load.py"), str(run)]
+    command = [
+        sys.executable,
+        str(repository / "benchmark" / "measurements" / "study" / "load.py"),
+        str(run),
+    ]
     command += ["--database", url, "--out", str(folder / "load.json"), *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
