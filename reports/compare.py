@@ -12,7 +12,7 @@ from rich.text import Text
 from dbbench.errors import UserError
 from dbbench.evaluation.metric import Metric
 from dbbench.evaluation.scores import REAL
-from dbbench.evaluation.statistics import Difference, holm, paired_difference
+from dbbench.evaluation.statistics import Difference, paired_differences
 from dbbench.files import write_text
 from dbbench.reports.comparable import difference_between, identity, names_of
 from dbbench.reports.formats.table import interval, number, p_value
@@ -33,7 +33,6 @@ class Change:
     """"all", or the prompts' category."""
     metric: Metric
     found: Difference
-    p_holm: float | None
 
 
 @dataclass(frozen=True)
@@ -98,14 +97,14 @@ def _compare(a: Results, b: Results, methods: tuple[str, str]) -> Comparison:
     one = a.scores.loc[a.scores["method"] == methods[0]]
     two = b.scores.loc[b.scores["method"] == methods[1]]
     categories = ["all", *dict.fromkeys(one["category"].dropna())]
-    found: list[tuple[str, Metric, Difference]] = []
-    for metric in a.metrics:
-        for category in categories:
-            pair = _paired(one, two, metric.name, category)
-            if len(pair):
-                found.append((category, metric, paired_difference(pair["b"], pair["a"])))
-    adjusted = holm([difference.p for _, _, difference in found])
-    changes = [Change(*item, p) for item, p in zip(found, adjusted, strict=True)]
+    pairs = [
+        (category, metric, pair)
+        for metric in a.metrics
+        for category in categories
+        if len(pair := _paired(one, two, metric.name, category))
+    ]
+    found = paired_differences((pair["b"], pair["a"]) for _, _, pair in pairs)
+    changes = [Change(c, m, each) for (c, m, _), each in zip(pairs, found, strict=True)]
     return Comparison(a, b, methods, tuple(changes), _moved(one, two, a.metrics[0]))
 
 
@@ -145,7 +144,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         found, name = change.found, f"{change.metric.label}, {change.category}"
         style = "bold" if change.category == "all" else ""
         between = interval(found.interval.low, found.interval.high, signed=True)
-        cells = [name, number(found.mean, signed=True), between, p_value(change.p_holm)]
+        cells = [name, number(found.mean, signed=True), between, p_value(found.p_holm)]
         rows.append([Text(cell, style=style) for cell in (*cells, str(found.subjects))])
     header = ("metric, prompts", "difference", "95%", "p (Holm)", "subjects")
     print_table(console, comparison.title, header, rows, banners=[banner] if banner else [])

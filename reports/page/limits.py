@@ -129,8 +129,8 @@ def _shown(run: Path, real: Path, look: str, meaning: str) -> Shown | None:
     """Return what a run showed of its subject; None where a file of it is missing."""
     entries = read_json(run / "samples" / "samples.json").get("images", [])
     features = run / "features"
-    images, means = _vectors(features / look, "images"), _vectors(features / meaning, "images")
-    texts, originals = _vectors(features / meaning, "texts"), _vectors(real / meaning, "images")
+    images, means = read_vectors(features / look), read_vectors(features / meaning)
+    texts, originals = read_vectors(features / meaning, "texts"), read_vectors(real / meaning)
     if images is None or means is None or texts is None or originals is None:
         return None
     if not len(entries) == len(images) == len(means) == len(texts):
@@ -146,7 +146,8 @@ def _shown(run: Path, real: Path, look: str, meaning: str) -> Shown | None:
     )
 
 
-def _vectors(folder: Path, name: str) -> Vectors | None:
+def read_vectors(folder: Path, name: str = "images") -> Vectors | None:
+    """Return the features in a file of a folder; None where they cannot be read."""
     try:
         vectors: Vectors = np.load(folder / f"{name}.npy", allow_pickle=False)
     except (OSError, ValueError):

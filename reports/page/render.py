@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -13,13 +12,14 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dbbench.data.subject import select_subjects
+from dbbench.evaluation.flags import FLAGS
 from dbbench.evaluation.scores import REAL
 from dbbench.files import write_text
 from dbbench.reports.formats.table import arrowed, interval, number, p_value, percent, rank, span
 from dbbench.reports.page.charts import difference_rows, drawn, known, matrix_of, ranking_rows
 from dbbench.reports.page.contact_sheets import make_pictures
 from dbbench.reports.page.curves import read_curves
-from dbbench.reports.page.flags import Flag, find_flags, measured
+from dbbench.reports.page.flags import Flagged, read_flags
 from dbbench.reports.page.gallery import SubjectPictures
 from dbbench.reports.page.plots import Plot, draw_plots
 from dbbench.reports.page.provenance import credits_of, facts_of
@@ -31,7 +31,7 @@ REPORT = "report"
 PAGE = "index.html"
 EXTREMES = 4
 """Subjects shown as the easiest, and as many as the hardest."""
-FLAGS = 12
+SHOWN_FLAGS = 12
 """Flagged images shown of each kind, one of each subject and method."""
 
 
@@ -158,27 +158,25 @@ def _extremes(
 
 def _flags(results: Results, pictures: Iterable[SubjectPictures]) -> dict[str, Any]:
     """Return how many images and prompts are flagged by method, and the most striking to show."""
-    flags = find_flags(results)
+    flags = read_flags(results)
     shown = {subject.name: subject for subject in pictures}
-    counts = Counter((flag.method, flag.kind) for flag in flags)
     worst = []
-    for kind in ("copy", "collapse"):
-        firsts: dict[tuple[str, str], Flag] = {}
-        for flag in flags:
-            if flag.kind == kind:
-                firsts.setdefault((flag.subject, flag.method), flag)
-        for flag in list(firsts.values())[:FLAGS]:
-            subject = shown[flag.subject]
-            sheet = next((s for s in subject.sheets if s.method == flag.method), None)
+    for kind in FLAGS:
+        own = [flag for (_, name), found in flags.items() if name == kind for flag in found]
+        firsts: dict[tuple[str, str], Flagged] = {}
+        for flag in sorted(own, key=lambda flag: -flag.found.excess):
+            firsts.setdefault((flag.run.subject, flag.run.method), flag)
+        for flag in list(firsts.values())[:SHOWN_FLAGS]:
+            subject = shown[flag.run.subject]
+            sheet = next((s for s in subject.sheets if s.method == flag.run.method), None)
             if sheet is not None:
                 worst.append({"flag": flag, "sheet": sheet, "subject": subject})
     methods = [str(m) for m in results.leaderboard.ranking["method"] if m != REAL]
-    known = measured(results)
     table = [
-        (m, *((counts[m, kind] if m in known else None) for kind in ("copy", "collapse")))
+        (m, *(len(flags[m, kind]) if (m, kind) in flags else None for kind in FLAGS))
         for m in methods
     ]
-    return {"table": table, "worst": worst, "any": bool(flags)}
+    return {"table": table, "worst": worst}
 
 
 def _prompt_scores(results: Results) -> Mapping[tuple[str, str, str], str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dbbench.evaluation.metric import Metric
 from dbbench.evaluation.scores import REAL
-from dbbench.evaluation.statistics import Difference, holm, paired_difference, subject_interval
+from dbbench.evaluation.statistics import paired_differences, subject_interval
 
 SIGNIFICANCE = 0.05
 
@@ -163,48 +166,61 @@ def _missing_runs(
     return f"{len(complete)}/{len(runs)} subjects"
 
 
+def compare_means(
+    means: Mapping[str, pd.Series[float]],
+    pairs: Iterable[tuple[str, str]],
+    *,
+    higher_is_better: bool,
+) -> list[dict[str, Any]]:
+    """Compare methods two by two on the subjects that both have; `means` are theirs by subject.
+
+    One row per pair, p-values by Holm over all of them. The better method comes first, but the
+    oracle where it is one of the two. `by_subject` are the single differences.
+    """
+    sides: list[tuple[str, str, NDArray[np.float64]]] = []
+    for a, b in pairs:
+        both = pd.concat([means[a], means[b]], axis=1, join="inner").to_numpy()
+        apart = both[:, 0] - both[:, 1]
+        if len(both) and a != REAL and (apart.mean() < 0) == higher_is_better:
+            a, b, both = b, a, both[:, ::-1]
+        sides.append((a, b, both))
+    found = paired_differences((both[:, 0], both[:, 1]) for _, _, both in sides)
+    return [
+        {
+            "a": a,
+            "b": b,
+            "difference": result.mean,
+            "low": result.interval.low,
+            "high": result.interval.high,
+            "p": result.p,
+            "p_holm": result.p_holm,
+            "subjects": result.subjects,
+            "reason": result.interval.reason,
+            "by_subject": both[:, 0] - both[:, 1],
+        }
+        for (a, b, both), result in zip(sides, found, strict=True)
+    ]
+
+
 def _differences(
     means: dict[tuple[str, str], pd.Series[float]],
     methods: Sequence[str],
     metrics: Sequence[Metric],
     expectation: Expectation,
 ) -> pd.DataFrame:
-    """One row per metric and pair, the better one first; on the subjects that both have."""
-    rows: list[dict[str, object]] = []
+    """One row per metric and pair, as `compare_means` orders them."""
+    rows: list[dict[str, Any]] = []
+    common = {"suite": expectation.suite, "banner": expectation.banner or ""}
     for metric in metrics:
-        results: list[tuple[str, str, Difference]] = []
-        for a, b in combinations(methods, 2):
-            if (a, metric.name) not in means or (b, metric.name) not in means:
-                continue
-            pair = pd.concat([means[a, metric.name], means[b, metric.name]], axis=1).dropna()
-            result = paired_difference(pair.iloc[:, 0], pair.iloc[:, 1])
-            if a != REAL and (result.mean < 0) == metric.higher_is_better:
-                a, b = b, a
-                result = paired_difference(pair.iloc[:, 1], pair.iloc[:, 0])
-            results.append((a, b, result))
+        own = {m: means[m, metric.name] for m in methods if (m, metric.name) in means}
+        pairs = list(combinations(own, 2))
         # The oracle is no competitor: its comparisons do not cost the methods' own any power.
-        oracle = [a == REAL for a, _, _ in results]
-        p_values = [result.p for _, _, result in results]
-        of_oracle = holm([p if own else None for p, own in zip(p_values, oracle, strict=True)])
-        of_methods = holm([None if own else p for p, own in zip(p_values, oracle, strict=True)])
-        adjusted = [o if o is not None else m for o, m in zip(of_oracle, of_methods, strict=True)]
-        rows.extend(
-            {
-                "suite": expectation.suite,
-                "banner": expectation.banner or "",
-                "metric": metric.name,
-                "a": a,
-                "b": b,
-                "difference": result.mean,
-                "low": result.interval.low,
-                "high": result.interval.high,
-                "p": result.p,
-                "p_holm": p_holm,
-                "subjects": result.subjects,
-                "reason": result.interval.reason,
-            }
-            for (a, b, result), p_holm in zip(results, adjusted, strict=True)
-        )
+        for family in (
+            [pair for pair in pairs if REAL in pair],
+            [pair for pair in pairs if REAL not in pair],
+        ):
+            found = compare_means(own, family, higher_is_better=metric.higher_is_better)
+            rows.extend(common | {"metric": metric.name} | row for row in found)
     columns = ["suite", "banner", "metric", "a", "b", "difference", "low", "high", "p", "p_holm"]
     table = pd.DataFrame(rows, columns=[*columns, "subjects", "reason"])
     numbers = ["difference", "low", "high", "p", "p_holm"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -99,6 +99,37 @@ def evaluate(metric: Metric, prompts: Sequence[str], features: Features) -> Valu
         if len(rows) and len(scores := metric.score(features.take(rows))):
             values[rows] = scores
     return values
+
+
+def evaluate_from(
+    metric: Metric,
+    prompts: Sequence[str],
+    *,
+    images: Callable[[], Vectors],
+    references: Callable[[], Vectors | None] = lambda: None,
+    texts: Callable[[], Vectors | None] = lambda: None,
+    distances: NDArray[np.floating[typing.Any]] | None = None,
+) -> Values:
+    """As `evaluate`, from what one encoder gives: `images` ND, `references` RD and `texts` ND.
+
+    Only what the metric compares is called for. A distance network gives `distances` instead,
+    N(N+R): from each image to each other one, then to each reference; R may be 0.
+    """
+    if distances is None:
+        with_real = metric.compares in {"references", "class-images"}
+        features = Features(
+            generated=images(),
+            references=references() if with_real else None,
+            texts=texts() if metric.compares == "text" else None,
+        )
+    else:
+        count = len(prompts)
+        features = Features(
+            generated=np.zeros((count, 0), np.float32),
+            distances=distances[:, :count],
+            real_distances=distances[:, count:],
+        )
+    return evaluate(metric, prompts, features)
 
 
 def mean_cosine(generated: Vectors, others: Vectors) -> Values:

@@ -10,8 +10,8 @@ scipy takes longer to load than a page takes to write: the functions that need i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,6 +41,8 @@ class Difference:
     interval: Interval
     p: float | None
     subjects: int
+    p_holm: float | None = None
+    """`p` adjusted for all differences that were asked for together (`paired_differences`)."""
 
 
 def subject_interval(
@@ -107,6 +109,13 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Differenc
         p = float(test.pvalue)
     interval = subject_interval(differences, seed=seed)
     return Difference(float(differences.mean()), interval, p, len(differences))
+
+
+def paired_differences(pairs: Iterable[tuple[ArrayLike, ArrayLike]]) -> list[Difference]:
+    """Compare each pair as `paired_difference` does, with p-values by Holm over all of them."""
+    found = [paired_difference(a, b) for a, b in pairs]
+    adjusted = holm([each.p for each in found])
+    return [replace(each, p_holm=p) for each, p in zip(found, adjusted, strict=True)]
 
 
 def detectable_difference(

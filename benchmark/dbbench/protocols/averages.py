@@ -10,14 +10,9 @@ import numpy as np
 import pandas as pd
 
 from dbbench.data.prompt import load_prompts
+from dbbench.evaluation.leaderboard import compare_means
 from dbbench.evaluation.scores import REAL
-from dbbench.evaluation.statistics import (
-    Interval,
-    detectable_difference,
-    holm,
-    paired_difference,
-    subject_interval,
-)
+from dbbench.evaluation.statistics import Interval, detectable_difference, subject_interval
 from dbbench.image_sets.image_set import Picture
 from dbbench.protocols.protocol import Protocol
 from dbbench.protocols.roles import Cast
@@ -80,29 +75,10 @@ def compare_methods(scores: pd.DataFrame, cast: Cast) -> pd.DataFrame:
                 if method != REAL
             }
             pairs = list(combinations(means, 2))
-            found: list[dict[str, Any]] = []
-            for a, b in pairs:
-                pair = pd.concat([means[a], means[b]], axis=1, join="inner").to_numpy()
-                if len(pair) and (pair[:, 0].mean() < pair[:, 1].mean()) == metric.higher_is_better:
-                    a, b, pair = b, a, pair[:, ::-1]
-                result = paired_difference(pair[:, 0], pair[:, 1])
-                needed = detectable_difference(pair[:, 0] - pair[:, 1], comparisons=len(pairs))
-                found.append(
-                    {
-                        "protocol": protocol.name,
-                        "metric": metric.name,
-                        "a": a,
-                        "b": b,
-                        "difference": result.mean,
-                        "low": result.interval.low,
-                        "high": result.interval.high,
-                        "p": result.p,
-                        "subjects": result.subjects,
-                        "detectable": needed,
-                    }
-                )
-            adjusted = holm([row["p"] for row in found])
-            rows.extend(row | {"p_holm": p} for row, p in zip(found, adjusted, strict=True))
+            for row in compare_means(means, pairs, higher_is_better=metric.higher_is_better):
+                needed = detectable_difference(row["by_subject"], comparisons=len(pairs))
+                named = {"protocol": protocol.name, "metric": metric.name, "detectable": needed}
+                rows.append(row | named)
     columns = ["protocol", "metric", "a", "b", "difference", "low", "high", "p", "p_holm"]
     numbers = ["difference", "low", "high", "p", "p_holm", "detectable"]
     table = pd.DataFrame(rows, columns=[*columns, "subjects", "detectable"])

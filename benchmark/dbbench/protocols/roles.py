@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dbbench.evaluation.flags import FLAGS
 from dbbench.evaluation.metric import Metric, load_metric
 from dbbench.protocols.protocol import Protocol, load_protocol
 
@@ -48,7 +49,7 @@ def cast_roles(
     protocols: Sequence[Protocol],
     *,
     metrics: Sequence[str] = (),
-    flags: Sequence[str] = ("copy", "collapse"),
+    flags: Sequence[str] = FLAGS,
     overrides: Mapping[str, str] | None = None,
     only: Mapping[str, str] | None = None,
 ) -> Cast:

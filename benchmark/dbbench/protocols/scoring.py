@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dbbench.evaluation.metric import Features, Metric, evaluate, real_ceiling, score_real
+from dbbench.evaluation.flags import find_flags
+from dbbench.evaluation.metric import Metric, evaluate_from, score_real
 from dbbench.evaluation.scores import REAL
 from dbbench.image_sets.image_set import Picture
 from dbbench.protocols.averages import compare_methods, count_coverage, summarise
@@ -141,23 +142,15 @@ def _values(
     """Return a value for each picture, NaN where there is none, and the pairs behind each."""
     compared = list(real if protocol.references == "all" or metric.flag else real[:1])
     with_real, count = metric.compares in WITH_REAL, len(pictures)
-    if encoder in encodings.distances:
-        between = encodings.distances[encoder][group][:count]
-        features = Features(
-            np.zeros((count, 0), np.float32),
-            distances=between[:, :count],
-            real_distances=between[:, count : count + len(compared)],
-        )
-    else:
-        texts = encodings.texts.get(encoder, {})
-        features = Features(
-            generated=encodings.stack(encoder, [picture.image for picture in pictures]),
-            references=encodings.stack(encoder, compared) if with_real else None,
-            texts=np.stack([texts[picture.text(protocol.text)] for picture in pictures])
-            if metric.compares == "text"
-            else None,
-        )
-    plain = evaluate(metric, [picture.prompt for picture in pictures], features)
+    between = encodings.distances.get(encoder, {}).get(group)
+    plain = evaluate_from(
+        metric,
+        [picture.prompt for picture in pictures],
+        images=lambda: encodings.stack(encoder, [picture.image for picture in pictures]),
+        references=lambda: encodings.stack(encoder, compared),
+        texts=lambda: np.stack([encodings.texts[encoder][p.text(protocol.text)] for p in pictures]),
+        distances=None if between is None else between[:count, : count + len(compared)],
+    )
     return [protocol.value(metric.name, float(v)) for v in plain], len(compared) if with_real else 1
 
 
@@ -236,19 +229,15 @@ def _flagged(
     encodings: Encodings,
 ) -> Iterator[dict[str, Any]]:
     """Yield the images, or for siblings the prompts, above the subject's real-real ceiling."""
-    ceiling = real_ceiling(encodings.stack(encoder, real)) if real else None
-    if ceiling is None:
+    if not real:
         return
-    by_prompt: dict[str, list[float]] = {}
-    for picture, value in zip(pictures, values, strict=True):
-        by_prompt.setdefault(picture.prompt, []).append(value)
-    for number, picture in enumerate(pictures):
-        value = values[number]
-        of_prompt = metric.compares == "siblings"
-        if of_prompt:
-            value = float(np.mean(by_prompt.pop(picture.prompt, [math.nan])))
-        if not value > ceiling:
-            continue
+    prompts = [picture.prompt for picture in pictures]
+    images = encodings.stack(encoder, [picture.image for picture in pictures])
+    of_prompt = metric.compares == "siblings"
+    for flag in find_flags(
+        metric, prompts, np.asarray(values), images, encodings.stack(encoder, real)
+    ):
+        picture = pictures[flag.row]
         yield {
             "flag": metric.flag,
             "method": picture.method,
@@ -256,19 +245,7 @@ def _flagged(
             "seed": picture.seed,
             "prompt": picture.prompt,
             "image": None if of_prompt else picture.name,
-            "value": value,
-            "ceiling": ceiling,
-            "nearest": None if of_prompt else _nearest(metric, encoder, picture, real, encodings),
+            "value": flag.value,
+            "ceiling": flag.ceiling,
+            "nearest": None if of_prompt else real[flag.nearest].name,
         }
-
-
-def _nearest(
-    metric: Metric, encoder: str, picture: Picture, real: Sequence[Path], encodings: Encodings
-) -> str:
-    """Return the name of the reference that an image is most like, in the metric's own opinion."""
-    generated = encodings.stack(encoder, [picture.image])
-    scores = [
-        metric.score(Features(generated, references=encodings.stack(encoder, [file])))[0]
-        for file in real
-    ]
-    return real[int(np.argmax(scores))].name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,25 +93,22 @@ def _chunks(runs: Sequence[Run], size: int) -> Iterator[Sequence[Run]]:
 def _run_rows(plan: Plan, run: Run, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
     import math
 
-    import numpy as np
-
-    from dbbench.evaluation.metric import Features, evaluate
+    from dbbench.evaluation.metric import evaluate_from
 
     entries = _entries(plan.samples(run), "samples.json")
     prompts = [str(entry["prompt"]) for entry in entries]
     for metric in metrics:
-        vectors = plan.features(run, metric.role)
-        with_real = metric.compares in {"references", "class-images"}
-        has_distances = (vectors.path / "distances.npy").is_file()
-        between = _vectors(vectors, "distances.npy") if has_distances else None
-        none = np.zeros((len(entries), 0), np.float32)
-        features = Features(
-            generated=_vectors(vectors, "images.npy") if between is None else none,
-            distances=between,
-            references=_real(plan, run.subject, metric.role) if with_real else None,
-            texts=_vectors(vectors, "texts.npy") if metric.compares == "text" else None,
+        made = plan.features(run, metric.role)
+        has_distances = (made.path / "distances.npy").is_file()
+        values = evaluate_from(
+            metric,
+            prompts,
+            images=partial(_vectors, made, "images.npy"),
+            references=partial(_real, plan, run.subject, metric.role),
+            texts=partial(_vectors, made, "texts.npy"),
+            distances=_vectors(made, "distances.npy") if has_distances else None,
         )
-        for entry, value in zip(entries, evaluate(metric, prompts, features), strict=True):
+        for entry, value in zip(entries, values, strict=True):
             if math.isnan(value):
                 continue
             yield _row(plan, run.method, plan.subjects[run.subject], metric, value) | {

@@ -23,7 +23,7 @@ from dbbench.advance import Advance, silent
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import Subject
 from dbbench.evaluation.encoder import Distance, Encoder, Vectors, load_encoder
-from dbbench.evaluation.metric import CLASS_PROMPT, Features, Metric, evaluate, load_metric
+from dbbench.evaluation.metric import CLASS_PROMPT, Metric, Values, evaluate_from, load_metric
 from dbbench.mini.drawing.world import SIZE, draw
 from dbbench.mini.source import reference_scenes
 from dbbench.suites.suite import load_suite
@@ -113,22 +113,24 @@ def score_truth(drawn: Drawn) -> pd.DataFrame:
 
 def _kind_rows(drawn: Drawn, kind: str, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
     rows = drawn.rows(kind)
-    prompts = [drawn.pictures[row].prompt for row in rows]
     for metric in metrics:
-        distances = drawn.distances.get(kind)
-        if metric.role not in drawn.features and distances is None:
-            continue
-        apart = metric.role not in drawn.features
-        features = Features(
-            generated=np.zeros((len(rows), 0), np.float32) if apart
-            else drawn.features[metric.role][rows],
-            references=drawn.real.get(metric.role),
-            texts=drawn.texts[rows] if metric.compares == "text" else None,
-            distances=distances if apart else None,
-        )  # fmt: skip
-        for row, value in zip(rows, evaluate(metric, prompts, features), strict=True):
+        for row, value in zip(rows, _values(drawn, kind, metric, rows), strict=True):
             if np.isfinite(value):
                 yield _known(drawn.pictures[row]) | {"metric": metric.name, "value": float(value)}
+
+
+def _values(drawn: Drawn, kind: str, metric: Metric, rows: NDArray[np.intp]) -> Values:
+    apart = metric.role not in drawn.features
+    if apart and kind not in drawn.distances:
+        return np.full(len(rows), np.nan)
+    return evaluate_from(
+        metric,
+        [drawn.pictures[row].prompt for row in rows],
+        images=lambda: drawn.features[metric.role][rows],
+        references=lambda: drawn.real[metric.role],
+        texts=lambda: drawn.texts[rows],
+        distances=drawn.distances[kind] if apart else None,
+    )
 
 
 def _known(picture: Picture) -> dict[str, Any]:

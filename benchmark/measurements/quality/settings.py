@@ -27,7 +27,7 @@ from rich.progress import Progress
 
 from dbbench.data.prompt import PromptTemplate, load_prompts
 from dbbench.evaluation.encoder import Encoder, load_encoder
-from dbbench.evaluation.metric import Features, load_metric
+from dbbench.evaluation.metric import evaluate_from, load_metric
 from dbbench.generation.backbone import Backbone, load_backbone
 from dbbench.generation.method import Concept, load_method
 from dbbench.mini.drawing.nouns import LIVE, NOUNS
@@ -221,12 +221,14 @@ def _try(
     texts = [prompt.render("", concept.class_noun) for prompt, _ in jobs]
     for metric in map(load_metric, METRICS):
         encoder = encoders[metric.role]
-        features = Features(
-            generated=encoder.encode_images(made),
-            references=encoder.encode_images(concept.images),
-            texts=encoder.encode_texts(texts) if metric.compares == "text" else None,
+        values = evaluate_from(
+            metric,
+            [prompt.id for prompt, _ in jobs],
+            images=partial(encoder.encode_images, made),
+            references=partial(encoder.encode_images, concept.images),
+            texts=partial(encoder.encode_texts, texts),
         )
-        result[metric.name] = float(np.mean(metric.score(features)))
+        result[metric.name] = float(np.mean(values))
     verdicts = judge_images(load_judge(), made)
     shown = [v.shows_prompt(prompt) for v, (prompt, _) in zip(verdicts, jobs, strict=True)]
     result["judge_prompt"] = float(np.mean(shown))

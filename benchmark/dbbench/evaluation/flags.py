@@ -1,0 +1,52 @@
+"""Flags: images and prompts whose score is above what the subject's own real images reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dbbench.evaluation.encoder import Vectors
+from dbbench.evaluation.metric import Metric, Values, real_ceiling, unit_rows
+
+FLAGS = ("copy", "collapse")
+"""The metrics that reports and `dbbench score` flag by."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flagged image; of a flagged prompt its first image."""
+
+    row: int
+    value: float
+    """The image's score, or the mean over its prompt."""
+    ceiling: float
+    nearest: int
+    """Which reference is most like the image, from 0 on."""
+
+    @property
+    def excess(self) -> float:
+        """How far above the ceiling it is."""
+        return self.value - self.ceiling
+
+
+def find_flags(
+    metric: Metric, prompts: Sequence[str], values: Values, images: Vectors, references: Vectors
+) -> list[Flag]:
+    """Return the images, or with "siblings" the prompts, above the ceiling; NaN never is.
+
+    `values` N are the metric's own scores, `images` ND and `references` RD the features that it
+    scored. With fewer than two references there is no ceiling, and nothing is flagged.
+    """
+    ceiling = real_ceiling(references)
+    if ceiling is None:
+        return []
+    ids = np.asarray(prompts) if metric.compares == "siblings" else np.arange(len(prompts))
+    groups = [np.flatnonzero(ids == each) for each in dict.fromkeys(ids.tolist())]
+    nearest = (unit_rows(images) @ unit_rows(references).T).argmax(axis=1)
+    return [
+        Flag(int(rows[0]), value, ceiling, int(nearest[rows[0]]))
+        for rows in groups
+        if (value := float(values[rows].mean())) > ceiling
+    ]
