@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbbench.evaluation.scores import REAL
-from dbbench.files import read_json
 from dbbench.reports.results import Results
+from dbbench.storage.run_folder import features_folder, real_features_folder, runs_in, samples_of
+from dbbench.suites.runs import Run
 
 Vectors = NDArray[np.float64]
 
@@ -46,8 +47,10 @@ class Flag:
 
 def measured(results: Results) -> frozenset[str]:
     """Return the methods whose features are there; of the others nothing is known."""
-    found = results.out.glob("runs/*/*/*/features/*/images.npy")
-    return frozenset(path.parts[-6] for path in found)
+    runs = runs_in(results.out)
+    return frozenset(
+        run.method for run in runs if any(results.out.glob(features_folder(run, "*/images.npy")))
+    )
 
 
 def find_flags(results: Results) -> tuple[Flag, ...]:
@@ -56,42 +59,40 @@ def find_flags(results: Results) -> tuple[Flag, ...]:
     expectation = results.leaderboard.expectation
     found: list[Flag] = []
     for subject in expectation.subjects if role else ():
-        real = _vectors(results.out / "features" / "real" / subject / str(role))
+        real = _vectors(results.out / real_features_folder(subject, str(role)))
         if real is None or len(real) < 2:
             continue
         similarity = real @ real.T
         ceiling = float(similarity[~np.eye(len(real), dtype=bool)].max())
         for method in results.leaderboard.ranking["method"]:
             for seed in expectation.seeds if method != REAL else ():
-                folder = results.out / "runs" / str(method) / subject / str(seed)
-                found += _run_flags(folder, str(role), str(method), subject, seed, real, ceiling)
+                run = Run(str(method), subject, seed)
+                found += _run_flags(results.out, run, str(role), real, ceiling)
     return tuple(sorted(found, key=lambda flag: -flag.excess))
 
 
-def _run_flags(
-    run: Path, role: str, method: str, subject: str, seed: int, real: Vectors, ceiling: float
-) -> Iterator[Flag]:
-    vectors = _vectors(run / "features" / role)
-    entries = read_json(run / "samples" / "samples.json").get("images", [])
-    if vectors is None or len(vectors) != len(entries):
+def _run_flags(out: Path, run: Run, role: str, real: Vectors, ceiling: float) -> Iterator[Flag]:
+    vectors, samples = _vectors(out / features_folder(run, role)), samples_of(out, run)
+    if vectors is None or samples is None or len(vectors) != len(samples.images):
         return
+    method, subject, seed, entries = run.method, run.subject, run.seed, samples.images
     nearest = vectors @ real.T
     rows: dict[str, list[int]] = {}
     for row, entry in enumerate(entries):
-        if entry["category"] != "class":
-            rows.setdefault(str(entry["prompt"]), []).append(row)
+        if entry.category != "class":
+            rows.setdefault(entry.prompt, []).append(row)
     for prompt, own in rows.items():
         for row in own:
             reference = int(nearest[row].argmax())
             if (value := float(nearest[row, reference])) > ceiling:
-                number = int(entries[row]["number"])
+                number = entries[row].number
                 yield Flag("copy", method, subject, seed, prompt, number, value, ceiling, reference)
         if len(own) > 1:
             between = vectors[own] @ vectors[own].T
             mean = float((between.sum() - np.trace(between)) / (len(own) * (len(own) - 1)))
             if mean > ceiling:
                 reference = int(nearest[own[0]].argmax())
-                number = int(entries[own[0]]["number"])
+                number = entries[own[0]].number
                 yield Flag(
                     "collapse", method, subject, seed, prompt, number, mean, ceiling, reference
                 )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,14 @@ from dbbench.evaluation.metric import load_metric
 from dbbench.planning.finished import scored_from
 from dbbench.planning.plan import Plan
 from dbbench.storage.artifact import Artifact, write_manifest
-from dbbench.storage.run_folder import LEADERBOARD, SCORES, SCORES_MANIFEST
+from dbbench.storage.run_folder import (
+    LEADERBOARD,
+    SCORES,
+    SCORES_MANIFEST,
+    References,
+    Samples,
+    Training,
+)
 from dbbench.suites.runs import Run
 
 if TYPE_CHECKING:
@@ -31,7 +37,6 @@ Publish = Callable[[Path], object]
 """Writes leaderboard and page of a scored folder, as `dbbench.reports.write_report` does."""
 RUNS_A_PART = 20
 """2,000 images of the paper's protocol: some megabytes of table."""
-LOSSES = "checkpoint.json"
 
 
 def score(plan: Plan, runs: Sequence[Run], publish: Publish, each: Each | None = None) -> int:
@@ -65,7 +70,7 @@ def fetch_shown(plan: Plan, runs: Sequence[Run]) -> None:
         for artifact in scored_from(plan, item):
             artifact.fetch()
         if isinstance(item, Run):
-            plan.checkpoint(item).fetch_file(LOSSES)
+            plan.checkpoint(item).fetch_file(Training.FILE)
 
 
 def score_part(plan: Plan, part: Part) -> pd.DataFrame:
@@ -96,28 +101,28 @@ def _run_rows(plan: Plan, run: Run, metrics: Sequence[Metric]) -> Iterator[dict[
 
     from dbbench.evaluation.metric import Features, evaluate
 
-    entries = _entries(plan.samples(run), "samples.json")
-    prompts = [str(entry["prompt"]) for entry in entries]
+    samples = Samples.read(plan.samples(run)).images
+    prompts = [sample.prompt for sample in samples]
     for metric in metrics:
         vectors = plan.features(run, metric.role)
         with_real = metric.compares in {"references", "class-images"}
         has_distances = (vectors.path / "distances.npy").is_file()
         between = _vectors(vectors, "distances.npy") if has_distances else None
-        none = np.zeros((len(entries), 0), np.float32)
+        none = np.zeros((len(samples), 0), np.float32)
         features = Features(
             generated=_vectors(vectors, "images.npy") if between is None else none,
             distances=between,
             references=_real(plan, run.subject, metric.role) if with_real else None,
             texts=_vectors(vectors, "texts.npy") if metric.compares == "text" else None,
         )
-        for entry, value in zip(entries, evaluate(metric, prompts, features), strict=True):
+        for sample, value in zip(samples, evaluate(metric, prompts, features), strict=True):
             if math.isnan(value):
                 continue
             yield _row(plan, run.method, plan.subjects[run.subject], metric, value) | {
                 "seed": run.seed,
-                "prompt": entry["prompt"],
-                "category": entry["category"],
-                "image": entry["file"],
+                "prompt": sample.prompt,
+                "category": sample.category,
+                "image": sample.file,
             }
 
 
@@ -125,17 +130,17 @@ def _real_rows(plan: Plan, subject: str, metrics: Sequence[Metric]) -> Iterator[
     from dbbench.evaluation.metric import score_real
     from dbbench.evaluation.scores import REAL
 
-    entries = _entries(plan.references(subject), "references.json")
+    references = References.read(plan.references(subject)).images
     for metric in metrics:
         if metric.compares != "references":
             continue
         values = score_real(metric, _real(plan, subject, metric.role))
-        for entry, value in zip(entries, values, strict=bool(len(values))):
+        for reference, value in zip(references, values, strict=bool(len(values))):
             yield _row(plan, REAL, plan.subjects[subject], metric, value) | {
                 "seed": None,
                 "prompt": None,
                 "category": None,
-                "image": entry["file"],
+                "image": reference.file,
             }
 
 
@@ -160,7 +165,3 @@ def _vectors(features: Artifact, name: str) -> NDArray[np.float32]:
 
     vectors: NDArray[np.float32] = np.load(io.BytesIO(features.read(name)), allow_pickle=False)
     return vectors
-
-
-def _entries(images: Artifact, name: str) -> list[Mapping[str, Any]]:
-    return list(json.loads(images.read(name))["images"])
