@@ -33,13 +33,10 @@ def read(out: Path, *, method: str | None) -> Submission:
     for run in runs_in(out):
         folder = samples_folder(run)
         if not (out / folder / MANIFEST).is_file():
-            if (out / folder).is_dir():
-                line = f"{folder}: not finished; the same dbbench run goes on"
-                found = found.join(Submission(refused=(line,)))
+            line = f"{folder}: not finished; the same dbbench run goes on"
+            found = found.join(Submission(refused=(line,) if (out / folder).is_dir() else ()))
             continue
-        if method is not None and run.method != method:
-            continue
-        if (samples := samples_of(out, run)) is None:
+        if method not in {None, run.method} or (samples := samples_of(out, run)) is None:
             continue
         rows, altered = _rows(out, run, samples)
         training = training_of(out, run)

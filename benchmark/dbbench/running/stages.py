@@ -51,25 +51,22 @@ def references(artifact: Artifact, subject: Subject, source: ImageSource) -> int
     images = source.load(subject)
     with artifact.create() as folder:
         entries = []
-        for number, image in enumerate(images):
+        for number, each in enumerate(images):
             file = f"{number:02d}.png"
-            save_png(image.image, folder / file)
+            save_png(each.image, folder / file)
             entries.append(
                 Reference(
                     file=file,
-                    name=image.name,
-                    sha256=image.sha256,
-                    credit=image.credit,
-                    truth=image.truth,
+                    name=each.name,
+                    sha256=each.sha256,
+                    credit=each.credit,
+                    truth=each.truth,
                 )
             )
         References(
-            folder=folder,
-            subject=subject.name,
-            class_noun=subject.class_noun,
-            kind=subject.kind,
-            images=tuple(entries),
-        ).write()
+            folder=folder, images=tuple(entries),
+            subject=subject.name, class_noun=subject.class_noun, kind=subject.kind,
+        ).write()  # fmt: skip
     return len(images)
 
 
@@ -94,7 +91,7 @@ def prior(
         made = sample_into(folder, files, sample, settings.sampler.batch_size, advance)
         entries = [ClassImage(file=f, seed=seed) for f, seed in zip(files, seeds, strict=True)]
         ClassImages(
-            folder=folder, class_noun=class_noun, prompt=prompt, images=tuple(entries)
+            folder=folder, images=tuple(entries), class_noun=class_noun, prompt=prompt
         ).write()
     return made
 
@@ -235,24 +232,15 @@ def sample(
         made = sample_into(folder, files, generate, settings.batch_size, advance)
         entries = [
             Sample(
-                file=job.file,
-                prompt=job.prompt.id,
-                category=job.prompt.category,
-                number=job.number,
-                seed=job.seed,
-                text=job.prompt.render("", subject.class_noun),
+                file=job.file, prompt=job.prompt.id, category=job.prompt.category,
+                number=job.number, seed=job.seed, text=job.prompt.render("", subject.class_noun),
             )
             for job in jobs
-        ]
+        ]  # fmt: skip
         Samples(
-            folder=folder,
-            method=run.method,
-            subject=run.subject,
-            class_noun=subject.class_noun,
-            kind=subject.kind,
-            seed=run.seed,
-            images=tuple(entries),
-        ).write()
+            folder=folder, images=tuple(entries), method=run.method, subject=run.subject,
+            class_noun=subject.class_noun, kind=subject.kind, seed=run.seed,
+        ).write()  # fmt: skip
     return made
 
 

@@ -18,6 +18,7 @@ from dbbench.errors import UserError
 from dbbench.files import contained, fingerprint, hash_file, write_text
 
 MANIFEST = "manifest.json"
+REMEDY = "the dbbench run that made it makes it again, once dbbench verify has marked it"
 State = Literal["done", "missing", "stale", "damaged"]
 
 
@@ -29,16 +30,8 @@ class Damaged(UserError):
         self.args = (artifact, problem)  # Both, so that it can be sent to another process.
         self.artifact, self.problem = artifact, " ".join(problem.split())
 
-    @property
-    def what(self) -> str:
-        """What is wrong with which artifact, without the remedy."""
-        return f"{self.artifact.path}: {self.problem}"
-
     def __str__(self) -> str:
-        return (
-            f"{self.what}; the dbbench run that made it makes it again, once dbbench verify has"
-            " marked it"
-        )
+        return f"{self.artifact.path}: {self.problem}; {REMEDY}"
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ ones. What is read is compared with the hash in the manifest beside it, where th
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from dbbench.files import contained, read_json, write_text
 from dbbench.storage.artifact import MANIFEST, Artifact, Damaged
@@ -27,6 +28,7 @@ SCORES_MANIFEST = "scores.json"
 LEADERBOARD = ("leaderboard.parquet", "leaderboard.csv", "leaderboard.md")
 PAGE = "report/index.html"
 RUNS, REFERENCES = "runs", "references"
+SEED = re.compile(r"-?\d+").fullmatch
 
 
 def references_folder(subject: str) -> str:
@@ -67,22 +69,12 @@ def real_features_folder(subject: str, role: str) -> str:
 def runs_in(out: Path) -> tuple[Run, ...]:
     """Return every run of which there is something in an output folder, ordered by folder name."""
     found = (path.parts[-3:] for path in sorted(out.glob(f"{RUNS}/*/*/*")))
-    return tuple(Run(method, subject, int(seed)) for method, subject, seed in found if _is(seed))
+    return tuple(Run(method, subject, int(seed)) for method, subject, seed in found if SEED(seed))
 
 
-def run_at(path: Path) -> Run | None:
-    """Return the run in whose folder a path lies, or None where it lies in none."""
-    parts = path.parts
-    for place in range(len(parts) - 4, -1, -1):
-        if parts[place] == RUNS and _is(seed := parts[place + 3]):
-            return Run(parts[place + 1], parts[place + 2], int(seed))
-    return None
-
-
-class _Recorded(BaseModel):
+class _Recorded(BaseModel, frozen=True):
     """What one JSON file of an artifact records; keys that it does not know are left out."""
 
-    model_config = ConfigDict(frozen=True)
     FILE: ClassVar[str]
 
     folder: Path = Field(exclude=True)
@@ -115,12 +107,13 @@ class _Recorded(BaseModel):
         return cls(folder=folder, **document)
 
 
-class Reference(BaseModel):
+class _Image(BaseModel, frozen=True):
+    file: str
+
+
+class Reference(_Image):
     """One image of a subject."""
 
-    model_config = ConfigDict(frozen=True)
-
-    file: str
     name: str = ""
     """What it was called where it came from."""
     sha256: str = ""
@@ -130,12 +123,9 @@ class Reference(BaseModel):
     """What it is known to show; None for a photograph."""
 
 
-class Sample(BaseModel):
+class Sample(_Image):
     """One image of a run."""
 
-    model_config = ConfigDict(frozen=True)
-
-    file: str
     prompt: str
     """The prompt's id."""
     category: str = ""
@@ -146,16 +136,13 @@ class Sample(BaseModel):
     """The prompt without an identifier."""
 
 
-class ClassImage(BaseModel):
+class ClassImage(_Image):
     """One image that the backbone drew of a class noun."""
 
-    model_config = ConfigDict(frozen=True)
-
-    file: str
     seed: int = 0
 
 
-Image = TypeVar("Image", Reference, Sample, ClassImage)
+Image = TypeVar("Image", bound=_Image)
 
 
 class _Images(_Recorded, Generic[Image]):
@@ -277,7 +264,3 @@ def read_file(path: Path) -> bytes:
         return artifact.read(name) if name in listed else path.read_bytes()
     except (OSError, KeyError, TypeError) as error:
         raise Damaged(artifact, f"{name} cannot be read ({error})") from None
-
-
-def _is(seed: str) -> bool:
-    return seed.removeprefix("-").isdecimal()
