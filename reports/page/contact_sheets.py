@@ -19,8 +19,18 @@ from typing import Any
 from PIL import Image
 
 from dbbench.errors import UserError
-from dbbench.files import contained, fingerprint, read_json, write_text
+from dbbench.files import fingerprint, read_json, write_text
 from dbbench.reports.page.gallery import PIXEL_ART, Reference, Sheet, Strip, SubjectPictures, shown
+from dbbench.storage.artifact import MANIFEST
+from dbbench.storage.run_folder import Reference as Recorded
+from dbbench.storage.run_folder import (
+    References,
+    prior_of,
+    references_folder,
+    references_of,
+    samples_of,
+)
+from dbbench.suites.runs import Run
 
 CELL = 160
 """Largest side of a sample on a sheet in pixels; smaller samples keep their own size."""
@@ -87,34 +97,33 @@ class _Maker:
 def _subject(
     out: Path, maker: _Maker, subject: str, methods: Sequence[str], seeds: Sequence[int]
 ) -> SubjectPictures:
-    document = read_json(out / "references" / subject / "references.json")
+    nothing = References(folder=out / references_folder(subject), subject=subject, images=())
+    recorded = references_of(out, subject) or nothing
     references = [
-        _reference(out / "references" / subject, entry, maker, subject)
-        for entry in document.get("images", [])
+        _reference(recorded.path(image), image, maker, subject) for image in recorded.images
     ]
     sheets = [_sheet(out, maker, subject, method, seeds) for method in methods]
     return SubjectPictures(
         name=subject,
-        class_noun=str(document.get("class_noun", "")),
-        kind=str(document.get("kind", "")),
+        class_noun=recorded.class_noun,
+        kind=recorded.kind,
         references=tuple(references),
         sheets=tuple(sheet for sheet in sheets if sheet is not None),
-        drift=_drift(out, maker, document, methods, seeds),
+        drift=_drift(out, maker, recorded, methods, seeds),
     )
 
 
-def _reference(folder: Path, entry: Mapping[str, Any], maker: _Maker, subject: str) -> Reference:
-    path = contained(folder, str(entry["file"]))
+def _reference(path: Path, image: Recorded, maker: _Maker, subject: str) -> Reference:
     width, height = _size(path)
     small = max(width, height) <= PIXEL_ART
-    stem = f"references/{_slug(subject)}-{Path(entry['file']).stem}"
+    stem = f"references/{_slug(subject)}-{path.stem}"
     name = f"{stem}.png" if small else f"{stem}.jpg"
-    key = fingerprint([str(entry.get("sha256")), width, height, THUMBNAIL, QUALITY])
+    key = fingerprint([image.sha256, width, height, THUMBNAIL, QUALITY])
     scale = min(1.0, THUMBNAIL / max(width, height))
     width, height = round(width * scale), round(height * scale)
     if not maker.current(name, key):
         maker.save(_read(path, (width, height)), name)
-    return Reference(name, shown(width), shown(height), str(entry.get("credit", "")))
+    return Reference(name, shown(width), shown(height), image.credit)
 
 
 def _sheet(
@@ -125,15 +134,15 @@ def _sheet(
     prompts: dict[str, str] = {}
     keys: list[Any] = [CELL, QUALITY]
     for seed in seeds:
-        folder = out / "runs" / method / subject / str(seed) / "samples"
-        document = read_json(folder / "samples.json")
-        for entry in document.get("images", []):
-            if entry.get("category") == "class":
+        samples = samples_of(out, Run(method, subject, seed))
+        if samples is None:
+            continue
+        for sample in samples.images:
+            if sample.category == "class":
                 continue
-            prompts.setdefault(entry["prompt"], entry["text"])
-            file = contained(folder, str(entry["file"]))
-            cells[entry["prompt"], seed, int(entry["number"])] = file
-        manifest = read_json(folder / "manifest.json")
+            prompts.setdefault(sample.prompt, sample.text)
+            cells[sample.prompt, seed, sample.number] = samples.path(sample)
+        manifest = read_json(samples.folder / MANIFEST)
         keys.append([seed, manifest.get("fingerprint"), manifest.get("files")])
     if not cells:
         return None
@@ -153,35 +162,34 @@ def _sheet(
 def _drift(
     out: Path,
     maker: _Maker,
-    subject: Mapping[str, Any],
+    references: References,
     methods: Sequence[str],
     seeds: Sequence[int],
 ) -> tuple[Strip, ...]:
     """Show the class noun's images before and after; nothing where no run drew any."""
-    name, noun = _slug(str(subject.get("subject", ""))), str(subject.get("class_noun", ""))
+    name = _slug(references.subject)
     after = []
     for method in methods:
-        folder = out / "runs" / method / str(subject.get("subject")) / str(seeds[0]) / "samples"
-        entries = read_json(folder / "samples.json").get("images", [])
-        bare = [str(entry["file"]) for entry in entries if entry.get("category") == "class"]
-        after.append(_strip(maker, method, f"drift/{_slug(method)}--{name}.jpg", folder, bare))
+        if samples := samples_of(out, Run(method, references.subject, seeds[0])):
+            bare = [samples.path(each) for each in samples.images if each.category == "class"]
+            file = f"drift/{_slug(method)}--{name}.jpg"
+            after.append(_strip(maker, method, file, samples.folder, bare))
     if not any(after):
         return ()
-    folder = out / "prior" / noun.replace(" ", "-")
-    entries = read_json(folder / "prior.json").get("images", [])
-    files = [str(entry["file"]) for entry in entries]
-    before = _strip(maker, "", f"drift/before--{name}.jpg", folder, files)
+    prior = prior_of(out, references.class_noun)
+    file = f"drift/before--{name}.jpg"
+    before = _strip(maker, "", file, prior.folder, prior.paths) if prior else None
     return tuple(strip for strip in (before, *after) if strip is not None)
 
 
 def _strip(
-    maker: _Maker, label: str, name: str, folder: Path, files: Sequence[str]
+    maker: _Maker, label: str, name: str, folder: Path, paths: Sequence[Path]
 ) -> Strip | None:
-    chosen = [path for file in files[:STRIP] if (path := contained(folder, file)).is_file()]
+    chosen = [path for path in paths[:STRIP] if path.is_file()]
     if not chosen:
         return None
     cell = min(CELL, max(_size(chosen[0])))
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_json(folder / MANIFEST)
     key = fingerprint([manifest.get("fingerprint"), [p.name for p in chosen], cell, QUALITY])
     if not maker.current(name, key):
         sheet = Image.new("RGB", (cell * len(chosen), cell), "#888")

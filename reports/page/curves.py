@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dbbench.files import read_json
 from dbbench.reports.results import Results
 from dbbench.storage.events import EventLog
+from dbbench.storage.run_folder import runs_in, training_of
 from dbbench.units import duration, per_second
 
 POINTS = 120
@@ -50,16 +50,16 @@ class StageCost:
 def read_curves(results: Results) -> tuple[Curve, ...]:
     """Return the losses of every training whose checkpoint is still there."""
     curves = []
-    for path in sorted(results.out.glob("runs/*/*/*/checkpoint/checkpoint.json")):
-        method, subject = path.parts[-5], path.parts[-4]
-        if subject not in results.leaderboard.expectation.subjects:
+    for run in runs_in(results.out):
+        if run.subject not in results.leaderboard.expectation.subjects:
             continue
-        losses = np.asarray(read_json(path).get("losses", []), dtype=np.float64)
+        training = training_of(results.out, run)
+        losses = np.asarray(training.losses if training else (), dtype=np.float64)
         if len(losses) > 1 and np.isfinite(losses).all():
             bins = np.array_split(np.arange(len(losses)), min(POINTS, len(losses)))
             ends = np.array([float(part[-1] + 1) for part in bins])
             means = np.array([float(losses[part].mean()) for part in bins])
-            curves.append(Curve(method, subject, ends, means))
+            curves.append(Curve(run.method, run.subject, ends, means))
     return tuple(curves)
 
 

@@ -12,10 +12,9 @@ from dbbench.evaluation.encoder import Vectors
 from dbbench.evaluation.flags import FLAGS, Flag, find_flags
 from dbbench.evaluation.metric import Metric, evaluate_from, load_metric
 from dbbench.evaluation.scores import REAL
-from dbbench.files import read_json
 from dbbench.reports.page.limits import read_vectors
 from dbbench.reports.results import Results
-from dbbench.storage.run_folder import folder_of
+from dbbench.storage.run_folder import features_folder, real_features_folder, samples_of
 from dbbench.suites.runs import Run, plan_runs
 
 
@@ -46,7 +45,7 @@ def read_flags(results: Results) -> dict[tuple[str, str], list[Flagged]]:
             for key, table in own.groupby(["method", "subject", "seed"], observed=True)
         }
         for subject in expectation.subjects:
-            real = read_vectors(results.out / "features" / "real" / subject / metric.role)
+            real = read_vectors(results.out / real_features_folder(subject, metric.role))
             for run in plan_runs(results.suite, [subject], methods, expectation.seeds):
                 known = tables.get((run.method, run.subject, run.seed))
                 flags = _run_flags(results.out, metric, run, real, known)
@@ -62,18 +61,16 @@ def _run_flags(
 
     `known` are the scores that the score table has, by file.
     """
-    folder = out / folder_of(run)
-    entries = read_json(folder / "samples" / "samples.json").get("images", [])
-    images = read_vectors(folder / "features" / metric.role)
-    if images is None or real is None or len(images) != len(entries):
+    samples, images = samples_of(out, run), read_vectors(out / features_folder(run, metric.role))
+    if samples is None or images is None or real is None or len(images) != len(samples.images):
         return None
-    prompts = [str(entry["prompt"]) for entry in entries]
+    prompts = [sample.prompt for sample in samples.images]
     if known is None:
         values = evaluate_from(metric, prompts, images=lambda: images, references=lambda: real)
     else:
-        files = [str(entry["file"]) for entry in entries]
+        files = [sample.file for sample in samples.images]
         values = np.asarray(known.reindex(files), dtype=np.float64)
     return [
-        Flagged(metric.flag, run, prompts[flag.row], int(entries[flag.row]["number"]), flag)
+        Flagged(metric.flag, run, prompts[flag.row], samples.images[flag.row].number, flag)
         for flag in find_flags(metric, prompts, values, images, real)
     ]

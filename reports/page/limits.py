@@ -18,6 +18,8 @@ from dbbench.evaluation.scores import REAL
 from dbbench.files import fingerprint, read_json, write_text
 from dbbench.reports.formats.table import Table, number, write_table
 from dbbench.reports.results import Results
+from dbbench.storage.run_folder import features_folder, real_features_folder, samples_of
+from dbbench.suites.runs import Run
 
 RECORD = ".limits.json"
 VERSION = 1  # Raise when the same features shall give other numbers.
@@ -96,9 +98,9 @@ def measure(results: Results) -> pd.DataFrame:
         for method in results.rows:
             if method == REAL:
                 continue
-            runs = [results.out / "runs" / method / subject / str(s) for s in expectation.seeds]
-            real = results.out / "features" / "real" / subject
-            seen = [each for run in runs if (each := _shown(run, real, str(look), str(meaning)))]
+            runs = [Run(method, subject, seed) for seed in expectation.seeds]
+            shown = (_shown(results.out, run, str(look), str(meaning)) for run in runs)
+            seen = [each for each in shown if each]
             if seen:
                 numbers = {limit.name: _mean([limit.of(each) for each in seen]) for limit in LIMITS}
                 rows.append({"subject": subject, "method": method} | numbers)
@@ -125,23 +127,25 @@ def _means(subjects: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_MEANS)
 
 
-def _shown(run: Path, real: Path, look: str, meaning: str) -> Shown | None:
+def _shown(out: Path, run: Run, look: str, meaning: str) -> Shown | None:
     """Return what a run showed of its subject; None where a file of it is missing."""
-    entries = read_json(run / "samples" / "samples.json").get("images", [])
-    features = run / "features"
-    images, means = read_vectors(features / look), read_vectors(features / meaning)
-    texts, originals = read_vectors(features / meaning, "texts"), read_vectors(real / meaning)
-    if images is None or means is None or texts is None or originals is None:
+    samples = samples_of(out, run)
+    images = read_vectors(out / features_folder(run, look))
+    means = read_vectors(out / features_folder(run, meaning))
+    texts = read_vectors(out / features_folder(run, meaning), "texts")
+    originals = read_vectors(out / real_features_folder(run.subject, meaning))
+    if samples is None or images is None or means is None or texts is None or originals is None:
         return None
+    entries = samples.images
     if not len(entries) == len(images) == len(means) == len(texts):
         return None
-    asked = np.array([entry["prompt"] != CLASS_PROMPT for entry in entries])
+    asked = np.array([entry.prompt != CLASS_PROMPT for entry in entries])
     return Shown(
         look=images[asked],
         meaning=means[asked],
         texts=texts[asked],
-        prompts=np.array([str(entry["prompt"]) for entry in entries])[asked],
-        keeps_look=np.array([entry["category"] == PLACES for entry in entries])[asked],
+        prompts=np.array([entry.prompt for entry in entries])[asked],
+        keeps_look=np.array([entry.category == PLACES for entry in entries])[asked],
         real_meaning=originals,
     )
 

@@ -11,6 +11,7 @@ import tinted_plugin
 import tiny_backbone
 from PIL import Image
 
+from dbbench.advance import Advance, silent
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import Subject, select_subjects
 from dbbench.errors import UserError
@@ -20,7 +21,6 @@ from dbbench.generation.method import load_method
 from dbbench.mini.source import MiniSource
 from dbbench.planning.task import ImageJob
 from dbbench.running import stages
-from dbbench.running.display import progress
 from dbbench.seeds import image_seed, prior_seed, train_seed
 from dbbench.storage.artifact import Artifact
 from dbbench.suites.runs import Run
@@ -229,16 +229,16 @@ def test_an_interrupted_sampling_of_a_real_method_ends_with_the_same_bits(
         if done == 6:
             raise KeyboardInterrupt
 
-    def sample(artifact: Artifact, advance: progress.Advance) -> int:
+    def sample(artifact: Artifact, advance: Advance) -> int:
         return stages.sample(
             artifact, RUN, DOG, method, backbone,
             checkpoint=checkpoint, settings=SAMPLE, jobs=jobs(), advance=advance,
         )  # fmt: skip
 
     whole, broken = Artifact(tmp_path / "whole", {}), Artifact(tmp_path / "broken", {})
-    sample(whole, progress.silent)
+    sample(whole, silent)
     with pytest.raises(KeyboardInterrupt):
         sample(broken, interrupt)
-    assert sample(broken, progress.silent) == 10 - 4
+    assert sample(broken, silent) == 10 - 4
     for job in jobs():
         assert (broken.path / job.file).read_bytes() == (whole.path / job.file).read_bytes()

@@ -18,6 +18,17 @@ from rich.console import Console
 from dbbench.data.prompt import load_prompts
 from dbbench.evaluation.scores import REAL, score_table, write_scores
 from dbbench.reports import print_leaderboard
+from dbbench.storage.run_folder import (
+    ClassImages,
+    References,
+    Samples,
+    Training,
+    checkpoint_folder,
+    prior_folder,
+    references_folder,
+    samples_folder,
+)
+from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
 
 BANNER = "mini: embedded world, not comparable with published numbers"
@@ -72,7 +83,7 @@ def write_run(
             for n, file in enumerate(files)
         ]
         document = {"subject": subject, "class_noun": "dog", "kind": "live", "images": images}
-        write_pictures(out / "references" / subject, "references.json", document, side)
+        write_pictures(out / references_folder(subject), References.FILE, document, side)
         nothing = {"seed": None, "prompt": None, "category": None, "method": REAL}
         for number, file in enumerate(files):
             values = {"image": file, "metric": "dino", "value": 0.7 + number / 100}
@@ -99,15 +110,16 @@ def write_run(
                     file = f"class-noun/{number}.png"
                     entry = {"file": file, "prompt": "class-noun", "number": number}
                     images.append(entry | {"text": "a dog", "category": "class"})
-                folder = out / "runs" / method / subject / str(seed) / "samples"
-                write_pictures(folder, "samples.json", {"images": images}, side)
+                run = Run(method, subject, seed)
+                folder = out / samples_folder(run)
+                write_pictures(folder, Samples.FILE, {"images": images}, side)
                 losses = {"losses": [1.0 / step for step in range(1, 21)]}
-                folder.with_name("checkpoint").mkdir(exist_ok=True)
-                place_of = folder.with_name("checkpoint") / "checkpoint.json"
-                place_of.write_text(json.dumps(losses))
+                checkpoint = out / checkpoint_folder(run) / Training.FILE
+                checkpoint.parent.mkdir(exist_ok=True)
+                checkpoint.write_text(json.dumps(losses))
     if drift:
         images = [{"file": f"{number:04d}.png"} for number in range(3)]
-        write_pictures(out / "prior" / "dog", "prior.json", {"images": images}, side)
+        write_pictures(out / prior_folder("dog"), ClassImages.FILE, {"images": images}, side)
     write_scores(score_table(rows), out / "scores.parquet")
     values: dict[str, Any] = {
         "name": "mini" if banner else "paper",

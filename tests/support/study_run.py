@@ -11,6 +11,8 @@ from PIL import Image
 
 from dbbench.data.prompt import load_prompts
 from dbbench.evaluation.scores import REAL, score_table, write_scores
+from dbbench.storage.run_folder import References, Samples, references_folder, samples_folder
+from dbbench.suites.runs import Run
 
 BANNER = "mini: embedded world, not comparable with published numbers"
 NOUNS = {"dog": "dog", "dog2": "dog", "teapot": "teapot", "vase": "vase"}
@@ -37,8 +39,8 @@ def write_run(
             {"file": f"{n:02d}.png", "sha256": f"{subject}{n}", "credit": credit.format(number=n)}
             for n in range(3)
         ]
-        folder = out / "references" / subject
-        _write(folder, "references.json", common | {"images": entries}, rng)
+        folder = out / references_folder(subject)
+        _write(folder, References.FILE, common | {"images": entries}, rng)
         nothing = {"method": REAL, "seed": None, "prompt": None, "category": None}
         rows += [
             common | nothing | {"image": entry["file"], "metric": "dino", "value": 0.9}
@@ -56,8 +58,8 @@ def write_run(
                 for number in range(images)
             ]
             document = common | {"method": method, "seed": 0, "images": files}
-            folder = out / "runs" / method / subject / "0" / "samples"
-            _write(folder, "samples.json", document, rng)
+            folder = out / samples_folder(Run(method, subject, 0))
+            _write(folder, Samples.FILE, document, rng)
             for file in files:
                 row = common | {"method": method, "seed": 0, "prompt": file["prompt"]}
                 row |= {"category": "recontextualization", "image": file["file"]}

@@ -73,7 +73,6 @@ def _open(out: str) -> Path:
     from dbbench.planning.finished import finished_runs, scored
     from dbbench.reports import write_report
     from dbbench.running.scoring import fetch_shown, score
-    from dbbench.storage.artifact import Damaged
 
     folder, remote = open_folder(out)
     try:
@@ -81,12 +80,9 @@ def _open(out: str) -> Path:
     except (UserError, ValidationError):
         return folder  # Whoever reads the results says what is wrong with them.
     finished = finished_runs(plan, runs)
-    try:
-        if finished and not scored(plan, finished):
-            score(plan, finished, write_report)
-        fetch_shown(plan, finished)
-    except Damaged as error:
-        raise UserError(f"{error}; the dbbench run that made it makes it again") from None
+    if finished and not scored(plan, finished):
+        score(plan, finished, write_report)
+    fetch_shown(plan, finished)
     return folder
 
 

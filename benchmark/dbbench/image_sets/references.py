@@ -12,6 +12,7 @@ from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
 from dbbench.image_sets.folder import in_order
 from dbbench.storage.record import RECORD, Record
+from dbbench.storage.run_folder import REFERENCES
 
 DEFAULT = Path("photos")
 """Where `dbbench data fetch` puts the photographs unless told otherwise."""
@@ -51,7 +52,7 @@ def find_references(chosen: str | None, subjects: Iterable[str], scratch: Path) 
             )
         raise UserError(f"there is no folder {folder} (--references)")
     banner = Record(folder).suite().banner if (folder / RECORD).is_file() else None
-    for place in (folder / "references", folder / "dataset", folder):
+    for place in (folder / REFERENCES, folder / "dataset", folder):
         files = _by_subject(place)
         if files:
             return References(str(place), files, banner)

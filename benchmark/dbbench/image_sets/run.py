@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from dbbench.errors import UserError
-from dbbench.files import contained
 from dbbench.image_sets.image_set import Row, Submission, accept
-from dbbench.storage.artifact import MANIFEST
+from dbbench.storage.artifact import MANIFEST, Damaged
 from dbbench.storage.record import RECORD, Record
+from dbbench.storage.run_folder import (
+    RUNS,
+    Samples,
+    all_references,
+    read_file,
+    runs_in,
+    samples_folder,
+    samples_of,
+    training_of,
+)
+from dbbench.suites.runs import Run
 
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder is the output of `dbbench run`."""
-    return (folder / RECORD).is_file() and (folder / "runs").is_dir()
+    return (folder / RECORD).is_file() and (folder / RUNS).is_dir()
 
 
 def read(out: Path, *, method: str | None) -> Submission:
     """Return the whole samples of all runs in an output folder; a `method` chooses one."""
     suite = Record(out).suite()
     found = Submission()
-    for folder in sorted(out.glob("runs/*/*/*/samples")):
-        if not (folder / MANIFEST).is_file():
-            line = f"{folder.relative_to(out)}: not finished; the same dbbench run goes on"
-            found = found.join(Submission(refused=(line,)))
+    for run in runs_in(out):
+        folder = samples_folder(run)
+        if not (out / folder / MANIFEST).is_file():
+            line = f"{folder}: not finished; the same dbbench run goes on"
+            found = found.join(Submission(refused=(line,) if (out / folder).is_dir() else ()))
             continue
-        document = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
-        name = str(document["method"])
-        if method is not None and name != method:
+        if method not in {None, run.method} or (samples := samples_of(out, run)) is None:
             continue
-        identifier = _identifier(folder.parent / "checkpoint" / "checkpoint.json")
-        part = accept(_rows(folder, out, document), method=name, identifier=identifier)
-        found = found.join(part)
+        rows, altered = _rows(out, run, samples)
+        training = training_of(out, run)
+        identifier = "" if training is None else training.identifier
+        part = accept(rows, method=run.method, identifier=identifier)
+        found = found.join(part).join(Submission(refused=altered))
     if not found.pictures:
         raise UserError(f"{out} has no finished samples{f' of {method}' if method else ''}")
     return Submission(
@@ -42,38 +50,32 @@ def read(out: Path, *, method: str | None) -> Submission:
         found.refused,
         banner=suite.banner,
         encoders=suite.encoders if suite.banner else {},
-        references=dict(_references(out)),
+        references={name: tuple(each.paths) for name, each in all_references(out).items()},
     )
 
 
-def _identifier(checkpoint: Path) -> str:
-    """Return the rare token that a method chose; "" where it has none or keeps no checkpoint."""
-    if not checkpoint.is_file():
-        return ""
-    metadata = json.loads(checkpoint.read_text(encoding="utf-8")).get("metadata", {})
-    return str(metadata.get("identifier") or "")
-
-
-def _rows(folder: Path, out: Path, document: dict[str, Any]) -> Iterator[Row]:
-    for entry in document["images"]:
-        path = contained(folder, str(entry["file"]))
-        yield Row(
-            where=str(path.relative_to(out)),
-            image=path,
-            name=str(path.relative_to(out)),
-            subject=str(document["subject"]),
-            prompt=str(entry["prompt"]),
-            method=str(document["method"]),
-            seed=int(document["seed"]),
-            class_noun=str(document["class_noun"]),
-            category=entry.get("category"),
+def _rows(out: Path, run: Run, samples: Samples) -> tuple[list[Row], tuple[str, ...]]:
+    """Return a row for each image of a run that is as it was written, and a line for each other."""
+    rows, altered = [], []
+    for sample in samples.images:
+        path = samples.path(sample)
+        name = str(path.relative_to(out))
+        try:
+            read_file(path)
+        except Damaged as error:
+            altered.append(str(error))
+            continue
+        rows.append(
+            Row(
+                where=name,
+                image=path,
+                name=name,
+                subject=run.subject,
+                prompt=sample.prompt,
+                method=run.method,
+                seed=run.seed,
+                class_noun=samples.class_noun,
+                category=sample.category,
+            )
         )
-
-
-def _references(out: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
-    for record in sorted(out.glob("references/*/references.json")):
-        entries = json.loads(record.read_text(encoding="utf-8"))["images"]
-        yield (
-            record.parent.name,
-            tuple(contained(record.parent, str(entry["file"])) for entry in entries),
-        )
+    return rows, tuple(altered)

@@ -16,6 +16,7 @@ from dbbench.plugins import add_method_file, find
 from dbbench.storage.artifact import MANIFEST
 from dbbench.storage.record import Record
 from dbbench.storage.remote import Remote
+from dbbench.storage.run_folder import references_folder
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
 
@@ -76,7 +77,7 @@ class RecordedSource:
         """Return the fingerprint that the written references were made with, "" if none were."""
         import json
 
-        key = f"references/{subject.name}"
+        key = references_folder(subject.name)
         try:
             if self.remote is not None:
                 return str((self.remote.manifest(key) or {})["inputs"]["images"])

@@ -15,6 +15,7 @@ from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
 from dbbench.storage.disk import folder_size
 from dbbench.storage.events import EventLog
+from dbbench.storage.run_folder import checkpoint_folder, runs_in
 from dbbench.units import duration
 
 # One pass of the denoiser for one image: pixels along a side, floating-point operations (a
@@ -131,9 +132,10 @@ def estimate_bytes(plan: Plan, tasks: Iterable[Task]) -> int:
     tasks = tuple(tasks)
     image = int(plan.suite.backbone.resolution**2 * 3 * 0.6) + 512
     sizes = {run.method: 0 for task in tasks if (run := task.run) is not None}
-    for method in sizes:
-        folders = (plan.out / "runs" / method).glob("*/*/checkpoint")
-        sizes[method] = max(map(folder_size, folders), default=0)
+    for run in runs_in(plan.out):
+        if run.method in sizes:
+            size = folder_size(plan.out / checkpoint_folder(run))
+            sizes[run.method] = max(size, sizes[run.method])
     total, checkpoints = 0, [0]
     for task in tasks:
         if task.stage == "references":

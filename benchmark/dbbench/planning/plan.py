@@ -17,7 +17,14 @@ from dbbench.plugins import provenance
 from dbbench.seeds import image_seed
 from dbbench.storage.artifact import Artifact
 from dbbench.storage.remote import Remote, RemoteArtifact
-from dbbench.storage.run_folder import folder_of
+from dbbench.storage.run_folder import (
+    checkpoint_folder,
+    features_folder,
+    prior_folder,
+    real_features_folder,
+    references_folder,
+    samples_folder,
+)
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
 
@@ -40,7 +47,7 @@ class Plan:
 
     def references(self, subject: str) -> Artifact:
         """The subject's images at the backbone's resolution."""
-        path = f"references/{subject}"
+        path = references_folder(subject)
         if path not in self._made:
             self._made[path] = self._artifact(
                 path,
@@ -55,7 +62,7 @@ class Plan:
         """The backbone's own images of a class noun."""
         settings = self.suite.prior
         return self._artifact(
-            f"prior/{class_noun.replace(' ', '-')}",
+            prior_folder(class_noun),
             "prior",
             backbone=self.backbone,
             prompt=settings.prompt.format(class_noun=class_noun),
@@ -71,7 +78,7 @@ class Plan:
         class_noun = row.noun(self.subjects[run.subject])
         needs_prior = facts is not None and facts.needs_prior
         return self._artifact(
-            f"{folder_of(run)}/checkpoint",
+            checkpoint_folder(run),
             "train",
             method=row.plugin,
             code=provenance("methods", row.plugin),
@@ -93,7 +100,7 @@ class Plan:
         """The run's images, one folder for each prompt."""
         at = self.suite.row(run.method).at
         return self._artifact(
-            f"{folder_of(run)}/samples",
+            samples_folder(run),
             "sample",
             checkpoint=self.checkpoint(run).fingerprint,
             sampler=self.suite.sample.model_dump(exclude={"batch_size", "images_per_prompt"}),
@@ -104,7 +111,7 @@ class Plan:
     def features(self, run: Run, role: str) -> Artifact:
         """One encoder's vectors of the run's images, and of their prompts where a metric asks."""
         return self._artifact(
-            f"{folder_of(run)}/features/{role}",
+            features_folder(run, role),
             "encode",
             samples=self.samples(run).fingerprint,
             encoder=self.encoder(role),
@@ -114,7 +121,7 @@ class Plan:
     def real_features(self, subject: str, role: str) -> Artifact:
         """One encoder's vectors of a subject's reference images."""
         return self._artifact(
-            f"features/real/{subject}/{role}",
+            real_features_folder(subject, role),
             "encode",
             references=self.references(subject).fingerprint,
             encoder=self.encoder(role),

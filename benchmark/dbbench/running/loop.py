@@ -98,7 +98,7 @@ def _work_on(
         except Damaged as error:
             error.artifact.discard()
             session.put_off.add(task.key)
-            progress.note(f"{error}; it is made again")
+            progress.note(f"{error.artifact.path}: {error.problem}; it is made again")
             progress.end("put off")
             return True
         except Exception as error:

@@ -138,7 +138,7 @@ def _score(
             count = score(plan, finished, publish, executor.map)
         except Damaged as error:
             error.artifact.discard()
-            say(f"{error}; it is made again")
+            say(f"{error.artifact.path}: {error.problem}; it is made again")
             return True
         session.events.write(stage="score", status="done", **meter.read(count, "images"))
         session.outcome.done += 1

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,14 @@ from dbbench.evaluation.metric import load_metric
 from dbbench.planning.finished import scored_from
 from dbbench.planning.plan import Plan
 from dbbench.storage.artifact import Artifact, write_manifest
-from dbbench.storage.run_folder import LEADERBOARD, SCORES, SCORES_MANIFEST
+from dbbench.storage.run_folder import (
+    LEADERBOARD,
+    SCORES,
+    SCORES_MANIFEST,
+    References,
+    Samples,
+    Training,
+)
 from dbbench.suites.runs import Run
 
 if TYPE_CHECKING:
@@ -32,7 +38,6 @@ Publish = Callable[[Path], object]
 """Writes leaderboard and page of a scored folder, as `dbbench.reports.write_report` does."""
 RUNS_A_PART = 20
 """2,000 images of the paper's protocol: some megabytes of table."""
-LOSSES = "checkpoint.json"
 
 
 def score(plan: Plan, runs: Sequence[Run], publish: Publish, each: Each | None = None) -> int:
@@ -66,7 +71,7 @@ def fetch_shown(plan: Plan, runs: Sequence[Run]) -> None:
         for artifact in scored_from(plan, item):
             artifact.fetch()
         if isinstance(item, Run):
-            plan.checkpoint(item).fetch_file(LOSSES)
+            plan.checkpoint(item).fetch_file(Training.FILE)
 
 
 def score_part(plan: Plan, part: Part) -> pd.DataFrame:
@@ -95,8 +100,8 @@ def _run_rows(plan: Plan, run: Run, metrics: Sequence[Metric]) -> Iterator[dict[
 
     from dbbench.evaluation.metric import evaluate_from
 
-    entries = _entries(plan.samples(run), "samples.json")
-    prompts = [str(entry["prompt"]) for entry in entries]
+    samples = Samples.read(plan.samples(run)).images
+    prompts = [sample.prompt for sample in samples]
     for metric in metrics:
         made = plan.features(run, metric.role)
         has_distances = (made.path / "distances.npy").is_file()
@@ -108,14 +113,14 @@ def _run_rows(plan: Plan, run: Run, metrics: Sequence[Metric]) -> Iterator[dict[
             texts=partial(_vectors, made, "texts.npy"),
             distances=_vectors(made, "distances.npy") if has_distances else None,
         )
-        for entry, value in zip(entries, values, strict=True):
+        for sample, value in zip(samples, values, strict=True):
             if math.isnan(value):
                 continue
             yield _row(plan, run.method, plan.subjects[run.subject], metric, value) | {
                 "seed": run.seed,
-                "prompt": entry["prompt"],
-                "category": entry["category"],
-                "image": entry["file"],
+                "prompt": sample.prompt,
+                "category": sample.category,
+                "image": sample.file,
             }
 
 
@@ -123,17 +128,17 @@ def _real_rows(plan: Plan, subject: str, metrics: Sequence[Metric]) -> Iterator[
     from dbbench.evaluation.metric import score_real
     from dbbench.evaluation.scores import REAL
 
-    entries = _entries(plan.references(subject), "references.json")
+    references = References.read(plan.references(subject)).images
     for metric in metrics:
         if metric.compares != "references":
             continue
         values = score_real(metric, _real(plan, subject, metric.role))
-        for entry, value in zip(entries, values, strict=bool(len(values))):
+        for reference, value in zip(references, values, strict=bool(len(values))):
             yield _row(plan, REAL, plan.subjects[subject], metric, value) | {
                 "seed": None,
                 "prompt": None,
                 "category": None,
-                "image": entry["file"],
+                "image": reference.file,
             }
 
 
@@ -158,7 +163,3 @@ def _vectors(features: Artifact, name: str) -> NDArray[np.float32]:
 
     vectors: NDArray[np.float32] = np.load(io.BytesIO(features.read(name)), allow_pickle=False)
     return vectors
-
-
-def _entries(images: Artifact, name: str) -> list[Mapping[str, Any]]:
-    return list(json.loads(images.read(name))["images"])

@@ -15,6 +15,7 @@ from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
 from dbbench.storage.artifact import MANIFEST, Artifact
 from dbbench.storage.leases import Leases
+from dbbench.storage.run_folder import checkpoint_folder, runs_in
 
 
 def take_over(plan: Plan, tasks: Iterable[Task], folders: Sequence[Path], leases: Leases) -> int:
@@ -58,8 +59,9 @@ def _places(plan: Plan, task: Task, artifact: Artifact, folders: Sequence[Path])
     """Yield where the artifact may lie; rows of other suites call the same training otherwise."""
     for folder in folders:
         if task.stage == "train" and task.run is not None:
-            run = task.run
-            yield from sorted(folder.glob(f"runs/*/{run.subject}/{run.seed}/checkpoint"))
+            for run in runs_in(folder):
+                if (run.subject, run.seed) == (task.run.subject, task.run.seed):
+                    yield folder / checkpoint_folder(run)
         else:
             yield folder / artifact.path.relative_to(plan.out)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,13 +18,22 @@ from dbbench.data.subject import Subject
 from dbbench.errors import UserError
 from dbbench.evaluation.encoder import Distance
 from dbbench.evaluation.features import FeatureStore
-from dbbench.files import contained, fingerprint, write_text
+from dbbench.files import fingerprint
 from dbbench.generation.resume import Interval, Saves
 from dbbench.interrupts import Stop
 from dbbench.planning.task import ImageJob
 from dbbench.running.images import open_image, sample_into, save_png
 from dbbench.seeds import prior_seed, stable_seed, train_seed
 from dbbench.storage.artifact import Artifact
+from dbbench.storage.run_folder import (
+    ClassImage,
+    ClassImages,
+    Reference,
+    References,
+    Sample,
+    Samples,
+    images_in,
+)
 from dbbench.suites.rows import Row
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import PriorSettings
@@ -43,25 +51,22 @@ def references(artifact: Artifact, subject: Subject, source: ImageSource) -> int
     images = source.load(subject)
     with artifact.create() as folder:
         entries = []
-        for number, reference in enumerate(images):
+        for number, each in enumerate(images):
             file = f"{number:02d}.png"
-            save_png(reference.image, folder / file)
+            save_png(each.image, folder / file)
             entries.append(
-                {
-                    "file": file,
-                    "name": reference.name,
-                    "sha256": reference.sha256,
-                    "credit": reference.credit,
-                    "truth": reference.truth,
-                }
+                Reference(
+                    file=file,
+                    name=each.name,
+                    sha256=each.sha256,
+                    credit=each.credit,
+                    truth=each.truth,
+                )
             )
-        document = {
-            "subject": subject.name,
-            "class_noun": subject.class_noun,
-            "kind": subject.kind,
-            "images": entries,
-        }
-        _write_json(folder / "references.json", document)
+        References(
+            folder=folder, images=tuple(entries),
+            subject=subject.name, class_noun=subject.class_noun, kind=subject.kind,
+        ).write()  # fmt: skip
     return len(images)
 
 
@@ -84,9 +89,10 @@ def prior(
     with artifact.create(resume=True) as folder:
         backbone.restore()
         made = sample_into(folder, files, sample, settings.sampler.batch_size, advance)
-        entries = [{"file": file, "seed": seed} for file, seed in zip(files, seeds, strict=True)]
-        document = {"class_noun": class_noun, "prompt": prompt, "images": entries}
-        _write_json(folder / "prior.json", document)
+        entries = [ClassImage(file=f, seed=seed) for f, seed in zip(files, seeds, strict=True)]
+        ClassImages(
+            folder=folder, images=tuple(entries), class_noun=class_noun, prompt=prompt
+        ).write()
     return made
 
 
@@ -225,25 +231,16 @@ def sample(
         files = [job.file for job in jobs]
         made = sample_into(folder, files, generate, settings.batch_size, advance)
         entries = [
-            {
-                "file": job.file,
-                "prompt": job.prompt.id,
-                "category": job.prompt.category,
-                "number": job.number,
-                "seed": job.seed,
-                "text": job.prompt.render("", subject.class_noun),
-            }
+            Sample(
+                file=job.file, prompt=job.prompt.id, category=job.prompt.category,
+                number=job.number, seed=job.seed, text=job.prompt.render("", subject.class_noun),
+            )
             for job in jobs
-        ]
-        document = {
-            "method": run.method,
-            "subject": run.subject,
-            "class_noun": subject.class_noun,
-            "kind": subject.kind,
-            "seed": run.seed,
-            "images": entries,
-        }
-        _write_json(folder / "samples.json", document)
+        ]  # fmt: skip
+        Samples(
+            folder=folder, images=tuple(entries), method=run.method, subject=run.subject,
+            class_noun=subject.class_noun, kind=subject.kind, seed=run.seed,
+        ).write()  # fmt: skip
     return made
 
 
@@ -263,37 +260,23 @@ def encode(
     distances.npy (N, N). What the store has is not made again.
     """
     store = store or FeatureStore()
-    entries = read_entries(images.path)
+    recorded = images_in(images)
     if isinstance(encoder, Distance):
-        compared = store.distances(encoder, image_files(images), advance=advance)
+        compared = store.distances(encoder, recorded.paths, advance=advance)
         for path, problem in compared.refused.items():
             raise UserError(f"{path} {problem}; run the same dbbench run again")
         with artifact.create() as folder:
             np.save(folder / "distances.npy", compared.matrix.astype(np.float32))
-        return len(entries)
-    encoded = store.encode_images(encoder, image_files(images), advance=advance)
+        return len(recorded.images)
+    encoded = store.encode_images(encoder, recorded.paths, advance=advance)
     for path, problem in encoded.refused.items():
         raise UserError(f"{path} {problem}; run the same dbbench run again")
     with artifact.create() as folder:
         np.save(folder / "images.npy", encoded.vectors)
-        if texts:
-            vectors = store.encode_texts(encoder, [entry["text"] for entry in entries])
+        if texts and isinstance(recorded, Samples):
+            vectors = store.encode_texts(encoder, [sample.text for sample in recorded.images])
             np.save(folder / "texts.npy", vectors)
-    return len(entries)
-
-
-def image_files(images: Artifact) -> list[Path]:
-    """Return the paths of an artifact's images, in the order of its JSON file."""
-    return [contained(images.path, str(entry["file"])) for entry in read_entries(images.path)]
-
-
-def read_entries(folder: Path) -> list[dict[str, Any]]:
-    """Return what references.json, samples.json or prior.json in a folder says of each image."""
-    for name in ("samples.json", "references.json", "prior.json"):
-        if (folder / name).is_file():
-            document = json.loads((folder / name).read_text(encoding="utf-8"))
-            return list(document["images"])
-    raise UserError(f"{folder} holds no images of a stage; run the same dbbench run again")
+    return len(recorded.images)
 
 
 def seed_everything(seed: int) -> None:
@@ -317,11 +300,11 @@ def _concept(
 ) -> Concept:
     from dbbench.generation.method import Concept, snapshot_folder
 
-    class_images = () if prior is None else tuple(_load_images(prior.path))
+    class_images = () if prior is None else _load_images(prior)
     return Concept(
         name=subject.name,
         class_noun=row.noun(subject),
-        images=tuple(_load_images(references.path))[: row.references],
+        images=_load_images(references)[: row.references],
         prior_images=class_images[: row.prior_images],
         snapshots={share: snapshot_folder(folder, share) for share in row.snapshots},
     )
@@ -336,10 +319,5 @@ def _save(checkpoint: Checkpoint, concept: Concept, method: Method, folder: Path
         )
 
 
-def _load_images(folder: Path) -> Iterator[Image.Image]:
-    for entry in read_entries(folder):
-        yield open_image(contained(folder, str(entry["file"])))
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+def _load_images(images: Artifact) -> tuple[Image.Image, ...]:
+    return tuple(map(open_image, images_in(images).paths))

@@ -14,6 +14,7 @@ from dbbench.running.display.progress import Progress
 from dbbench.running.display.tracker import Record, tracked
 from dbbench.running.session import Session
 from dbbench.storage.leases import Leases
+from dbbench.storage.run_folder import images_in
 
 
 def do(
@@ -161,7 +162,7 @@ def _encode(session: Session, task: Task, advance: Advance) -> int:
     encoders = {role: session.models.encoder(role) for role, _ in task.artifacts}
     # All at once, so that an image is decoded once for all; then each from the store.
     alike = [encoder for encoder in encoders.values() if not isinstance(encoder, Distance)]
-    session.store.encode_with(alike, stages.image_files(images), advance=advance)
+    session.store.encode_with(alike, images_in(images).paths, advance=advance)
     count = 0
     for role, artifact in task.artifacts:
         texts = task.run is not None and role in session.plan.text_roles

@@ -14,21 +14,24 @@ from errno import ENOENT
 from pathlib import Path
 from typing import Any, Literal
 
+from dbbench.errors import UserError
 from dbbench.files import contained, fingerprint, hash_file, write_text
 
 MANIFEST = "manifest.json"
+REMEDY = "the dbbench run that made it makes it again, once dbbench verify has marked it"
 State = Literal["done", "missing", "stale", "damaged"]
 
 
-class Damaged(Exception):
+class Damaged(UserError):
     """An artifact is not, or no longer, what its manifest says."""
 
     def __init__(self, artifact: Artifact, problem: str) -> None:
-        super().__init__(artifact, problem)  # Both, so that it can be sent to another process.
-        self.artifact, self.problem = artifact, problem
+        super().__init__(problem)
+        self.args = (artifact, problem)  # Both, so that it can be sent to another process.
+        self.artifact, self.problem = artifact, " ".join(problem.split())
 
     def __str__(self) -> str:
-        return f"{self.artifact.path}: {self.problem}"
+        return f"{self.artifact.path}: {self.problem}; {REMEDY}"
 
 
 @dataclass(frozen=True)

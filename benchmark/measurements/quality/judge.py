@@ -25,6 +25,7 @@ from rich.progress import track
 from dbbench.data.prompt import PromptTemplate, load_prompts
 from dbbench.mini.drawing.nouns import LIVE, NOUNS
 from dbbench.mini.judge import judge_images, load_judge
+from dbbench.storage.run_folder import runs_in, samples_of
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console()
@@ -59,13 +60,11 @@ def run(
     """Judge every sample of a finished run, method by method."""
     prompts = {p.id: p for live in (False, True) for p in load_prompts(live)}
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    files = sorted(folder.glob("runs/*/*/*/samples/samples.json"))
-    for file in track(files, "judging"):
-        document = json.loads(file.read_text(encoding="utf-8"))
-        entries = document["images"]
-        pictures = [Image.open(file.parent / e["file"]).convert("RGB") for e in entries]
-        asked = [(document["class_noun"], prompts[e["prompt"]]) for e in entries]
-        rows[document["method"]] += _rows(asked, pictures)
+    for each in track(runs_in(folder), "judging"):
+        if samples := samples_of(folder, each):
+            pictures = [Image.open(path).convert("RGB") for path in samples.paths]
+            asked = [(samples.class_noun, prompts[image.prompt]) for image in samples.images]
+            rows[each.method] += _rows(asked, pictures)
     _report(rows, out)
 
 

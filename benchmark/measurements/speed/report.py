@@ -29,6 +29,20 @@ from dbbench.data.subject import Subject, select_subjects
 from dbbench.evaluation.scores import REAL, score_table, write_scores
 from dbbench.mini.drawing.world import draw, repaint, scene_for_prompt
 from dbbench.mini.source import MiniSource, identities
+from dbbench.storage.run_folder import (
+    ClassImage,
+    ClassImages,
+    Reference,
+    References,
+    Sample,
+    Samples,
+    Training,
+    checkpoint_folder,
+    prior_folder,
+    references_folder,
+    samples_folder,
+)
+from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite, load_suite
 
 DRAWN = 4
@@ -137,35 +151,37 @@ def _draw(subject: Subject, level: int, rng: np.random.Generator) -> list[Image.
 def _references(
     folder: Path, subject: Subject, common: dict[str, Any], rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-    place = folder / "references" / subject.name
+    place = folder / references_folder(subject.name)
     place.mkdir(parents=True)
     entries, rows = [], []
     for number, reference in enumerate(MiniSource().load(subject)):
         file = f"{number:02d}.png"
         reference.image.save(place / file)
-        entries.append({"file": file, "sha256": reference.sha256, "credit": reference.credit})
+        entries.append(Reference(file=file, sha256=reference.sha256, credit=reference.credit))
         for metric in ("dino", "clip-i"):
             rows.append(
                 common
                 | dict.fromkeys(("seed", "prompt", "category"))
                 | {"method": REAL, "image": file, "metric": metric, "value": rng.normal(0.8, 0.03)}
             )
-    about = {"subject": subject.name, "class_noun": subject.class_noun, "kind": subject.kind}
-    (place / "references.json").write_text(json.dumps({**about, "images": entries}))
+    References(
+        folder=place, images=tuple(entries),
+        subject=subject.name, class_noun=subject.class_noun, kind=subject.kind,
+    ).write()  # fmt: skip
     return rows
 
 
 def _prior(folder: Path, subject: Subject) -> None:
-    place = folder / "prior" / subject.class_noun.replace(" ", "-")
+    place = folder / prior_folder(subject.class_noun)
     if place.exists():
         return
     place.mkdir(parents=True)
     entries = []
     for number, reference in enumerate(MiniSource().load(subject)):
         reference.image.save(place / f"{number:04d}.png")
-        entries.append({"file": f"{number:04d}.png", "seed": number})
-    document = {"class_noun": subject.class_noun, "prompt": "a", "images": entries}
-    (place / "prior.json").write_text(json.dumps(document))
+        entries.append(ClassImage(file=f"{number:04d}.png", seed=number))
+    noun = subject.class_noun
+    ClassImages(folder=place, images=tuple(entries), class_noun=noun, prompt="a").write()
 
 
 def _samples(
@@ -178,20 +194,23 @@ def _samples(
     ease: float,
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
-    run = folder / "runs" / method / subject.name / "0"
+    run = Run(method, subject.name, 0)
+    samples, checkpoint = folder / samples_folder(run), folder / checkpoint_folder(run)
     level = list(suite.methods).index(method)
     entries, rows = [], []
     for position, prompt in enumerate(load_prompts(subject.live)):
         for number in range(4):
             file = f"{prompt.id}/{number}.png"
-            path = run / "samples" / file
+            path = samples / file
             path.parent.mkdir(parents=True, exist_ok=True)
             pictures[4 * position + number].save(path, compress_level=1)
             text = prompt.render("", subject.class_noun)
             entries.append(
-                {"file": file, "prompt": prompt.id, "category": prompt.category}
-                | {"number": number, "seed": number, "text": text}
-            )
+                Sample(
+                    file=file, prompt=prompt.id, category=prompt.category,
+                    number=number, seed=number, text=text,
+                )
+            )  # fmt: skip
             for metric in suite.metrics:
                 value = 0.66 - 0.08 * level + ease + rng.normal(0, 0.05)
                 rows.append(
@@ -200,10 +219,13 @@ def _samples(
                     | {"category": prompt.category, "image": file, "metric": metric}
                     | {"value": min(value, 1.0)}
                 )
-    (run / "samples" / "samples.json").write_text(json.dumps({"images": entries}))
-    (run / "checkpoint").mkdir()
+    Samples(
+        folder=samples, images=tuple(entries), method=method, subject=subject.name,
+        class_noun=subject.class_noun, kind=subject.kind,
+    ).write()  # fmt: skip
+    checkpoint.mkdir()
     losses = list(0.4 * np.exp(-np.arange(60) / 20) + 0.1 + rng.normal(0, 0.02, 60))
-    (run / "checkpoint" / "checkpoint.json").write_text(json.dumps({"losses": losses}))
+    (checkpoint / Training.FILE).write_text(json.dumps({"losses": losses}))
     return rows
 
 

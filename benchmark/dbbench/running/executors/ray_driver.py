@@ -24,7 +24,6 @@ from dbbench.running.executors.relay import Message, show_message
 from dbbench.running.loop import work
 from dbbench.running.models import Models
 from dbbench.running.session import Failure, Session
-from dbbench.storage.artifact import Damaged
 from dbbench.suites.runs import Run
 from dbbench.units import parse_size
 
@@ -219,7 +218,7 @@ class Cluster:
             return self.ray.get(ref)
         except self.ray.exceptions.RayTaskError as error:
             cause = error.cause
-            raise (cause if isinstance(cause, UserError | Damaged) else error) from None
+            raise (cause if isinstance(cause, UserError) else error) from None
         except self.ray.exceptions.RayError as error:
             raise UserError(f"the cluster could not do it: {_first_line(error)}") from error
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from dbbench.errors import UserError
+from dbbench.storage.run_folder import read_file
 from dbbench.study.design.runs import RealImage
 from dbbench.study.design.secret import Secrets
 
@@ -71,7 +73,7 @@ class Copier:
 
 def _open(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(read_file(path))) as image:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(

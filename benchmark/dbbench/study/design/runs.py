@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from dbbench.errors import UserError
 from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.evaluation.scores import read_scores
-from dbbench.files import contained
 from dbbench.storage.record import Record
+from dbbench.storage.run_folder import SCORES, all_references, runs_in, samples_of
 from dbbench.study.design.draw import Sample
 from dbbench.study.design.study import Pair
 
@@ -62,23 +59,23 @@ def read_all(runs: Mapping[str, Path]) -> list[Sample]:
 def read_samples(name: str, run: Path) -> list[Sample]:
     """Return every finished sample of a run's folder. Raises UserError where there is none."""
     samples = []
-    for path in sorted((run / "runs").glob("*/*/*/samples/samples.json")):
-        with _reading(path) as document:
+    for each in runs_in(run):
+        if recorded := samples_of(run, each):
             samples += [
                 Sample(
                     run=name,
-                    method=str(document["method"]),
-                    subject=str(document["subject"]),
-                    class_noun=str(document["class_noun"]),
-                    seed=int(document["seed"]),
-                    prompt=str(entry["prompt"]),
-                    text=str(entry["text"]),
-                    file=str(entry["file"]),
-                    place=str(contained(path.parent, str(entry["file"]))),
+                    method=each.method,
+                    subject=each.subject,
+                    class_noun=recorded.class_noun,
+                    seed=each.seed,
+                    prompt=image.prompt,
+                    text=image.text,
+                    file=image.file,
+                    place=str(recorded.path(image)),
                 )
-                for entry in document["images"]
+                for image in recorded.images
                 # An image of the class noun alone shows no subject.
-                if entry["prompt"] != CLASS_PROMPT
+                if image.prompt != CLASS_PROMPT
             ]
     if not samples:
         raise UserError(f"{run} holds no samples; make some with: dbbench run --out {run}")
@@ -89,21 +86,19 @@ def read_references(runs: Mapping[str, Path]) -> dict[str, tuple[RealImage, ...]
     """Return the reference images by subject. Raises UserError where two runs differ in them."""
     found: dict[str, tuple[RealImage, ...]] = {}
     for name, run in runs.items():
-        for path in sorted((run / "references").glob("*/references.json")):
-            with _reading(path) as document:
-                subject = str(document["subject"])
-                images = tuple(
-                    RealImage(
-                        run=name,
-                        subject=subject,
-                        class_noun=str(document["class_noun"]),
-                        file=str(entry["file"]),
-                        sha256=str(entry["sha256"]),
-                        credit=str(entry["credit"]),
-                        place=str(contained(path.parent, str(entry["file"]))),
-                    )
-                    for entry in document["images"]
+        for subject, recorded in all_references(run).items():
+            images = tuple(
+                RealImage(
+                    run=name,
+                    subject=subject,
+                    class_noun=recorded.class_noun,
+                    file=image.file,
+                    sha256=image.sha256,
+                    credit=image.credit,
+                    place=str(recorded.path(image)),
                 )
+                for image in recorded.images
+            )
             before = found.setdefault(subject, images)
             if [image.sha256 for image in before] != [image.sha256 for image in images]:
                 raise UserError(
@@ -115,9 +110,9 @@ def read_references(runs: Mapping[str, Path]) -> dict[str, tuple[RealImage, ...]
 
 def pair_scores(pairs: Sequence[Pair], name: str, run: Path) -> pd.DataFrame | None:
     """Return the rows image, metric, value of the images shown in a run; None without scores."""
-    if not (run / "scores.parquet").is_file():
+    if not (run / SCORES).is_file():
         return None
-    scores = read_scores(run / "scores.parquet")
+    scores = read_scores(run / SCORES)
     wanted = pd.DataFrame(
         [
             {
@@ -144,15 +139,3 @@ def read_banner(roots: Mapping[str, Path]) -> str | None:
     """Return what must stand on everything that comes of these runs."""
     banners = [(Record(run).read().get("suite") or {}).get("banner") for run in roots.values()]
     return next((str(banner) for banner in banners if banner), None)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Any]:
-    """Give what a stage wrote; a file that is damaged, or not what it should be, is a UserError."""
-    try:
-        yield json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); call the same dbbench run"
-            " again to mend it"
-        ) from None
