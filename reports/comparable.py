@@ -20,7 +20,7 @@ def identity(results: Results) -> dict[str, Any]:
     suite = results.suite
     encoders = results.record.get("identities", {}).get("encoders", {})
     return {
-        "source": str(results.record.get("source", suite.source)),
+        "source": suite.source,
         "backbone": f"{suite.backbone.path} at {suite.backbone.resolution} px",
         "prompts": suite.prompts.model_dump(mode="json"),
         "images for each prompt": suite.sample.images_per_prompt,

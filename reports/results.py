@@ -12,6 +12,8 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import ValidationError
 
+from dbbench.data.dataset import Dataset, load_dataset
+from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
 from dbbench.evaluation.leaderboard import Expectation, Leaderboard, rank_methods
 from dbbench.evaluation.metric import Metric, load_metric
@@ -36,6 +38,7 @@ class Results:
     out: Path
     record: Mapping[str, Any]
     suite: Suite
+    dataset: Dataset
     scores: pd.DataFrame
     leaderboard: Leaderboard
     key: str
@@ -50,6 +53,12 @@ class Results:
     def banner(self) -> str | None:
         """What must stand on every table and page that comes from this folder."""
         return self.suite.banner
+
+    @property
+    def prompts(self) -> dict[str, PromptTemplate]:
+        """Every prompt that the suite asks, by id; those for live subjects first."""
+        subjects = sorted(self.dataset.subjects, key=lambda subject: not subject.live)
+        return {p.id: p for s in subjects for p in self.suite.prompts.of(self.dataset, s)}
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -93,8 +102,7 @@ class Results:
             for method in self.rows
             if (metric.name, method) in table.columns
         ]
-        asked = [p.id for live in (True, False) for p in self.suite.prompts.of(live)]
-        known = expectation.subjects if column == "subject" else dict.fromkeys(asked)
+        known = expectation.subjects if column == "subject" else self.prompts
         others = [name for name in table.index if name not in known]
         rows = [name for name in known if column == "subject" or name in table.index]
         return table.reindex(index=[*rows, *others])[order]
@@ -127,6 +135,7 @@ def _load(out: Path, stamp: tuple[int, ...]) -> Results:
     record = Record(out).read()
     try:
         suite = Suite.model_validate(record["suite"])
+        dataset = load_dataset(suite.source)
         selection = {key: tuple(record["selection"][key]) for key in ("subjects", "methods")}
         seeds = tuple(int(seed) for seed in record["selection"]["seeds"])
     except (ValidationError, KeyError, TypeError, ValueError) as error:
@@ -144,7 +153,7 @@ def _load(out: Path, stamp: tuple[int, ...]) -> Results:
         subjects=selection["subjects"],
         methods=selection["methods"],
         seeds=seeds,
-        images_per_run=_images_per_run(suite),
+        images_per_run=_images_per_run(suite, dataset),
     )
     scores = read_scores(_whole(out / SCORES))
     metrics = [load_metric(name) for name in suite.metrics]
@@ -152,7 +161,7 @@ def _load(out: Path, stamp: tuple[int, ...]) -> Results:
     board = _remembered(out, key, expectation, metrics)
     if board is None:
         board = rank_methods(scores, expectation, metrics)
-    return Results(out, record, suite, scores, board, key)
+    return Results(out, record, suite, dataset, scores, board, key)
 
 
 def _whole(path: Path) -> Path:
@@ -203,7 +212,7 @@ def _place(suite: Suite, method: str) -> int:
     return order.index(method) if method in order else len(order)
 
 
-def _images_per_run(suite: Suite) -> int | None:
+def _images_per_run(suite: Suite, dataset: Dataset) -> int | None:
     """Return how many images of its prompts each run has; None where it depends on the subject."""
-    counts = {len(suite.prompts.of(live)) for live in (True, False)}
+    counts = {len(suite.prompts.of(dataset, subject)) for subject in dataset.subjects}
     return counts.pop() * suite.sample.images_per_prompt if len(counts) == 1 else None

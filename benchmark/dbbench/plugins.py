@@ -9,15 +9,12 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from dbbench.errors import UserError, unknown
 from dbbench.files import hash_file
 
-if TYPE_CHECKING:
-    pass
-
-Kind = Literal["methods", "encoders", "metrics"]
+Kind = Literal["datasets", "methods", "encoders", "metrics"]
 
 
 @dataclass(frozen=True)

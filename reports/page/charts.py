@@ -74,7 +74,7 @@ def matrix_of(results: Results, column: Literal["subject", "prompt"]) -> dict[st
     table = results.means_by(column)
     columns = columns_of(table)
     kinds = dict(results.scores[["subject", "kind"]].drop_duplicates().to_numpy())
-    texts = {p.id: p for live in (False, True) for p in results.suite.prompts.of(live)}
+    texts = results.prompts
     limits = {
         metric.name: _scale(drawn(table, metric).to_numpy().ravel(), pad=0.0)
         for metric in results.metrics

@@ -47,7 +47,7 @@ def facts_of(results: Results, price: float | None) -> list[tuple[str, str]]:
     facts += [
         ("Sampling", ", ".join(f"{key}={value}" for key, value in sample.items())),
         ("Run seeds", ", ".join(map(str, results.leaderboard.expectation.seeds))),
-        ("Reference images", str(record.get("source", ""))),
+        ("Reference images", results.suite.source),
         (
             "Reading of the paper",
             f"{reading.name}: each image against {reading.references} reference images, "

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dbbench.data.subject import select_subjects
+from dbbench.data.dataset import select_subjects
 from dbbench.evaluation.flags import FLAGS
 from dbbench.evaluation.scores import REAL
 from dbbench.files import write_text
@@ -103,7 +103,7 @@ def _context(
         "real": REAL,
         "images": int(board.ranking.loc[board.ranking["method"] != REAL, "images"].sum()),
         "expectation": board.expectation,
-        "planned": len(select_subjects(results.suite.subjects)),
+        "planned": len(select_subjects(results.dataset, results.suite.subjects)),
         "ranking": ranking_rows(results),
         "differences": difference_rows(results),
         "published": results.published().to_dict("records"),

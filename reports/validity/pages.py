@@ -16,11 +16,11 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 
-from dbbench.data.prompt import load_prompts
-from dbbench.data.subject import load_subjects
+from dbbench.data.dataset import select_subjects
 from dbbench.evaluation.limits import LIMITS, SOURCE
 from dbbench.evaluation.metric import load_metric
 from dbbench.files import read_json, write_text
+from dbbench.mini.source import MiniWorld
 from dbbench.reports.formats.latex import latex_document
 from dbbench.reports.formats.table import Table, cell, markdown_table, write_table
 from dbbench.reports.formats.terminal import print_table
@@ -128,7 +128,7 @@ def link_validity(results: Results, report: Path) -> Linked | None:
 
     None where the run is not of the embedded world, of which alone the truth is known.
     """
-    if results.record.get("source") != "mini" or not results.banner:
+    if results.suite.source != MiniWorld.name or not results.banner:
         return None
     used = results.record.get("identities", {}).get("encoders", {})
     for place in sorted(results.out.absolute().parent.glob(f"*/{RECORD}")):
@@ -191,10 +191,10 @@ def _draw(validity: Validity) -> Figure:
 def _write_strips(examples: Examples, out: Path) -> list[dict[str, Any]]:
     """Write one strip for each example subject and kind: the same prompts side by side."""
     found = []
-    known = {subject.name: subject for subject in load_subjects()}
+    world = MiniWorld()
     for subject, pictures in examples.items():
-        noun, live = known[subject].class_noun, known[subject].live
-        texts = {p.id: p.render("", noun) for p in load_prompts(live)}
+        (known,) = select_subjects(world, subject)
+        texts = {p.id: p.render("", known.class_noun) for p in world.prompts(known)}
         prompts = [p for p in STRIP if ("perfect", p) in pictures]
         strips = []
         for kind in dict.fromkeys(kind for kind, _ in pictures):

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from dbbench.advance import silent
 from dbbench.cli import app
+from dbbench.data.photographs import Photographs
 from dbbench.errors import UserError
 from dbbench.evaluation.encoder import Distance, load_encoder
 from dbbench.evaluation.features import FeatureStore
@@ -81,7 +82,11 @@ def score(
         images
         if isinstance(images, Submission)
         else read_submission(
-            images, scratch=scratch, identifier=identifier, own_subjects=found.own_subjects
+            images,
+            scratch=scratch,
+            dataset=Photographs(),
+            identifier=identifier,
+            own_subjects=found.files,
         )
     )
     readings = [load_protocol(name) for name in protocols]
@@ -95,7 +100,7 @@ def score(
         status=lambda text: None,
         advance=silent,
     )
-    return reconcile(cast, submission.pictures, found.files, encodings)
+    return reconcile(cast, submission, found.files, encodings)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from dbbench.data.photographs import PhotoFolder, photo_root, prepare_photo
-from dbbench.data.subject import Subject, load_subjects, select_subjects
+from dbbench.data.dataset import select_subjects
+from dbbench.data.photographs import Photographs, photo_root, prepare_photo
+from dbbench.data.subject import Subject, load_subjects
 from dbbench.errors import UserError
 from dbbench.subjects.parse import main, parse_subjects, render_toml
 
@@ -29,11 +30,11 @@ def test_data_set_has_30_subjects_15_classes_158_photographs() -> None:
 
 
 def test_nine_subjects_are_live_and_they_are_the_dogs_and_cats() -> None:
-    live = select_subjects("live")
+    live = select_subjects(Photographs(), "live")
     assert len(live) == 9
     assert {subject.class_noun for subject in live} == {"dog", "cat"}
     assert {subject.kind for subject in live} == {"live"}
-    assert {subject.kind for subject in select_subjects("objects")} == {"object"}
+    assert {subject.kind for subject in select_subjects(Photographs(), "objects")} == {"object"}
 
 
 def test_every_photograph_names_its_author_and_licence() -> None:
@@ -72,29 +73,29 @@ def test_parser_refuses_a_folder_that_is_not_the_data_set(
     ],
 )
 def test_subjects_are_selected_in_the_order_named(expression: str, names: list[str]) -> None:
-    assert [subject.name for subject in select_subjects(expression)] == names
+    assert [subject.name for subject in select_subjects(Photographs(), expression)] == names
 
 
 def test_all_subjects_are_objects_and_live_ones() -> None:
-    assert select_subjects("all") == load_subjects()
-    assert set(select_subjects("objects,live")) == set(load_subjects())
+    assert select_subjects(Photographs(), "all") == load_subjects()
+    assert set(select_subjects(Photographs(), "objects,live")) == set(load_subjects())
 
 
 def test_unknown_subject_suggests_the_nearest() -> None:
     with pytest.raises(UserError, match=r'unknown subject "teapott"; did you mean "teapot"\?'):
-        select_subjects("dog,teapott")
+        select_subjects(Photographs(), "dog,teapott")
 
 
 def test_empty_selection_is_refused() -> None:
     with pytest.raises(UserError, match="no subject"):
-        select_subjects(" , ")
+        select_subjects(Photographs(), " , ")
 
 
 def test_photographs_come_square_rgb_in_order_with_credit(
     tmp_path: Path, make_photos: MakePhotos
 ) -> None:
     dog, _ = make_photos(tmp_path)
-    references = PhotoFolder(tmp_path, resolution=16).load(dog)
+    references = Photographs(tmp_path).images(dog, 16)
     assert [reference.name for reference in references] == ["00", "01", "02"]
     assert {reference.image.size for reference in references} == {(16, 16)}
     assert {reference.image.mode for reference in references} == {"RGB"}
@@ -127,32 +128,32 @@ def test_a_photograph_that_is_not_the_original_gives_one_line(
 ) -> None:
     dog, teapot = make_photos(tmp_path)
     damage(tmp_path / "dog" / "01.jpg")
-    folder = PhotoFolder(tmp_path, resolution=16)
+    folder = Photographs(tmp_path)
     with pytest.raises(UserError) as caught:
-        folder.load(dog)
+        folder.images(dog, 16)
     message = str(caught.value)
     assert "dog/01.jpg" in message
     assert complaint in message
     assert "dbbench data fetch" in message
     assert "\n" not in message
-    assert len(folder.load(teapot)) == 2
+    assert len(folder.images(teapot, 16)) == 2
 
 
 def test_a_folder_that_is_not_the_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not the DreamBooth data set"):
-        PhotoFolder(tmp_path, resolution=16)
+        Photographs(tmp_path)
     with pytest.raises(UserError, match="there is no folder"):
-        PhotoFolder(tmp_path / "nowhere", resolution=16)
+        Photographs(tmp_path / "nowhere")
 
 
 def test_fingerprint_follows_the_resolution_and_the_originals(
     tmp_path: Path, make_photos: MakePhotos
 ) -> None:
     dog, teapot = make_photos(tmp_path)
-    folder = PhotoFolder(tmp_path, resolution=16)
-    assert folder.fingerprint(dog) == PhotoFolder(tmp_path, resolution=16).fingerprint(dog)
-    assert folder.fingerprint(dog) != folder.fingerprint(teapot)
-    assert folder.fingerprint(dog) != PhotoFolder(tmp_path, resolution=32).fingerprint(dog)
+    folder = Photographs(tmp_path)
+    assert folder.fingerprint(dog, 16) == Photographs().fingerprint(dog, 16)
+    assert folder.fingerprint(dog, 16) != folder.fingerprint(teapot, 16)
+    assert folder.fingerprint(dog, 16) != folder.fingerprint(dog, 32)
 
 
 def _encode(image: Image.Image, **options: object) -> bytes:
@@ -198,9 +199,9 @@ def test_reduction_does_not_alias() -> None:
 
 
 def test_the_real_photographs_load(photographs: Path) -> None:
-    folder = PhotoFolder(photographs, resolution=64)
+    folder = Photographs(photographs)
     for name in ("dog", "teapot"):
-        (subject,) = select_subjects(name)
-        references = folder.load(subject)
+        (subject,) = select_subjects(folder, name)
+        references = folder.images(subject, 64)
         assert len(references) == len(subject.photos)
         assert all(reference.image.size == (64, 64) for reference in references)

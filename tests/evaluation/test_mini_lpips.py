@@ -11,19 +11,19 @@ import torch
 from harness import installed, plugin_folder, run, suite, suite_file  # noqa: F401
 from PIL import Image
 
-from dbbench.data.subject import select_subjects
+from dbbench.data.dataset import select_subjects
 from dbbench.errors import UserError
 from dbbench.evaluation.encoders.mini import load_dino
 from dbbench.evaluation.encoders.mini_lpips import load
-from dbbench.mini.source import MiniSource
+from dbbench.mini.source import MiniWorld
 from dbbench.suites.suite import Suite
 
 
 @pytest.fixture(scope="module")
 def images() -> list[Image.Image]:
-    (dog, vase) = select_subjects("dog,vase")
-    source = MiniSource()
-    return [r.image for subject in (dog, vase) for r in source.load(subject)[:2]]
+    world = MiniWorld()
+    subjects = select_subjects(world, "dog,vase")
+    return [r.image for subject in subjects for r in world.images(subject, 64)[:2]]
 
 
 def test_it_is_the_mean_squared_difference_of_unit_features(images):

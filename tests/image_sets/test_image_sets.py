@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dbbench.data.photographs import Photographs
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
@@ -20,6 +21,8 @@ from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.image_sets import read_submission
 from dbbench.image_sets.image_set import Row, accept
 from dbbench.suites.suite import load_suite
+
+PHOTOS = Photographs()
 
 
 def png(path: Path, colour: int = 0) -> Path:
@@ -35,13 +38,13 @@ def row(subject: str = "dog", prompt: str = "jungle", **values: Any) -> Row:
 
 
 def only(*rows: Row, identifier: str = "") -> Any:
-    found = accept(rows, method="ours", identifier=identifier)
+    found = accept(rows, dataset=PHOTOS, method="ours", identifier=identifier)
     assert not found.refused
     return found.pictures[0]
 
 
 def refusal(*rows: Row) -> str:
-    found = accept(rows, method="ours", identifier="")
+    found = accept(rows, dataset=PHOTOS, method="ours", identifier="")
     return found.refused[0]
 
 
@@ -96,16 +99,22 @@ def test_what_does_not_exist_is_refused_with_the_nearest_right_one(wrong: Row, l
 
 
 def test_an_image_named_twice_counts_once() -> None:
-    found = accept([row(), row(), row(prompt="snow")], method="ours", identifier="")
+    found = accept([row(), row(), row(prompt="snow")], dataset=PHOTOS, method="ours", identifier="")
     assert [picture.prompt for picture in found.pictures] == ["jungle", "snow"]
     assert "counted once" in found.refused[0]
 
 
 def test_own_subject_needs_a_class_noun() -> None:
-    found = accept([row("my_cat")], method="m", identifier="", own_subjects=["my_cat"])
+    found = accept(
+        [row("my_cat")], dataset=PHOTOS, method="m", identifier="", own_subjects=["my_cat"]
+    )
     assert "has no class noun" in found.refused[0]
     found = accept(
-        [row("my_cat", class_noun="cat")], method="m", identifier="", own_subjects=["my_cat"]
+        [row("my_cat", class_noun="cat")],
+        dataset=PHOTOS,
+        method="m",
+        identifier="",
+        own_subjects=["my_cat"],
     )
     assert found.pictures[0].text("without-identifier") == "a cat in the jungle"
 
@@ -116,7 +125,7 @@ def test_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     png(tmp_path / "ours/dog/loose.png")
     (tmp_path / "ours/dog/snow").mkdir()
     png(tmp_path / "ours/dogg/jungle/0.png")
-    found = read_submission(tmp_path / "ours", scratch=tmp_path)
+    found = read_submission(tmp_path / "ours", scratch=tmp_path, dataset=PHOTOS)
     assert [p.name for p in found.pictures] == [f"dog/jungle/{n}.png" for n in (1, 2, 10)]
     assert found.methods == ("ours",)
     assert len(found.refused) == 3
@@ -151,7 +160,7 @@ def test_manifests_of_every_kind_say_the_same(tmp_path: Path, suffix: str) -> No
         seed=[0, 1, 1],
         guidance=[7.5, 7.5, 7.5],
     )
-    found = read_submission(path, scratch=tmp_path)
+    found = read_submission(path, scratch=tmp_path, dataset=PHOTOS)
     assert [(p.method, p.subject, p.prompt, p.seed) for p in found.pictures] == [
         ("x", "dog", "jungle", 0),
         ("y", "teapot", "snow", 1),
@@ -175,7 +184,7 @@ def test_wrong_column_is_named_with_the_right_one(
     tmp_path: Path, columns: dict[str, Any], line: str, suffix: str
 ) -> None:
     with pytest.raises(UserError, match=line):
-        read_submission(manifest(tmp_path, suffix, **columns), scratch=tmp_path)
+        read_submission(manifest(tmp_path, suffix, **columns), scratch=tmp_path, dataset=PHOTOS)
 
 
 def test_bad_rows_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
@@ -183,7 +192,7 @@ def test_bad_rows_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
     good = {"image": "a.png", "subject": "dog", "prompt": "jungle"}
     lines = [good, good | {"subject": ""}, good | {"seed": "x"}, good | {"image": ""}]
     path.write_text("\n".join([*map(json.dumps, lines), "{broken", "[1]"]))
-    found = read_submission(path, scratch=tmp_path)
+    found = read_submission(path, scratch=tmp_path, dataset=PHOTOS)
     assert len(found.pictures) == 1
     assert len(found.refused) == 5
     assert any("line 5: not a JSON object" in line for line in found.refused)
@@ -209,7 +218,7 @@ def test_images_inside_of_a_data_set_are_read(tmp_path: Path) -> None:
     for name in ("saved", "splits", "hub"):
         scratch = tmp_path / f"scratch-{name}"
         scratch.mkdir()
-        found = read_submission(tmp_path / name, scratch=scratch)
+        found = read_submission(tmp_path / name, scratch=scratch, dataset=PHOTOS)
         assert [p.prompt for p in found.pictures] == ["jungle"]
         assert found.pictures[0].image.read_bytes() == buffer.getvalue()
 
@@ -219,7 +228,7 @@ def test_image_folder_of_the_datasets_library_is_a_manifest(tmp_path: Path) -> N
     (tmp_path / "set" / "metadata.csv").write_text(
         "file_name,subject,text\na.png,dog,a dog in the jungle\n"
     )
-    found = read_submission(tmp_path / "set", scratch=tmp_path)
+    found = read_submission(tmp_path / "set", scratch=tmp_path, dataset=PHOTOS)
     assert found.pictures[0].image == tmp_path / "set" / "a.png"
     assert found.pictures[0].prompt == "jungle"
 
@@ -241,9 +250,9 @@ def test_finished_run_brings_its_references_encoders_and_banner(tmp_path: Path) 
     checkpoint.parent.mkdir()
     checkpoint.write_text(json.dumps({"metadata": {"identifier": "gqx"}}))
     with pytest.raises(UserError, match="no finished samples"):
-        read_submission(out, scratch=tmp_path)
+        read_submission(out, scratch=tmp_path, dataset=PHOTOS)
     (samples / "manifest.json").write_text("{}")
-    found = read_submission(out, scratch=tmp_path)
+    found = read_submission(out, scratch=tmp_path, dataset=PHOTOS)
     assert found.banner == suite.banner
     assert found.encoders == suite.encoders
     assert found.references == {"dog": (out / "references/dog/00.png",)}
@@ -253,16 +262,16 @@ def test_finished_run_brings_its_references_encoders_and_banner(tmp_path: Path) 
 
 def test_what_is_nothing_to_score_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no"):
-        read_submission(tmp_path / "nowhere", scratch=tmp_path)
+        read_submission(tmp_path / "nowhere", scratch=tmp_path, dataset=PHOTOS)
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UserError, match="no folder and no manifest"):
-        read_submission(tmp_path / "notes.txt", scratch=tmp_path)
+        read_submission(tmp_path / "notes.txt", scratch=tmp_path, dataset=PHOTOS)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="it is empty"):
-        read_submission(tmp_path / "empty", scratch=tmp_path)
+        read_submission(tmp_path / "empty", scratch=tmp_path, dataset=PHOTOS)
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="cannot read the manifest"):
-        read_submission(tmp_path / "bad.parquet", scratch=tmp_path)
+        read_submission(tmp_path / "bad.parquet", scratch=tmp_path, dataset=PHOTOS)
     (tmp_path / "latin.csv").write_bytes(b"image,subject,prompt\n\xff,dog,jungle\n")
     with pytest.raises(UserError, match="cannot read the manifest"):
-        read_submission(tmp_path / "latin.csv", scratch=tmp_path)
+        read_submission(tmp_path / "latin.csv", scratch=tmp_path, dataset=PHOTOS)

@@ -14,7 +14,7 @@ from dbbench.evaluation.encoder import Encoder, load_encoder
 from dbbench.mini import weights
 from dbbench.mini.drawing.world import draw, draw_scene, scene_for_prompt
 from dbbench.mini.judge import judge_images, load_judge
-from dbbench.mini.source import MiniSource, identities
+from dbbench.mini.source import MiniWorld, identities
 from dbbench.mini.training.tokenizer import RARE
 
 MIB = 2**20
@@ -91,9 +91,9 @@ def test_mini_dino_knows_a_subject_in_another_picture(mini_dino):
 
 def test_mini_dino_knows_a_subject_in_another_place(mini_dino):
     """The same of the references, each of them elsewhere, mostly; chance is 3%."""
-    source = MiniSource()
+    world = MiniWorld()
     drawn = {
-        subject.name: [reference.image for reference in source.load(subject)]
+        subject.name: [reference.image for reference in world.images(subject, 64)]
         for subject in load_subjects()
     }
     assert _nearest_is_right(mini_dino, drawn) >= 0.75

@@ -10,7 +10,7 @@ from dbbench.data.subject import load_subjects
 from dbbench.mini.drawing.places import FRONTS
 from dbbench.mini.drawing.world import SIZE, draw, draw_scene, scene_for_prompt
 from dbbench.mini.judge import HEADS, answers
-from dbbench.mini.source import MiniSource, identities, reference_scenes
+from dbbench.mini.source import MiniWorld, identities, reference_scenes
 from dbbench.mini.training.dataset import captions, scene
 from dbbench.mini.training.tokenizer import RARE, make_tokenizer, words
 
@@ -23,16 +23,16 @@ def tokenizer():
 
 
 def test_every_subject_has_as_many_images_as_photographs():
-    source = MiniSource()
+    world = MiniWorld()
     for subject in SUBJECTS:
-        images = source.load(subject)
+        images = world.images(subject, 64)
         assert len(images) == len(subject.photos)
         assert all(image.image.size == (SIZE, SIZE) for image in images)
 
 
 def test_truth_is_kept_with_each_image():
     dog = next(s for s in SUBJECTS if s.name == "dog")
-    for image in MiniSource().load(dog):
+    for image in MiniWorld().images(dog, 64):
         assert image.truth is not None
         assert image.truth["identity"]["noun"] == "dog"
         assert image.truth["identity"]["main"] == "brown"

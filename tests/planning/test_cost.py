@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from harness import installed, plugin_folder, run, suite, suite_file  # noqa: F401
 
-from dbbench.mini.source import MiniSource
+from dbbench.mini.source import MiniWorld
 from dbbench.planning.build import make_plan
 from dbbench.planning.cost import ACHIEVED, estimate
 from dbbench.planning.plan import Plan
@@ -19,7 +19,7 @@ from dbbench.suites.suite import Suite, load_suite, override
 
 
 def plan_for(suite: Suite, out: Path, *, device: str = "cuda") -> Plan:
-    return make_plan(suite, out, MiniSource(suite.backbone.resolution), [], device)
+    return make_plan(suite, out, MiniWorld(), [], device)
 
 
 def test_the_arithmetic_is_that_of_passes(tmp_path: Path) -> None:

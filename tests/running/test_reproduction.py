@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from dbbench import plugins as plugin
 from dbbench.cli import app
 from dbbench.errors import UserError
-from dbbench.mini.source import MiniSource
+from dbbench.mini.source import MiniWorld
 from dbbench.planning.build import make_plan
 from dbbench.reports import write_report
 from dbbench.running.run import execute
@@ -184,11 +184,11 @@ def test_a_damaged_artifact_is_not_taken_over(suite: Suite, tmp_path: Path) -> N
     runs = plan_runs(suite, ["dog"], ["tinted"])
 
     def do(out: Path, *others: Path) -> None:
-        source, quiet = MiniSource(suite.backbone.resolution), Console(quiet=True)
+        dataset, quiet = MiniWorld(), Console(quiet=True)
         assert not execute(
             suite,
             out,
-            source,
+            dataset,
             runs,
             device="cpu",
             console=quiet,
@@ -212,7 +212,7 @@ def test_what_is_left_of_a_second_suite_is_what_differs(tmp_path: Path) -> None:
     for name in ("table1", "identifier"):
         chosen = override(load_suite(name, "mini"), ["prior.count=2"])
         runs = plan_runs(chosen, ["dog"])
-        plan = make_plan(chosen, tmp_path / name, MiniSource(64), runs, "cpu")
+        plan = make_plan(chosen, tmp_path / name, MiniWorld(), runs, "cpu")
         plan.identities.resolve_methods(run.method for run in runs)
         left.append({task.key for task in without_shared(plan.tasks(runs), seen)})
     assert "prior dog" in left[0]

@@ -12,23 +12,26 @@ import tiny_backbone
 from PIL import Image
 
 from dbbench.advance import Advance, silent
+from dbbench.data.dataset import select_subjects
 from dbbench.data.prompt import load_prompts
-from dbbench.data.subject import Subject, select_subjects
+from dbbench.data.subject import Subject
 from dbbench.errors import UserError
 from dbbench.evaluation import features
 from dbbench.generation.backbone import Backbone, load_backbone
 from dbbench.generation.method import load_method
-from dbbench.mini.source import MiniSource
+from dbbench.mini.source import MiniWorld
 from dbbench.planning.task import ImageJob
 from dbbench.running import stages
 from dbbench.seeds import image_seed, prior_seed, train_seed
 from dbbench.storage.artifact import Artifact
+from dbbench.suites.rows import Row
 from dbbench.suites.runs import Run
 from dbbench.suites.sampling import SampleSettings
 from dbbench.suites.suite import PriorSettings
 
-(DOG,) = select_subjects("dog")
+(DOG,) = select_subjects(MiniWorld(), "dog")
 RUN = Run("tinted", "dog", 0)
+ROW = Row("tinted", "tinted")
 SAMPLE = SampleSettings(steps=2, batch_size=4, images_per_prompt=2)
 
 
@@ -48,7 +51,7 @@ def jobs(run: Run = RUN) -> tuple[ImageJob, ...]:
 
 def references(folder: Path, subject: Subject = DOG) -> Artifact:
     artifact = Artifact(folder / "references", {})
-    stages.references(artifact, subject, MiniSource(16))
+    stages.references(artifact, subject, MiniWorld(), 16)
     return artifact
 
 
@@ -56,7 +59,7 @@ def trained(folder: Path) -> Artifact:
     artifact = Artifact(folder / "checkpoint", {})
     stages.train(
         artifact, RUN, DOG, tinted_plugin.Plain(), NoBackbone(),
-        references=references(folder), prior=None,
+        references=references(folder), prior=None, row=ROW,
     )  # fmt: skip
     return artifact
 
@@ -95,7 +98,7 @@ def test_training_hands_on_the_images_and_reports_its_steps(tmp_path: Path) -> N
     artifact = Artifact(tmp_path / "checkpoint", {})
     steps = stages.train(
         artifact, RUN, DOG, tinted_plugin.Tinted(), NoBackbone(),
-        references=references(tmp_path), prior=references(tmp_path),
+        references=references(tmp_path), prior=references(tmp_path), row=ROW,
         advance=lambda done, total, figures: heard.append((done, total, figures["loss"])),
     )  # fmt: skip
     assert steps == 3
@@ -109,7 +112,7 @@ def test_samples_are_recorded_with_prompt_seed_and_text(tmp_path: Path) -> None:
     artifact = Artifact(tmp_path / "samples", {})
     stages.sample(
         artifact, RUN, DOG, tinted_plugin.Plain(), NoBackbone(),
-        checkpoint=trained(tmp_path), settings=SAMPLE, jobs=jobs(),
+        checkpoint=trained(tmp_path), settings=SAMPLE, jobs=jobs(), row=ROW,
     )  # fmt: skip
     document = json.loads((artifact.path / "samples.json").read_text())
     first = document["images"][1]
@@ -170,7 +173,7 @@ def test_a_method_that_gives_another_number_of_images_fails(tmp_path: Path, coun
     with pytest.raises(UserError, match="the method gave"):
         stages.sample(
             artifact, RUN, DOG, Miscounting(), NoBackbone(),
-            checkpoint=trained(tmp_path), settings=SAMPLE, jobs=jobs(),
+            checkpoint=trained(tmp_path), settings=SAMPLE, jobs=jobs(), row=ROW,
         )  # fmt: skip
     assert artifact.state == "missing"
 
@@ -179,7 +182,7 @@ def test_features_have_a_row_for_each_image_and_its_text(tmp_path: Path) -> None
     samples = Artifact(tmp_path / "samples", {})
     stages.sample(
         samples, RUN, DOG, tinted_plugin.Plain(), NoBackbone(),
-        checkpoint=trained(tmp_path), settings=SAMPLE, jobs=jobs(),
+        checkpoint=trained(tmp_path), settings=SAMPLE, jobs=jobs(), row=ROW,
     )  # fmt: skip
     encoder = tinted_plugin.Pixels(4)
     artifact = Artifact(tmp_path / "features", {})
@@ -222,7 +225,7 @@ def test_an_interrupted_sampling_of_a_real_method_ends_with_the_same_bits(
     checkpoint = Artifact(tmp_path / "checkpoint", {})
     stages.train(
         checkpoint, RUN, DOG, method, backbone,
-        references=images, prior=images if method.needs_prior else None,
+        references=images, prior=images if method.needs_prior else None, row=ROW,
     )  # fmt: skip
 
     def interrupt(done: int, total: int, figures: Any, /) -> None:
@@ -232,7 +235,7 @@ def test_an_interrupted_sampling_of_a_real_method_ends_with_the_same_bits(
     def sample(artifact: Artifact, advance: Advance) -> int:
         return stages.sample(
             artifact, RUN, DOG, method, backbone,
-            checkpoint=checkpoint, settings=SAMPLE, jobs=jobs(), advance=advance,
+            checkpoint=checkpoint, settings=SAMPLE, jobs=jobs(), row=ROW, advance=advance,
         )  # fmt: skip
 
     whole, broken = Artifact(tmp_path / "whole", {}), Artifact(tmp_path / "broken", {})

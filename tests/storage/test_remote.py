@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from dbbench.cli import app
 from dbbench.cli.options import open_folder
 from dbbench.errors import UserError
-from dbbench.mini.source import MiniSource
+from dbbench.mini.source import MiniWorld
 from dbbench.planning.status import print_status
 from dbbench.reports import write_report
 from dbbench.running.run import execute
@@ -55,7 +55,7 @@ def run(suite: Suite, url: str, *settings: str, subjects: str = "dog") -> Outcom
     return execute(
         chosen,
         folder,
-        MiniSource(chosen.backbone.resolution),
+        MiniWorld(),
         plan_runs(chosen, subjects.split(","), ["plain"], None),
         device="cpu",
         publish=write_report,

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from dbbench.data.subject import select_subjects
+from dbbench.data.dataset import load_dataset, select_subjects
 from dbbench.errors import UserError
 from dbbench.generation.method import load_method, setting_names
 from dbbench.plugins import names
 from dbbench.suites.inheritance import bases, read_suite, suite_names
 from dbbench.suites.runs import Run, plan_runs
-from dbbench.suites.suite import Suite, load_suite, method_settings, override, with_photos
+from dbbench.suites.suite import Suite, load_suite, on_dataset, override
 
 
 @pytest.mark.parametrize("name", suite_names())
@@ -25,9 +25,10 @@ def _names_what_exists(suite: Suite, name: str) -> None:
     assert {ref.partition(":")[0] for ref in suite.encoders.values()} <= set(names("encoders"))
     for row in suite.methods:
         plugin = suite.row(row).plugin
-        load_method(plugin, method_settings(suite, row, setting_names(plugin)))
-    assert select_subjects(suite.subjects)
-    assert all(suite.prompts.of(live) for live in (True, False))
+        load_method(plugin, suite.row(row).method_settings(setting_names(plugin)))
+    dataset = load_dataset(suite.source)
+    assert select_subjects(dataset, suite.subjects)
+    assert all(suite.prompts.of(dataset, subject) for subject in dataset.subjects)
     if suite.table is not None:
         rows = {"real-images", *suite.methods}
         claims = suite.table.claims
@@ -99,18 +100,18 @@ def test_values_are_toml_and_else_text() -> None:
 def test_a_common_setting_replaces_the_methods_own_and_a_later_one_wins() -> None:
     known = ["steps", "learning_rate"]
     suite = override(load_suite("paper"), ["train.steps=7"])
-    assert method_settings(suite, "dreambooth", known)["steps"] == 7
-    assert method_settings(suite, "textual_inversion", known)["steps"] == 7
-    assert method_settings(suite, "textual_inversion", known)["learning_rate"] == 0.04
+    assert suite.row("dreambooth").method_settings(known)["steps"] == 7
+    assert suite.row("textual_inversion").method_settings(known)["steps"] == 7
+    assert suite.row("textual_inversion").method_settings(known)["learning_rate"] == 0.04
     suite = override(suite, ["methods.dreambooth.steps=9"])
-    assert method_settings(suite, "dreambooth", known)["steps"] == 9
-    assert method_settings(suite, "textual_inversion", known)["steps"] == 7
+    assert suite.row("dreambooth").method_settings(known)["steps"] == 9
+    assert suite.row("textual_inversion").method_settings(known)["steps"] == 7
 
 
 def test_a_common_setting_reaches_only_methods_that_have_it() -> None:
     suite = override(load_suite("paper"), ["train.n_vectors=4"])
-    assert "n_vectors" not in method_settings(suite, "dreambooth", ["steps"])
-    assert method_settings(suite, "textual_inversion", ["steps", "n_vectors"])["n_vectors"] == 4
+    assert "n_vectors" not in suite.row("dreambooth").method_settings(["steps"])
+    assert suite.row("textual_inversion").method_settings(["steps", "n_vectors"])["n_vectors"] == 4
 
 
 def test_runs_are_every_combination_once() -> None:
@@ -127,8 +128,8 @@ def test_runs_are_every_combination_once() -> None:
 
 def test_photographs_on_a_drawn_suite_get_a_name_and_a_banner_of_their_own() -> None:
     mini = load_suite("mini")
-    changed = with_photos(mini)
+    changed = on_dataset(mini, "photos")
     assert (changed.name, changed.source) == ("mini-photos", "photos")
     assert changed.banner != mini.banner
     assert "mean little" in str(changed.banner)
-    assert with_photos(load_suite("paper")) == load_suite("paper")
+    assert on_dataset(load_suite("paper"), "photos") == load_suite("paper")

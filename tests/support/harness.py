@@ -19,7 +19,7 @@ import tinted_plugin
 from rich.console import Console
 
 from dbbench import plugins as plugin
-from dbbench.mini.source import MiniSource
+from dbbench.data.dataset import load_dataset
 from dbbench.reports import write_report
 from dbbench.running.executors.local import Executor
 from dbbench.running.run import execute
@@ -77,7 +77,7 @@ def run(
     return execute(
         chosen,
         out,
-        MiniSource(chosen.backbone.resolution),
+        load_dataset(chosen.source),
         plan_runs(chosen, subjects.split(","), methods, seeds),
         device="cpu",
         publish=write_report,

@@ -12,9 +12,9 @@ from finished_run import BANNER, Page, write_run
 from typer.testing import CliRunner
 
 from dbbench.cli import app
-from dbbench.data.subject import select_subjects
+from dbbench.data.dataset import select_subjects
 from dbbench.errors import UserError
-from dbbench.mini.source import identities
+from dbbench.mini.source import MiniWorld, identities
 from dbbench.reports import write_report
 from dbbench.reports.validity.pages import read_validity, write_validity
 from dbbench.validity.drawn import KINDS, identity_errors, pictures
@@ -30,7 +30,7 @@ SUBJECTS = "dog,teapot"
 def made() -> tuple[Validity, Examples]:
     examples: Examples = {"dog": {}}
     return measure_validity(
-        select_subjects(SUBJECTS), prompts=5, examples=examples, trials=20
+        select_subjects(MiniWorld(), SUBJECTS), prompts=5, examples=examples, trials=20
     ), examples
 
 
@@ -83,7 +83,7 @@ def test_no_look_moves_the_number_for_the_context(made):
 
 
 def test_what_is_drawn_is_what_it_is_called():
-    (dog,) = select_subjects("dog")
+    (dog,) = select_subjects(MiniWorld(), "dog")
     for picture in pictures("perfect", dog, prompts=None, images=1):
         assert picture.shows_prompt
         assert picture.identity_error == 0
@@ -97,7 +97,7 @@ def test_what_is_drawn_is_what_it_is_called():
 
 
 def test_pictures_do_not_depend_on_what_else_is_drawn():
-    (dog,) = select_subjects("dog")
+    (dog,) = select_subjects(MiniWorld(), "dog")
     for kind in KINDS:
         many = pictures(kind, dog, prompts=4, images=2)
         few = pictures(kind, dog, prompts=2, images=1)

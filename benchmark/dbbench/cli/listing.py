@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,7 +17,10 @@ from dbbench.errors import unknown
 if TYPE_CHECKING:
     from dbbench.plugins import Kind
 
-LISTS = ("subjects", "prompts", "suites", "methods", "metrics", "encoders", "protocols")
+LISTS = (
+    *("datasets", "subjects", "prompts", "suites"),
+    *("methods", "metrics", "encoders", "protocols"),
+)
 
 app = typer.Typer()
 
@@ -40,7 +43,7 @@ def list_(
             console.print(_prompts(), markup=False)
         case "suites":
             console.print(_suites())
-        case "methods" | "metrics" | "encoders":
+        case "datasets" | "methods" | "metrics" | "encoders":
             console.print(_plugins(what))
         case "protocols":
             console.print(_protocols())
@@ -49,26 +52,27 @@ def list_(
 
 
 def _subjects() -> Table:
-    from dbbench.data.subject import load_subjects
+    from dbbench.data.photographs import Photographs
 
     table = _table("subject", "class noun", "kind", "images")
-    for subject in load_subjects():
+    for subject in Photographs().subjects:
         table.add_row(subject.name, subject.class_noun, subject.kind, str(len(subject.photos)))
     return table
 
 
 def _prompts() -> Table:
-    from dbbench.data.prompt import load_prompts
+    from dbbench.data.photographs import Photographs
 
+    dataset = Photographs()
+    rows: dict[str, list[str]] = {}
+    for subject in sorted(dataset.subjects, key=lambda subject: subject.live):
+        for prompt in dataset.prompts(subject):
+            row = rows.setdefault(prompt.id, [prompt.category, subject.kind, prompt.text])
+            if subject.kind not in row[1]:
+                row[1] += f", {subject.kind}"
     table = _table("id", "category", "for", "text")
-    objects, live = load_prompts(False), load_prompts(True)
-    both = {prompt.id for prompt in objects} & {prompt.id for prompt in live}
-    for prompt in objects:
-        kind = "object, live" if prompt.id in both else "object"
-        table.add_row(prompt.id, prompt.category, kind, prompt.text)
-    for prompt in live:
-        if prompt.id not in both:
-            table.add_row(prompt.id, prompt.category, "live", prompt.text)
+    for name, row in rows.items():
+        table.add_row(name, *row)
     return table
 
 
@@ -80,14 +84,13 @@ def _suites() -> Table:
     table = _table("suite", "backbone", "px", "subjects", "what it is")
     experiments = []
     for name in suite_names():
-        values = read_suite(name)
-        if below := bases(values):
-            experiments.append((name, f"that of {' or '.join(below)}", "", values))
+        if below := bases(read_suite(name)):
+            experiments.append((name, f"that of {' or '.join(below)}"))
         else:
             backbone = load_suite(name).backbone
-            table.add_row(name, backbone.path, str(backbone.resolution), *_about(values))
-    for name, below_it, resolution, values in experiments:
-        table.add_row(name, below_it, resolution, *_about(values))
+            table.add_row(name, backbone.path, str(backbone.resolution), *_about(name))
+    for name, below_it in experiments:
+        table.add_row(name, below_it, "", *_about(name))
     return table
 
 
@@ -106,14 +109,17 @@ def _protocols() -> Table:
     return table
 
 
-def _about(values: dict[str, Any]) -> tuple[str, str]:
-    from dbbench.data.subject import select_subjects
+def _about(name: str) -> tuple[str, str]:
+    from dbbench.data.dataset import load_dataset, select_subjects
+    from dbbench.suites.suite import load_suite
 
-    return str(len(select_subjects(values.get("subjects", "all")))), values["description"]
+    suite = load_suite(name)
+    subjects = select_subjects(load_dataset(suite.source), suite.subjects)
+    return str(len(subjects)), suite.description
 
 
 def _plugins(kind: Kind) -> Table:
-    """Return methods, encoders or metrics, each with the first line of its own file."""
+    """Return data sets, methods, encoders or metrics, each with the first line of its own file."""
     from dbbench.plugins import find, names, provenance
 
     table = _table(kind[:-1], "what it is, and where it is from")

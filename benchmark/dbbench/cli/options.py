@@ -28,8 +28,13 @@ class Where(StrEnum):
 
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")]
-Photographs = Annotated[
-    Path | None, typer.Option(help="Folder of the photographs (see: dbbench data fetch).")
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|DIR",
+        help="A data set (dbbench list datasets), or the folder of the photographs (see: dbbench"
+        " data fetch). Default: the suite's.",
+    ),
 ]
 Jobs = Annotated[
     int,

@@ -12,12 +12,12 @@ from dbbench.cli.options import (
     RESULTS,
     Address,
     Cpus,
+    Data,
     Device,
     ExecutorName,
     Jobs,
     LogJson,
     Memory,
-    Photographs,
     Retries,
     SaveEvery,
     Together,
@@ -27,7 +27,7 @@ from dbbench.cli.options import (
     numbers,
     workers,
 )
-from dbbench.cli.run import choose_source, choose_suite, say_stopped
+from dbbench.cli.run import choose_dataset, choose_suite, say_stopped
 from dbbench.errors import UserError
 from dbbench.running.display.tracker import check_tracker
 
@@ -57,7 +57,7 @@ def reproduce(
     out: Annotated[
         str, typer.Option(help="Folder with one folder for each suite, and the page of all.")
     ] = str(RESULTS),
-    data: Photographs = None,
+    data: Data = None,
     device: Device = "auto",
     settings: Annotated[
         list[str] | None,
@@ -85,7 +85,7 @@ def reproduce(
     same. What is complete is skipped, so that the same command continues after an interruption; a
     suite that fails does not stop the others.
     """
-    from dbbench.data.subject import select_subjects
+    from dbbench.data.dataset import select_subjects
     from dbbench.generation.resume import Interval
     from dbbench.reports import write_report
     from dbbench.running.reproduction import Conditions, Part, check_parts, print_costs
@@ -106,9 +106,10 @@ def reproduce(
         parts = []
         for name in dict.fromkeys(names(suites, "--suites") or PAPER):
             suite = choose_suite(name, on, settings or [], place, data)
-            chosen = [subject.name for subject in select_subjects(subjects or suite.subjects)]
+            dataset = choose_dataset(suite, data)
+            chosen = [s.name for s in select_subjects(dataset, subjects or suite.subjects)]
             runs = plan_runs(suite, chosen, None, numbers(seeds))
-            parts.append(Part(suite, folder / suite.name, choose_source(suite, data), runs))
+            parts.append(Part(suite, folder / suite.name, dataset, runs))
         with console.status("reading the suites"):
             check_parts(parts, place)
         if dry_run:

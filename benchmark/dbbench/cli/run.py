@@ -12,12 +12,12 @@ from dbbench.cli.options import (
     RESULTS,
     Address,
     Cpus,
+    Data,
     Device,
     ExecutorName,
     Jobs,
     LogJson,
     Memory,
-    Photographs,
     Retries,
     SaveEvery,
     Together,
@@ -35,7 +35,7 @@ from dbbench.running.display.tracker import check_tracker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dbbench.data.dataset import ImageSource
+    from dbbench.data.dataset import Dataset
     from dbbench.running.session import Outcome
     from dbbench.suites.runs import Run
     from dbbench.suites.suite import Suite
@@ -82,7 +82,7 @@ def run(
             " Default: results/SUITE."
         ),
     ] = None,
-    data: Photographs = None,
+    data: Data = None,
     device: Device = "auto",
     settings: Annotated[
         list[str] | None,
@@ -110,7 +110,7 @@ def run(
     interruption, and more subjects, methods or seeds can be added later. Several such commands may
     work on one folder at once, from several machines too. Ctrl-C finishes the step in hand.
     """
-    from dbbench.data.subject import select_subjects
+    from dbbench.data.dataset import select_subjects
     from dbbench.generation.resume import Interval
     from dbbench.planning.build import make_plan
     from dbbench.planning.status import print_dry_run
@@ -123,8 +123,8 @@ def run(
     console = Console(stderr=log_json)
     with workers(executor, address, cpus, jobs, memory, device, together) as (work, place):
         chosen = choose_suite(suite, on, settings or [], place, data)
-        source = choose_source(chosen, data)
-        chosen_subjects = [s.name for s in select_subjects(subjects or chosen.subjects)]
+        dataset = choose_dataset(chosen, data)
+        chosen_subjects = [s.name for s in select_subjects(dataset, subjects or chosen.subjects)]
         chosen, chosen_methods = _choose_methods(chosen, names(methods, "--methods"))
         runs = plan_runs(chosen, chosen_subjects, chosen_methods, numbers(seeds))
         folder, remote = open_folder(out or str(RESULTS / chosen.name))
@@ -133,14 +133,14 @@ def run(
             headline = _headline(chosen, asked, runs, out or str(folder), place)
             console.print(headline, soft_wrap=True, highlight=False)
         if dry_run:
-            plan = make_plan(chosen, folder, source, runs, place, remote)
+            plan = make_plan(chosen, folder, dataset, runs, place, remote)
             if settings:  # What was typed is checked, though it takes torch to do so.
                 plan.identities.resolve_methods(dict.fromkeys(run.method for run in runs))
             print_dry_run(plan, runs, console)
             return
         try:
             outcome = execute(
-                chosen, folder, source, runs,
+                chosen, folder, dataset, runs,
                 device=place, console=console, publish=write_report, executor=work,
                 together=together, as_json=log_json, retries=retries, interval=interval,
                 remote=remote, tracker=tracker,
@@ -183,18 +183,21 @@ def verify(
 
 
 def choose_suite(
-    name: str | None, on: str | None, settings: list[str], device: str, data: Path | None
+    name: str | None, on: str | None, settings: list[str], device: str, data: str | None
 ) -> Suite:
     """Return the suite of that name as the options change it; the device decides the defaults."""
+    from dbbench import plugins
     from dbbench.suites.inheritance import bases, read_suite
-    from dbbench.suites.suite import load_suite, override, with_photos
+    from dbbench.suites.suite import load_suite, on_dataset, override
 
     default, _ = _default_suite(device)
     name = name or default
     if on is None and default in bases(read_suite(name)):
         on = default
     suite = override(load_suite(name, on), settings)
-    return suite if data is None else with_photos(suite)
+    if data is None:
+        return suite
+    return on_dataset(suite, data if data in plugins.names("datasets") else "photos")
 
 
 def say_stopped(interrupt: KeyboardInterrupt, console: Console) -> typer.Exit:
@@ -230,21 +233,20 @@ def _default_suite(device: str) -> tuple[str, str]:
     return "mini", f"there is no CUDA device in use ({device})"
 
 
-def choose_source(suite: Suite, data: Path | None) -> ImageSource:
-    """Return where the suite's images come from. Raises UserError where `data` is needed."""
-    if suite.source == "mini":
-        from dbbench.mini.source import MiniSource
+def choose_dataset(suite: Suite, data: str | None) -> Dataset:
+    """Return the suite's data set. Raises UserError where the photographs' folder is needed."""
+    from dbbench.data.dataset import load_dataset
+    from dbbench.data.photographs import Photographs
 
-        return MiniSource(suite.backbone.resolution)
+    if suite.source != Photographs.name:
+        return load_dataset(suite.source)
     if data is None:
         raise UserError(
             f'suite "{suite.name}" needs the photographs: get them with "dbbench data fetch --out'
             ' photos", then add --data photos; or take mini, which needs none (--suite mini, or'
             " --on mini for an experiment)"
         )
-    from dbbench.data.photographs import PhotoFolder
-
-    return PhotoFolder(data, suite.backbone.resolution)
+    return Photographs(Path(data))
 
 
 def _headline(suite: Suite, asked: bool, runs: Sequence[Run], folder: str, device: str) -> str:

@@ -73,6 +73,7 @@ def score(
     device: Device = "auto",
 ) -> None:
     """Score images by the published protocols, side by side, with intervals."""
+    from dbbench.data.photographs import Photographs
     from dbbench.device import resolve_device
     from dbbench.image_sets.references import describe
     from dbbench.protocols.scorecard import (
@@ -90,7 +91,12 @@ def score(
     choose_cast(asked, metrics=added, overrides=overrides)  # Names are checked before the work.
     with TemporaryDirectory(prefix="dbbench-score-") as folder:
         submission, used = gather(
-            images, references, method=method, identifier=identifier, scratch=Path(folder)
+            images,
+            references,
+            dataset=Photographs(),
+            method=method,
+            identifier=identifier,
+            scratch=Path(folder),
         )
         banner = submission.banner or used.banner
         only = submission.encoders or (mini_encoders() if banner else None)
@@ -126,7 +132,7 @@ def oracle(
     device: Device = "auto",
 ) -> None:
     """Score the real images as if they had been generated: the cheapest check of a set-up."""
-    from dbbench.data.subject import load_subjects
+    from dbbench.data.photographs import Photographs
     from dbbench.device import resolve_device
     from dbbench.image_sets.references import DEFAULT, MINI, describe, find_references
     from dbbench.protocols.oracle import score_oracle
@@ -142,7 +148,7 @@ def oracle(
         )
         data = MINI
     with TemporaryDirectory(prefix="dbbench-oracle-") as folder:
-        everyone = [subject.name for subject in load_subjects()]
+        everyone = [subject.name for subject in Photographs().subjects]
         found = find_references(data, everyone, Path(folder))
         cast = choose_cast(
             names(protocol, "--protocol"),

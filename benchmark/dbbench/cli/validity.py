@@ -37,8 +37,9 @@ def validity(
     The embedded world only, with its encoders: nothing is trained or sampled. Writes a page, tables
     and a plot; the same call again does nothing. Some three minutes of CPU time for all subjects.
     """
-    from dbbench.data.subject import select_subjects
+    from dbbench.data.dataset import select_subjects
     from dbbench.device import resolve_device
+    from dbbench.mini.source import MiniWorld
     from dbbench.reports.validity.pages import (
         EXAMPLES,
         print_validity,
@@ -51,7 +52,7 @@ def validity(
 
     console = Console()
     place = resolve_device(device)
-    chosen = select_subjects(subjects)
+    chosen = select_subjects(MiniWorld(), subjects)
     if (out / RUN).is_file():
         raise UserError(f"{out} holds a run; choose another folder with --out")
     wanted = validity_record(chosen, prompts=prompts, images=images, device=place)

@@ -1,11 +1,15 @@
-"""Data set: the protocol behind which photographs and the embedded world look the same."""
+"""Data set: the seam behind which photographs, drawn subjects and a third party's look alike."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from dbbench.data.prompt import PromptTemplate
 from dbbench.data.subject import Subject
+from dbbench.errors import UserError, unknown
+from dbbench.plugins import _load
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,19 +25,64 @@ class ReferenceImage:
     sha256: str
     """Of the bytes it was made from."""
     credit: str
-    truth: dict[str, Any] | None
+    truth: dict[str, Any] | None = None
     """What the image is known to show; None for a photograph."""
 
 
-class ImageSource(Protocol):
-    """Where the images of a subject come from: photographs, or the embedded world."""
+class Dataset(Protocol):
+    """Subjects, the prompts asked about each, and the images of each.
+
+    A class with these members that can be built without arguments is all that a plug-in is.
+    """
 
     @property
     def name(self) -> str:
-        """A short name for tables and manifests."""
+        """The name of its entry point; suites, tables and manifests use it."""
 
-    def fingerprint(self, subject: Subject) -> str:
-        """Return a hash of everything that decides the images of a subject."""
+    @property
+    def subjects(self) -> Sequence[Subject]:
+        """Every subject, in the order that tables have."""
 
-    def load(self, subject: Subject) -> tuple[ReferenceImage, ...]:
-        """Return the images of a subject, always in the same order."""
+    def prompts(self, subject: Subject) -> Sequence[PromptTemplate]:
+        """Return the prompts for a subject; an id means the same prompt for all subjects."""
+
+    def images(self, subject: Subject, resolution: int) -> Sequence[ReferenceImage]:
+        """Return a subject's images, `resolution` pixels wide, always in the same order."""
+
+    def fingerprint(self, subject: Subject, resolution: int) -> str:
+        """Return a hash of everything that decides these images."""
+
+
+def load_dataset(name: str) -> Dataset:
+    """Return the data set of that name. Raises UserError for an unknown one."""
+    return cast("Dataset", _load("datasets", name)())
+
+
+def every_prompt(dataset: Dataset) -> dict[str, PromptTemplate]:
+    """Return the prompts of all subjects by id."""
+    return {p.id: p for subject in dataset.subjects for p in dataset.prompts(subject)}
+
+
+def select_subjects(dataset: Dataset, expression: str) -> tuple[Subject, ...]:
+    """Return the subjects named by "all", "objects", "live" or a list such as "dog,teapot".
+
+    The order is the list's own; a subject named twice counts once. Raises UserError for a name
+    that does not exist, and for an empty list.
+    """
+    known = tuple(dataset.subjects)
+    groups = {
+        "all": known,
+        "objects": tuple(subject for subject in known if not subject.live),
+        "live": tuple(subject for subject in known if subject.live),
+    }
+    by_name = groups | {subject.name: (subject,) for subject in known}
+    chosen: dict[str, Subject] = {}
+    for name in filter(None, (part.strip() for part in expression.split(","))):
+        if name not in by_name:
+            raise unknown("subject", name, by_name, "dbbench list subjects")
+        chosen |= {subject.name: subject for subject in by_name[name]}
+    if not chosen:
+        raise UserError(
+            f'no subject in "{expression}"; write all, objects, live or names such as dog,teapot'
+        )
+    return tuple(chosen.values())

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-from dbbench.data.photographs import photo_problem, photo_root
-from dbbench.data.subject import Photo, Subject, load_subjects
+from dbbench.data.photographs import Photographs, photo_problem, photo_root
+from dbbench.data.subject import Photo, Subject
 from dbbench.errors import UserError
 
 HUB = "google/dreambooth"
@@ -61,7 +61,7 @@ def verify_data(path: Path, subjects: Iterable[Subject] | None = None) -> DataRe
 
     Raises UserError where `path` is not the data set at all.
     """
-    wanted = load_subjects() if subjects is None else tuple(subjects)
+    wanted = Photographs().subjects if subjects is None else tuple(subjects)
     root = photo_root(path, wanted)
     problems = [
         f"{subject.name}/{photo.file} {problem}"
@@ -87,7 +87,7 @@ def fetch_data(
     name in an archive decides where anything is written. Raises UserError where there is no
     network, no room, or not every photograph was found; a second call goes on from there.
     """
-    wanted = load_subjects() if subjects is None else tuple(subjects)
+    wanted = Photographs().subjects if subjects is None else tuple(subjects)
     store = _Store(_root_for(out, wanted), wanted, progress)
     if store.lacking:
         store.make_room()

@@ -1,13 +1,15 @@
-"""The photographs of the DreamBooth data set on disk: verified, in sRGB, at one resolution."""
+"""The photographs of the DreamBooth data set: verified, in sRGB, at one resolution."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbbench.data.dataset import ReferenceImage
+from dbbench.data.prompt import PromptTemplate, load_prompts
 from dbbench.data.subject import Photo, Subject, load_subjects
 from dbbench.errors import UserError
 from dbbench.files import fingerprint
@@ -16,47 +18,64 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-class PhotoFolder:
-    """The data set's photographs on disk, verified, brought to sRGB and to one resolution.
+@dataclass(frozen=True)
+class Photographs:
+    """The 30 subjects of the DreamBooth data set, and their photographs where they are on disk.
 
-    `path` holds one folder per subject (or a `dataset` folder that does, as upstream's repository
-    has it). Raises UserError where it is not the data set. `resolution` is in pixels.
+    `folder` holds one folder per subject (or a `dataset` folder that does, as upstream's repository
+    has it). Raises UserError where it is not the data set.
     """
+
+    folder: Path | None = None
 
     name = "photos"
 
-    def __init__(self, path: Path, resolution: int) -> None:
-        self.path = photo_root(path)
-        self.resolution = resolution
+    def __post_init__(self) -> None:
+        if self.folder is not None:
+            object.__setattr__(self, "folder", photo_root(self.folder))
 
-    def fingerprint(self, subject: Subject) -> str:
-        """Hash the originals and what is done to them; `load` makes sure that they are these."""
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """The subjects in the data set's own order."""
+        return load_subjects()
+
+    def prompts(self, subject: Subject) -> tuple[PromptTemplate, ...]:
+        """Return the 25 prompts for live subjects or for objects."""
+        return load_prompts(subject.live)
+
+    def fingerprint(self, subject: Subject, resolution: int) -> str:
+        """Hash the originals and what is done to them; `images` makes sure that they are these."""
         return fingerprint(
             {
                 "source": self.name,
                 "photos": [photo.sha256 for photo in subject.photos],
-                "resolution": self.resolution,
+                "resolution": resolution,
                 "preparation": "exif-transpose, icc-to-srgb perceptual, centre square, lanczos",
             }
         )
 
-    def load(self, subject: Subject) -> tuple[ReferenceImage, ...]:
+    def images(self, subject: Subject, resolution: int) -> tuple[ReferenceImage, ...]:
         """Return the subject's photographs; raises UserError for one that is not the original."""
-        return tuple(self._reference(subject, photo) for photo in subject.photos)
-
-    def _reference(self, subject: Subject, photo: Photo) -> ReferenceImage:
-        path = self.path / subject.name / photo.file
-        if (problem := photo_problem(path, photo)) is not None:
+        if self.folder is None:
             raise UserError(
-                f"{path} {problem}; bring it back with: dbbench data fetch --out {self.path}"
+                'the photographs are needed: get them with "dbbench data fetch --out photos", then'
+                " add --data photos"
             )
-        return ReferenceImage(
-            name=Path(photo.file).stem,
-            image=prepare_photo(path.read_bytes(), self.resolution),
-            sha256=photo.sha256,
-            credit=photo.credit,
-            truth=None,
+        folder = self.folder / subject.name
+        return tuple(_reference(folder / photo.file, photo, resolution) for photo in subject.photos)
+
+
+def _reference(path: Path, photo: Photo, resolution: int) -> ReferenceImage:
+    if (problem := photo_problem(path, photo)) is not None:
+        raise UserError(
+            f"{path} {problem}; bring it back with: dbbench data fetch --out {path.parent.parent}"
         )
+    return ReferenceImage(
+        name=Path(photo.file).stem,
+        image=prepare_photo(path.read_bytes(), resolution),
+        sha256=photo.sha256,
+        credit=photo.credit,
+    )
 
 
 def prepare_photo(content: bytes, resolution: int) -> Image.Image:

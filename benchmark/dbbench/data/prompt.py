@@ -13,8 +13,6 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from dbbench.errors import UserError, unknown
 
 Category = Literal[
@@ -75,24 +73,6 @@ class PromptTemplate:
     def render(self, token: str, class_noun: str) -> str:
         """Fill in the identifier and the class noun; an empty one leaves no double blank."""
         return " ".join(self.text.format(token=token, class_noun=class_noun).split())
-
-
-class PromptChoice(BaseModel):
-    """Which prompts a suite asks: the data set's, or applications.toml's; all or some of them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    set: Literal["dataset", "applications"] = "dataset"
-    categories: tuple[Category, ...] = ()
-    """Empty is all."""
-    first: int | None = Field(default=None, ge=1)
-    """How many of what is left, in the file's order."""
-
-    def of(self, live: bool) -> tuple[PromptTemplate, ...]:
-        """Return the prompts for a live subject or for an object."""
-        prompts = load_prompts(live) if self.set == "dataset" else load_applications(live)
-        chosen = [p for p in prompts if not self.categories or p.category in self.categories]
-        return tuple(chosen[: self.first])
 
 
 @cache

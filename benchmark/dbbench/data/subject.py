@@ -6,12 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Literal
-
-from dbbench.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    pass
+from typing import Literal
 
 Kind = Literal["live", "object"]
 
@@ -45,7 +40,8 @@ class Subject:
     name: str
     class_noun: str
     live: bool
-    photos: tuple[Photo, ...]
+    photos: tuple[Photo, ...] = ()
+    """Those that the DreamBooth data set has of it."""
 
     @property
     def kind(self) -> Kind:
@@ -66,28 +62,3 @@ def load_subjects() -> tuple[Subject, ...]:
         )
         for table in document["subject"]
     )
-
-
-def select_subjects(expression: str) -> tuple[Subject, ...]:
-    """Return the subjects named by "all", "objects", "live" or a list such as "dog,teapot".
-
-    The order is the list's own; a subject named twice counts once. Raises UserError for a name
-    that does not exist, and for an empty list.
-    """
-    known = load_subjects()
-    groups = {
-        "all": known,
-        "objects": tuple(subject for subject in known if not subject.live),
-        "live": tuple(subject for subject in known if subject.live),
-    }
-    by_name = groups | {subject.name: (subject,) for subject in known}
-    chosen: dict[str, Subject] = {}
-    for name in filter(None, (part.strip() for part in expression.split(","))):
-        if name not in by_name:
-            raise unknown("subject", name, by_name, "dbbench list subjects")
-        chosen |= {subject.name: subject for subject in by_name[name]}
-    if not chosen:
-        raise UserError(
-            f'no subject in "{expression}"; write all, objects, live or names such as dog,teapot'
-        )
-    return tuple(chosen.values())

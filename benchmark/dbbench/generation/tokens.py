@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dbbench.data.prompt import load_prompts
-from dbbench.data.subject import load_subjects
+from dbbench.data.photographs import Photographs
 from dbbench.errors import UserError
 from dbbench.generation.architectures import tokenizer_of
 
@@ -114,10 +113,9 @@ def find_vectors(word: str, file: Mapping[str, Tensor], backbone: Backbone) -> l
 
 def _means_something(tokenizer: Any, word: str, index: int) -> bool:
     """Whether a token is among the more frequent half, or a word of the data set's own texts."""
-    texts = [
-        *(subject.class_noun for subject in load_subjects()),
-        *(prompt.text for live in (False, True) for prompt in load_prompts(live)),
-    ]
+    known = Photographs()
+    texts = [subject.class_noun for subject in known.subjects]
+    texts += [prompt.text for subject in known.subjects for prompt in known.prompts(subject)]
     spoken = {part for text in texts for part in re.findall(r"[a-z]+", text.lower())}
     return index < len(tokenizer) / 2 or word.lower() in spoken
 

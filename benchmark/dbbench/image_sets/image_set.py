@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from dbbench.data.prompt import PromptTemplate, load_prompts
-from dbbench.data.subject import Kind, load_subjects
+from dbbench.data.dataset import Dataset, every_prompt
+from dbbench.data.photographs import Photographs
+from dbbench.data.prompt import PromptTemplate
+from dbbench.data.subject import Kind, Subject
 from dbbench.errors import UserError, nearest, unknown
 from dbbench.evaluation.metric import CLASS_PROMPT
 
-_CLASS_TEMPLATE = "a {class_noun}"
+_CLASS = PromptTemplate(CLASS_PROMPT, "a {class_noun}", "recontextualization")
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -82,6 +84,8 @@ class Submission:
     """The encoders of the run that it is, where only these mean something."""
     references: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     """The references that it was made from, by subject, where it brings them."""
+    dataset: Dataset = field(default_factory=Photographs)
+    """Whose subjects and prompts these are."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -90,10 +94,11 @@ class Submission:
 
     def join(self, other: Submission) -> Submission:
         """Return both as one. Raises UserError where they are not of one world."""
-        if (self.pictures and other.pictures) and self.banner != other.banner:
+        worlds = {(part.dataset.name, part.banner) for part in (self, other) if part.pictures}
+        if len(worlds) > 1:
             raise UserError(
-                "images of the embedded world and others are never in one table; "
-                "score them one after the other"
+                "images of two data sets, or of the embedded world and others, are never in one"
+                " table; score them one after the other"
             )
         return Submission(
             self.pictures + other.pictures,
@@ -101,16 +106,22 @@ class Submission:
             self.banner or other.banner,
             {**self.encoders, **other.encoders},
             {**self.references, **other.references},
+            self.dataset if self.pictures else other.dataset,
         )
 
 
 def accept(
-    rows: Iterable[Row], *, method: str, identifier: str, own_subjects: Iterable[str] = ()
+    rows: Iterable[Row],
+    *,
+    dataset: Dataset,
+    method: str,
+    identifier: str,
+    own_subjects: Iterable[str] = (),
 ) -> Submission:
     """Turn rows into pictures; refuse by name what has no known subject or prompt, and doubles.
 
     `method` names what has no name of its own; `identifier` is the rare token in the prompts, "" if
-    there is none. `own_subjects` are subjects beside the 30, which need class nouns of their own.
+    there is none. `own_subjects` are subjects beside the data set's, which need class nouns too.
     """
     pictures: list[Picture] = []
     refused: dict[str, None] = {}
@@ -118,7 +129,7 @@ def accept(
     for row in rows:
         try:
             picture = _picture(
-                replace(row, method=row.method or method), identifier, tuple(own_subjects)
+                replace(row, method=row.method or method), identifier, dataset, tuple(own_subjects)
             )
         except UserError as error:
             refused[f"{row.where}: {error}"] = None
@@ -129,36 +140,44 @@ def accept(
             continue
         seen[key] = row.where
         pictures.append(picture)
-    return Submission(tuple(pictures), tuple(refused))
+    return Submission(tuple(pictures), tuple(refused), dataset=dataset)
 
 
-def _picture(row: Row, identifier: str, own_subjects: tuple[str, ...]) -> Picture:
-    subjects = {subject.name: subject for subject in load_subjects()}
+def _picture(row: Row, identifier: str, dataset: Dataset, own_subjects: tuple[str, ...]) -> Picture:
+    subjects = {subject.name: subject for subject in dataset.subjects}
     known = subjects.get(row.subject)
     if known is None and row.subject not in own_subjects:
         raise unknown("subject", row.subject, [*subjects, *own_subjects], "dbbench list subjects")
     class_noun = row.class_noun or (known.class_noun if known else "")
     if not class_noun:
         raise UserError(
-            f'"{row.subject}" is none of the 30 subjects and has no class noun; '
+            f'"{row.subject}" is no subject of the data set and has no class noun; '
             "write a manifest with a column class_noun"
         )
     text, prompt = row.text, row.prompt
     if prompt and not text and not _SLUG.fullmatch(prompt):
         text, prompt = prompt, ""
-    kind: Kind = known.kind if known else "object"
-    template = _find_template(prompt, kind, strict=not text and known is not None)
+    subject = known or Subject(row.subject, class_noun, live=False)
+    own, every = {p.id: p for p in dataset.prompts(subject)}, every_prompt(dataset)
+    if known and not text and prompt in every.keys() - own.keys():
+        guess = nearest(prompt, own)
+        advice = f'; did you mean "{guess}"?' if guess else ";"
+        raise UserError(
+            f'prompt "{prompt}" is not for {subject.kind} subjects{advice} (dbbench list prompts)'
+        )
+    template = (every | own | {CLASS_PROMPT: _CLASS}).get(prompt)
     if template is None and text:
-        template, identifier = _match_template(text, class_noun, kind, prompt, identifier)
+        alike = [] if prompt else [*own.values(), *every.values()]
+        template, identifier = _match_template(text, class_noun, alike, prompt, identifier)
     if template is None:
-        raise unknown("prompt", prompt, _ids(), "dbbench list prompts")
+        raise unknown("prompt", prompt, [*every, CLASS_PROMPT], "dbbench list prompts")
     return Picture(
         image=row.image,
         name=row.name,
         method=row.method,
         subject=row.subject,
         class_noun=class_noun,
-        kind=kind,
+        kind=subject.kind,
         prompt=template.id,
         template=template.text,
         given=text or _render(template.text, identifier, class_noun),
@@ -167,47 +186,24 @@ def _picture(row: Row, identifier: str, own_subjects: tuple[str, ...]) -> Pictur
     )
 
 
-def _find_template(prompt: str, kind: Kind, *, strict: bool) -> PromptTemplate | None:
-    """Return the data set's prompt of that id; raise UserError if it is for subjects of other kind.
-
-    Not `strict`, the prompts of the other kind are taken as well.
-    """
-    if prompt == CLASS_PROMPT:
-        return PromptTemplate(CLASS_PROMPT, _CLASS_TEMPLATE, "recontextualization")
-    own = {p.id: p for p in load_prompts(kind == "live")}
-    other = {p.id: p for p in load_prompts(kind != "live")}
-    if prompt in own:
-        return own[prompt]
-    if prompt in other:
-        if not strict:
-            return other[prompt]
-        guess = nearest(prompt, own)
-        advice = f'; did you mean "{guess}"?' if guess else ";"
-        raise UserError(
-            f'prompt "{prompt}" is not for {kind} subjects{advice} (dbbench list prompts)'
-        )
-    return None
-
-
 def _match_template(
-    text: str, class_noun: str, kind: Kind, prompt: str, identifier: str
+    text: str, class_noun: str, known: Iterable[PromptTemplate], prompt: str, identifier: str
 ) -> tuple[PromptTemplate, str]:
-    """Return the prompt that a text is one of, with its identifier; else a new prompt."""
+    """Return the known prompt that a text is one of, with its identifier; else a new prompt."""
     wanted = " ".join(text.split())
-    for live in (kind == "live", kind != "live"):
-        for known in load_prompts(live):
-            pattern = _pattern(known.text, class_noun)
-            if not prompt and (found := re.fullmatch(pattern, wanted, re.IGNORECASE)):
-                return known, found["token"] or ""
+    for template in known:
+        pattern = _pattern(template.text, class_noun)
+        if found := re.fullmatch(pattern, wanted, re.IGNORECASE):
+            return template, found.groupdict().get("token") or ""
     if not prompt and re.fullmatch(rf"an? {re.escape(class_noun)}", wanted, re.IGNORECASE):
-        return PromptTemplate(CLASS_PROMPT, _CLASS_TEMPLATE, "recontextualization"), ""
-    template = wanted.replace("{", "{{").replace("}", "}}")
+        return _CLASS, ""
+    new = wanted.replace("{", "{{").replace("}", "}}")
     for word, place in ((identifier, "{token}"), (class_noun, "{class_noun}")):
         if word:
             pattern = rf"(?<!\w){re.escape(word)}(?!\w)"
-            template = re.sub(pattern, place.replace("\\", ""), template, count=1)
-    new = prompt or re.sub(r"[^a-z0-9]+", "-", wanted.lower()).strip("-")
-    return PromptTemplate(new or "text", template, "recontextualization"), identifier
+            new = re.sub(pattern, place.replace("\\", ""), new, count=1)
+    name = prompt or re.sub(r"[^a-z0-9]+", "-", wanted.lower()).strip("-")
+    return PromptTemplate(name or "text", new, "recontextualization"), identifier
 
 
 def _pattern(template: str, class_noun: str) -> str:
@@ -219,10 +215,6 @@ def _pattern(template: str, class_noun: str) -> str:
 
 def _render(template: str, token: str, class_noun: str) -> str:
     return " ".join(template.format(token=token, class_noun=class_noun).split())
-
-
-def _ids() -> list[str]:
-    return [prompt.id for live in (True, False) for prompt in load_prompts(live)] + [CLASS_PROMPT]
 
 
 Text = Literal["without-identifier", "as-given", "without-subject"]

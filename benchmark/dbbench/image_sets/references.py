@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbbench.data.decoding import SUFFIXES
-from dbbench.data.photographs import photo_problem
-from dbbench.data.subject import load_subjects
+from dbbench.data.photographs import Photographs, photo_problem
 from dbbench.errors import UserError
 from dbbench.image_sets.folder import in_order
 from dbbench.storage.record import RECORD, Record
@@ -27,12 +26,6 @@ class References:
     where: str
     files: Mapping[str, tuple[Path, ...]]
     banner: str | None = None
-
-    @property
-    def own_subjects(self) -> tuple[str, ...]:
-        """The subjects beside the data set's 30."""
-        known = {subject.name for subject in load_subjects()}
-        return tuple(name for name in self.files if name not in known)
 
 
 def find_references(chosen: str | None, subjects: Iterable[str], scratch: Path) -> References:
@@ -63,7 +56,7 @@ def find_references(chosen: str | None, subjects: Iterable[str], scratch: Path) 
 
 def describe(references: References) -> str:
     """Return what the references are, and whether they are the data set's own photographs."""
-    photos = {s.name: s.photos for s in load_subjects()}
+    photos = {s.name: s.photos for s in Photographs().subjects}
     count = sum(map(len, references.files.values()))
     subjects = len(references.files)
     line = (
@@ -95,18 +88,18 @@ def _by_subject(folder: Path) -> dict[str, tuple[Path, ...]]:
 
 
 def _draw(subjects: Iterable[str], folder: Path) -> References:
-    from dbbench.mini.source import MiniSource
+    from dbbench.mini.source import MiniWorld
     from dbbench.suites.suite import load_suite
 
     suite = load_suite(MINI)
-    source, wanted = MiniSource(suite.backbone.resolution), set(subjects)
+    world, wanted = MiniWorld(), set(subjects)
     files: dict[str, tuple[Path, ...]] = {}
-    for subject in load_subjects():
+    for subject in world.subjects:
         if subject.name not in wanted:
             continue
         (folder / subject.name).mkdir(parents=True, exist_ok=True)
         drawn = []
-        for number, reference in enumerate(source.load(subject)):
+        for number, reference in enumerate(world.images(subject, suite.backbone.resolution)):
             path = folder / subject.name / f"{number:02d}.png"
             reference.image.save(path)
             drawn.append(path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from dbbench.data.dataset import load_dataset
 from dbbench.errors import UserError
 from dbbench.image_sets.image_set import Row, Submission, accept
 from dbbench.storage.artifact import MANIFEST, Damaged
@@ -29,7 +31,7 @@ def is_run(folder: Path) -> bool:
 def read(out: Path, *, method: str | None) -> Submission:
     """Return the whole samples of all runs in an output folder; a `method` chooses one."""
     suite = Record(out).suite()
-    found = Submission()
+    dataset, found = load_dataset(suite.source), Submission()
     for run in runs_in(out):
         folder = samples_folder(run)
         if not (out / folder / MANIFEST).is_file():
@@ -41,13 +43,12 @@ def read(out: Path, *, method: str | None) -> Submission:
         rows, altered = _rows(out, run, samples)
         training = training_of(out, run)
         identifier = "" if training is None else training.identifier
-        part = accept(rows, method=run.method, identifier=identifier)
+        part = accept(rows, dataset=dataset, method=run.method, identifier=identifier)
         found = found.join(part).join(Submission(refused=altered))
     if not found.pictures:
         raise UserError(f"{out} has no finished samples{f' of {method}' if method else ''}")
-    return Submission(
-        found.pictures,
-        found.refused,
+    return replace(
+        found,
         banner=suite.banner,
         encoders=suite.encoders if suite.banner else {},
         references={name: tuple(each.paths) for name, each in all_references(out).items()},

@@ -1,17 +1,19 @@
-"""The 30 subjects of the embedded world: the real data set's names and classes, drawn."""
+"""The embedded world's 30 subjects: names, classes and prompts of the photographs, drawn."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 from dbbench.data.dataset import ReferenceImage
+from dbbench.data.prompt import PromptTemplate, load_prompts
 from dbbench.data.subject import Subject, load_subjects
 from dbbench.mini.drawing.canvas import Color
-from dbbench.mini.drawing.world import SIZE, Identity, Scene, draw, draw_references
+from dbbench.mini.drawing.world import Identity, Scene, draw, draw_references
 
 VERSION = 2  # raise when a drawing changes: the references' fingerprints follow it
 
@@ -79,25 +81,32 @@ def reference_scenes(subject: Subject) -> tuple[Scene, ...]:
     return draw_references(identity, len(subject.photos), rng)
 
 
-class MiniSource:
-    """Reference images from the embedded world, each with its scene as ground truth."""
+@dataclass(frozen=True)
+class MiniWorld:
+    """The subjects and prompts of the photographs, drawn, each image with its scene as truth."""
 
     name = "mini"
 
-    def __init__(self, resolution: int = SIZE) -> None:
-        self.resolution = resolution
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """The subjects in the real data set's order."""
+        return load_subjects()
 
-    def fingerprint(self, subject: Subject) -> str:
+    def prompts(self, subject: Subject) -> tuple[PromptTemplate, ...]:
+        """Return the 25 prompts for live subjects or for objects."""
+        return load_prompts(subject.live)
+
+    def fingerprint(self, subject: Subject, resolution: int) -> str:
         """Changes when the subject's drawings would."""
         scenes = [scene.truth() for scene in reference_scenes(subject)]
-        text = json.dumps([VERSION, self.resolution, scenes], sort_keys=True)
+        text = json.dumps([VERSION, resolution, scenes], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def load(self, subject: Subject) -> tuple[ReferenceImage, ...]:
+    def images(self, subject: Subject, resolution: int) -> tuple[ReferenceImage, ...]:
         """Draw the subject's reference images."""
         images = []
         for number, scene in enumerate(reference_scenes(subject)):
-            image = draw(scene, size=self.resolution)
+            image = draw(scene, size=resolution)
             images.append(
                 ReferenceImage(
                     name=f"{number:02d}.png",

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from dbbench.data.dataset import ImageSource, ReferenceImage
-from dbbench.data.subject import Subject, load_subjects
+from dbbench.data.dataset import Dataset, load_dataset
 from dbbench.errors import UserError
 from dbbench.evaluation.metric import load_metric
 from dbbench.planning.identity import Identities
 from dbbench.planning.plan import Plan
 from dbbench.plugins import add_method_file, find
-from dbbench.storage.artifact import MANIFEST
 from dbbench.storage.record import Record
 from dbbench.storage.remote import Remote
-from dbbench.storage.run_folder import references_folder
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
 
@@ -24,7 +20,7 @@ from dbbench.suites.suite import Suite
 def make_plan(
     suite: Suite,
     out: Path,
-    source: ImageSource,
+    dataset: Dataset,
     runs: Sequence[Run],
     device: str,
     remote: Remote | None = None,
@@ -39,9 +35,8 @@ def make_plan(
     record = Record(out)
     record.refuse_other(suite)
     identities = Identities(suite, device)
-    identities.recall(record.identities(), record.selection().join(runs).methods)
-    subjects = {subject.name: subject for subject in load_subjects()}
-    return Plan(suite, out, subjects, source, identities, remote)
+    identities.recall(record.identities(), record.selection().join(runs, dataset).methods)
+    return Plan(suite, out, dataset, identities, remote)
 
 
 def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
@@ -65,32 +60,6 @@ def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
             )
 
 
-@dataclass(frozen=True)
-class RecordedSource:
-    """Stands for the source of an output folder where only what was recorded of it is wanted."""
-
-    out: Path
-    name: str
-    remote: Remote | None = None
-
-    def fingerprint(self, subject: Subject) -> str:
-        """Return the fingerprint that the written references were made with, "" if none were."""
-        import json
-
-        key = references_folder(subject.name)
-        try:
-            if self.remote is not None:
-                return str((self.remote.manifest(key) or {})["inputs"]["images"])
-            text = (self.out / key / MANIFEST).read_text(encoding="utf-8")
-            return str(json.loads(text)["inputs"]["images"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
-
-    def load(self, subject: Subject) -> tuple[ReferenceImage, ...]:
-        """There are no images here."""
-        raise NotImplementedError("only fingerprints are recorded")
-
-
 def recorded_plan(out: Path, remote: Remote | None = None) -> tuple[Plan, tuple[Run, ...]]:
     """Return the plan of an output folder as its last call left it, and all runs asked for.
 
@@ -100,9 +69,8 @@ def recorded_plan(out: Path, remote: Remote | None = None) -> tuple[Plan, tuple[
     suite = record.suite()
     for reference in suite.method_files.values():
         add_method_file(reference)
-    written, selection = record.read(), record.selection()
-    identities = Identities(suite, str(written.get("device", "cpu")))
+    selection = record.selection()
+    identities = Identities(suite, str(record.read().get("device", "cpu")))
     identities.recall(record.identities(), selection.methods, trust=True)
-    source = RecordedSource(out, str(written.get("source", suite.source)), remote)
-    subjects = {subject.name: subject for subject in load_subjects()}
-    return Plan(suite, out, subjects, source, identities, remote), selection.runs(suite)
+    plan = Plan(suite, out, load_dataset(suite.source), identities, remote)
+    return plan, selection.runs(suite)

@@ -98,8 +98,8 @@ def _work(plan: Plan, task: Task) -> tuple[int, float]:
 
 def _setting(plan: Plan, method: str, key: str, default: float) -> Any:
     facts = plan.identities.methods.get(method)
-    known = facts.settings if facts is not None else plan.suite.methods.get(method, {})
-    return known.get(key, plan.suite.train.get(key, default))
+    known = plan.suite.row(method).method_settings([key]) if facts is None else facts.settings
+    return known.get(key, default)
 
 
 def _operations(plan: Plan) -> float | None:

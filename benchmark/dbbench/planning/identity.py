@@ -12,7 +12,8 @@ from dbbench.errors import unknown
 from dbbench.files import fingerprint, hash_file
 from dbbench.generation.method import load_method, setting_names
 from dbbench.plugins import find, provenance
-from dbbench.suites.suite import Suite, method_settings
+from dbbench.suites.rows import Row
+from dbbench.suites.suite import Suite
 from dbbench.versions import versions
 
 
@@ -49,20 +50,18 @@ class Identities:
             known = record.get("encoders", {}).get(role, {})
             if known and (trust or known["stamp"] == self._encoder_stamp(reference)):
                 self.encoders[role] = known["fingerprint"]
-        for name in self._trained(methods):
-            known = record.get("methods", {}).get(name, {})
-            if known and (trust or known["stamp"] == self._method_stamp(name)):
-                self.methods[name] = MethodFacts(known["settings"], known["needs_prior"])
+        for row in self._trained(methods):
+            known = record.get("methods", {}).get(row.name, {})
+            if known and (trust or known["stamp"] == _method_stamp(row)):
+                self.methods[row.name] = MethodFacts(known["settings"], known["needs_prior"])
 
     def resolve_methods(self, methods: Iterable[str]) -> None:
         """Load the methods and check their settings. Raises UserError; imports torch."""
-        missing = [name for name in self._trained(methods) if name not in self.methods]
+        missing = [row for row in self._trained(methods) if row.name not in self.methods]
         if not missing:
             return
-        fields = {
-            name: setting_names(self.suite.row(name).plugin)
-            for name in dict.fromkeys([*self.suite.methods, *missing])
-        }
+        rows = [*map(self.suite.row, self.suite.methods), *missing]
+        fields = {row.plugin: setting_names(row.plugin) for row in rows}
         every = sorted({key for keys in fields.values() for key in keys})
         for key in self.suite.train:
             if key not in every:
@@ -72,10 +71,9 @@ class Identities:
                     [f"train.{name}" for name in every],
                     "dbbench list methods",
                 )
-        for name in missing:
-            plugin = self.suite.row(name).plugin
-            method = load_method(plugin, method_settings(self.suite, name, fields[name]))
-            self.methods[name] = MethodFacts(
+        for row in missing:
+            method = load_method(row.plugin, row.method_settings(fields[row.plugin]))
+            self.methods[row.name] = MethodFacts(
                 method.settings.model_dump(mode="json"), method.needs_prior
             )
 
@@ -93,7 +91,7 @@ class Identities:
             document["encoders"][role] = {"stamp": stamp, "fingerprint": value}
         for name, facts in self.methods.items():
             document["methods"][name] = {
-                "stamp": self._method_stamp(name),
+                "stamp": _method_stamp(self.suite.row(name)),
                 "settings": dict(facts.settings),
                 "needs_prior": facts.needs_prior,
             }
@@ -108,15 +106,16 @@ class Identities:
         source = provenance("encoders", scheme)
         return fingerprint([reference, source, self.device, _files(argument), versions()])
 
-    def _method_stamp(self, name: str) -> str:
-        written = [self.suite.train, dict(self.suite.row(name).settings)]
-        plugin = self.suite.row(name).plugin
-        source = [provenance("methods", plugin), _module_hash(plugin)]
-        return fingerprint([written, source, versions()])
-
-    def _trained(self, methods: Iterable[str]) -> list[str]:
+    def _trained(self, methods: Iterable[str]) -> Iterable[Row]:
         """Return the rows that these rows' trainings belong to."""
-        return list(dict.fromkeys(self.suite.row(name).trained_as for name in methods))
+        rows = (self.suite.row(name).training for name in methods)
+        return {row.name: row for row in rows}.values()
+
+
+def _method_stamp(row: Row) -> str:
+    written = [dict(row.common), dict(row.settings)]
+    source = [provenance("methods", row.plugin), _module_hash(row.plugin)]
+    return fingerprint([written, source, versions()])
 
 
 def _files(path: str) -> list[Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dbbench.data.dataset import ImageSource
+from dbbench.data.dataset import Dataset
 from dbbench.data.prompt import class_prompt
 from dbbench.data.subject import Subject
 from dbbench.evaluation.metric import load_metric
@@ -25,6 +26,7 @@ from dbbench.storage.run_folder import (
     references_folder,
     samples_folder,
 )
+from dbbench.suites.rows import Row
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
 
@@ -38,23 +40,35 @@ class Plan:
 
     suite: Suite
     out: Path
-    subjects: Mapping[str, Subject]
-    source: ImageSource
+    dataset: Dataset
     identities: Identities
     remote: Remote | None = None
     """Where the artifacts are at home, if not in `out`."""
     _made: dict[str, Artifact] = field(default_factory=dict, repr=False)
 
+    @cached_property
+    def subjects(self) -> Mapping[str, Subject]:
+        """The data set's subjects by name."""
+        return {subject.name: subject for subject in self.dataset.subjects}
+
+    def row(self, run: Run) -> Row:
+        """The row of the suite that a run is of."""
+        return self.suite.row(run.method)
+
+    def class_noun(self, run: Run) -> str:
+        """What a run's row calls the subject's class."""
+        return self.row(run).noun(self.subjects[run.subject])
+
     def references(self, subject: str) -> Artifact:
         """The subject's images at the backbone's resolution."""
-        path = references_folder(subject)
+        path, resolution = references_folder(subject), self.suite.backbone.resolution
         if path not in self._made:
             self._made[path] = self._artifact(
                 path,
                 "references",
-                source=self.source.name,
-                images=self.source.fingerprint(self.subjects[subject]),
-                resolution=self.suite.backbone.resolution,
+                source=self.dataset.name,
+                images=self.dataset.fingerprint(self.subjects[subject], resolution),
+                resolution=resolution,
             )
         return self._made[path]
 
@@ -71,12 +85,16 @@ class Plan:
             sampler=settings.sampler.model_dump(exclude={"batch_size", "images_per_prompt"}),
         )
 
+    def prior_of(self, run: Run) -> Artifact | None:
+        """The class images that a run's training needs, if any; before that is known, those."""
+        facts = self.identities.methods.get(self.training(run).method)
+        return self.prior(self.class_noun(run)) if facts is None or facts.needs_prior else None
+
     def checkpoint(self, run: Run) -> Artifact:
         """What a method learned of a subject."""
         run = self.training(run)
-        row, facts = self.suite.row(run.method), self.identities.methods.get(run.method)
-        class_noun = row.noun(self.subjects[run.subject])
-        needs_prior = facts is not None and facts.needs_prior
+        row, facts = self.row(run), self.identities.methods.get(run.method)
+        prior = self.prior_of(run)
         return self._artifact(
             checkpoint_folder(run),
             "train",
@@ -84,9 +102,9 @@ class Plan:
             code=provenance("methods", row.plugin),
             settings=None if facts is None else dict(facts.settings),
             backbone=self.backbone,
-            class_noun=class_noun,
+            class_noun=self.class_noun(run),
             references=self.references(run.subject).fingerprint,
-            prior=self.prior(class_noun).fingerprint if needs_prior else None,
+            prior=None if prior is None else prior.fingerprint,
             subject=run.subject,
             seed=run.seed,
             **({"conditions": conditions} if (conditions := row.conditions) else {}),
@@ -94,11 +112,11 @@ class Plan:
 
     def training(self, run: Run) -> Run:
         """The run whose training this one uses: itself, unless its row looks into another's."""
-        return replace(run, method=self.suite.row(run.method).trained_as)
+        return replace(run, method=self.row(run).training.name)
 
     def samples(self, run: Run) -> Artifact:
         """The run's images, one folder for each prompt."""
-        at = self.suite.row(run.method).at
+        at = self.row(run).at
         return self._artifact(
             samples_folder(run),
             "sample",
@@ -165,7 +183,7 @@ class Plan:
         subject, drift = self.subjects[run.subject], self.suite.drift
         asked = [
             (prompt, number)
-            for prompt in self.suite.prompts.of(subject.live)
+            for prompt in self.suite.prompts.of(self.dataset, subject)
             for number in range(self.suite.sample.images_per_prompt)
         ]
         bare = class_prompt(drift.prompt, subject.class_noun)
@@ -200,9 +218,7 @@ class Plan:
         return tuple(todo.values())
 
     def _run_tasks(self, run: Run) -> Iterable[Task]:
-        training = self.training(run)
-        class_noun = self.suite.row(training.method).noun(self.subjects[run.subject])
-        facts = self.identities.methods.get(training.method)
+        training, prior = self.training(run), self.prior_of(run)
         checkpoint, samples = self.checkpoint(run), self.samples(run)
         made = [(role, self.features(run, role)) for role in self.roles]
         encode = tuple((role, item) for role, item in made if not item.complete)
@@ -210,8 +226,8 @@ class Plan:
         train = (checkpoint.verify() if sample else checkpoint.state) == "damaged"
         train = train or (sample and not checkpoint.complete)
         needs: tuple[str, ...] = (f"references {run.subject}",)
-        if facts is None or facts.needs_prior:
-            prior = self.prior(class_noun)
+        if prior is not None:
+            class_noun = self.class_noun(run)
             state = prior.verify() if train else prior.state
             if state == "damaged" or (train and state != "done"):
                 yield Task("prior", class_noun, (("", prior),), class_noun=class_noun)

@@ -65,13 +65,10 @@ def verify(out: Path, console: Console, remote: Remote | None = None) -> bool:
 def _all(plan: Plan, runs: tuple[Run, ...]) -> Iterator[Artifact]:
     """Yield every artifact that a folder's runs are made of."""
     for run in runs:
-        training = plan.training(run)
-        facts = plan.identities.methods.get(training.method)
-        noun = plan.suite.row(training.method).noun(plan.subjects[run.subject])
         yield plan.references(run.subject)
         yield from (plan.real_features(run.subject, role) for role in plan.roles)
-        if facts is not None and facts.needs_prior:
-            yield plan.prior(noun)
+        if (prior := plan.prior_of(run)) is not None:
+            yield prior
         yield plan.checkpoint(run)
         yield plan.samples(run)
         yield from (plan.features(run, role) for role in plan.roles)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dbbench.data.prompt import load_prompts
+from dbbench.data.dataset import Dataset
+from dbbench.data.subject import Subject
 from dbbench.evaluation.leaderboard import compare_means
 from dbbench.evaluation.scores import REAL
 from dbbench.evaluation.statistics import Interval, detectable_difference, subject_interval
@@ -85,15 +86,17 @@ def compare_methods(scores: pd.DataFrame, cast: Cast) -> pd.DataFrame:
     return table.astype(dict.fromkeys(numbers, "float64"))
 
 
-def count_coverage(pictures: Sequence[Picture]) -> pd.DataFrame:
+def count_coverage(pictures: Sequence[Picture], dataset: Dataset) -> pd.DataFrame:
     """Return what there is of the data set's prompts, method by method and subject by subject."""
     rows = []
+    subjects = {subject.name: subject for subject in dataset.subjects}
     found: dict[tuple[str, str], list[Picture]] = {}
     for picture in pictures:
         found.setdefault((picture.method, picture.subject), []).append(picture)
     for (method, subject), own in found.items():
         counts = pd.Series([picture.prompt for picture in own]).value_counts()
-        prompts = [prompt.id for prompt in load_prompts(own[0].kind == "live")]
+        other = Subject(subject, own[0].class_noun, live=False)
+        prompts = [prompt.id for prompt in dataset.prompts(subjects.get(subject, other))]
         missing = [prompt for prompt in prompts if prompt not in counts]
         rows.append(
             {

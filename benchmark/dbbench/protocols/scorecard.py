@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbbench.data.dataset import Dataset
 from dbbench.errors import UserError
 from dbbench.evaluation.features import FeatureStore
 from dbbench.image_sets import read_submission
@@ -31,12 +32,14 @@ def gather(
     paths: Sequence[Path],
     references: str | None,
     *,
+    dataset: Dataset,
     method: str | None,
     identifier: str,
     scratch: Path,
 ) -> tuple[Submission, References]:
     """Return the images in all paths, and the references of their subjects alone.
 
+    `dataset` has the subjects and prompts of what is no finished run.
     Raises UserError where nothing can be scored, two paths hold a method of the same name, or the
     references are not to be found.
     """
@@ -48,9 +51,10 @@ def gather(
         part = read_submission(
             path,
             scratch=scratch,
+            dataset=dataset,
             method=method,
             identifier=identifier,
-            own_subjects=chosen.own_subjects if chosen else (),
+            own_subjects=chosen.files if chosen else (),
         )
         if doubles := set(submission.methods) & set(part.methods):
             raise UserError(
@@ -116,7 +120,7 @@ def score_images(
         advance=advance,
     )
     status("averaging")
-    result = reconcile(cast, submission.pictures, references.files, encodings)
+    result = reconcile(cast, submission, references.files, encodings)
     names = {picture.image: picture.name for picture in submission.pictures}
     broken = [f"{names.get(p, p)} {reason}" for p, reason in encodings.refused.items()]
     lines = (*submission.refused, *broken)

@@ -17,7 +17,7 @@ import pandas as pd
 from dbbench.evaluation.flags import find_flags
 from dbbench.evaluation.metric import Metric, evaluate_from, score_real
 from dbbench.evaluation.scores import REAL
-from dbbench.image_sets.image_set import Picture
+from dbbench.image_sets.image_set import Picture, Submission
 from dbbench.protocols.averages import compare_methods, count_coverage, summarise
 from dbbench.protocols.encoding import Encodings, Group, group_pictures
 from dbbench.protocols.protocol import Protocol
@@ -54,12 +54,12 @@ class Reconciliation:
 
 def reconcile(
     cast: Cast,
-    pictures: Sequence[Picture],
+    submission: Submission,
     references: Mapping[str, Sequence[Path]],
     encodings: Encodings,
 ) -> Reconciliation:
     """Score the images under every protocol of the cast. Files that are no images are left out."""
-    pictures = [picture for picture in pictures if picture.image not in encodings.refused]
+    pictures = [p for p in submission.pictures if p.image not in encodings.refused]
     whole = {
         subject: [file for file in files if file not in encodings.refused]
         for subject, files in references.items()
@@ -99,7 +99,7 @@ def reconcile(
         summary=summarise(scores, cast),
         differences=compare_methods(scores, cast),
         flags=pd.DataFrame(flags, columns=FLAGS).astype({"seed": "Int64"}),
-        coverage=count_coverage(pictures),
+        coverage=count_coverage(pictures, submission.dataset),
         notes=explain_missing(missing),
     )
 

@@ -14,6 +14,7 @@ from dbbench.generation.method import load_method
 from dbbench.planning.identity import Identities
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
+from dbbench.suites.rows import Row
 
 if TYPE_CHECKING:
     from dbbench.evaluation.encoder import Encoder
@@ -90,11 +91,11 @@ class Models:
             self.identities.encoders[role] = encoder.fingerprint
         return self._encoders[role]
 
-    def method(self, name: str) -> Method:
-        """The method of a row of the suite, with the suite's settings."""
+    def method(self, row: Row) -> Method:
+        """The method that a row's training uses, with the suite's settings."""
+        name = row.training.name
         if name not in self._methods:
-            plugin = self.plan.suite.row(name).plugin
-            self._methods[name] = load_method(plugin, self.identities.methods[name].settings)
+            self._methods[name] = load_method(row.plugin, self.identities.methods[name].settings)
         return self._methods[name]
 
 

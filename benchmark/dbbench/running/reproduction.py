@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dbbench.data.dataset import ImageSource
+from dbbench.data.dataset import Dataset
 from dbbench.errors import UserError
 from dbbench.files import write_text
 from dbbench.generation.resume import Interval
@@ -36,7 +36,7 @@ class Part:
 
     suite: Suite
     out: Path
-    source: ImageSource
+    dataset: Dataset
     runs: tuple[Run, ...]
 
 
@@ -73,7 +73,7 @@ class Result:
 def check_parts(parts: Sequence[Part], device: str) -> None:
     """Raise UserError for what is wrong with any part, before the first one is begun."""
     for part in parts:
-        plan = make_plan(part.suite, part.out, part.source, part.runs, device)
+        plan = make_plan(part.suite, part.out, part.dataset, part.runs, device)
         plan.identities.resolve_methods(run.method for run in part.runs)
 
 
@@ -106,7 +106,7 @@ def reproduce(parts: Sequence[Part], conditions: Conditions, console: Console) -
 def _do(part: Part, parts: Sequence[Part], conditions: Conditions, console: Console) -> Result:
     try:
         outcome = execute(
-            part.suite, part.out, part.source, part.runs,
+            part.suite, part.out, part.dataset, part.runs,
             device=conditions.device, console=console, publish=conditions.publish,
             executor=conditions.executor,
             together=conditions.together, as_json=conditions.as_json,
@@ -131,7 +131,7 @@ def print_costs(parts: Sequence[Part], device: str, console: Console) -> None:
     counts = dict.fromkeys(("runs", "prior", "train", "sample"), 0)
     unknown, measured = False, True
     for part in parts:
-        plan = make_plan(part.suite, part.out, part.source, part.runs, device)
+        plan = make_plan(part.suite, part.out, part.dataset, part.runs, device)
         plan.identities.resolve_methods(run.method for run in part.runs)
         tasks = without_shared(plan.tasks(part.runs), seen)
         cost = estimate(plan, tasks)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dbbench.data.dataset import ImageSource
+from dbbench.data.dataset import Dataset
 from dbbench.errors import UserError
 from dbbench.generation.resume import Interval
 from dbbench.interrupts import listening
@@ -39,7 +39,7 @@ ROUNDS = 5
 def execute(
     suite: Suite,
     out: Path,
-    source: ImageSource,
+    dataset: Dataset,
     runs: Sequence[Run],
     *,
     device: str,
@@ -74,8 +74,8 @@ def execute(
             console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
     workspace = Workspace(out)
-    plan = make_plan(suite, out, source, runs, device, remote)
-    plan.identities.resolve_methods(workspace.selection().join(runs).methods)
+    plan = make_plan(suite, out, dataset, runs, device, remote)
+    plan.identities.resolve_methods(workspace.selection().join(runs, dataset).methods)
     with (
         listening() as stop,
         _sent(remote),
@@ -84,7 +84,7 @@ def execute(
         workspace.entered(leases, [suite.model_dump(mode="json"), device.split(":")[0]], say),
     ):
         workspace.refuse_other(suite)
-        plan.identities.resolve_methods(workspace.selection().join(runs).methods)
+        plan.identities.resolve_methods(workspace.selection().join(runs, dataset).methods)
         models = Models(plan, device)
         executor = executor or Local()
         tasks = plan.tasks(runs)
@@ -94,7 +94,7 @@ def execute(
             tasks = plan.tasks(runs)
         workspace.refuse_if_full(estimate_bytes(plan, tasks), suite)
         with leases.hold(RECORD, say):
-            workspace.enter(plan, workspace.selection().join(runs), device)
+            workspace.enter(plan, workspace.selection().join(runs, dataset), device)
         if remote is not None:
             remote.send_files([RECORD])  # What is made from here on is found by it.
         session = Session(

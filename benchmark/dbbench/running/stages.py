@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dbbench.advance import Advance, silent
-from dbbench.data.dataset import ImageSource
+from dbbench.data.dataset import Dataset
 from dbbench.data.subject import Subject
 from dbbench.errors import UserError
 from dbbench.evaluation.encoder import Distance
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from dbbench.suites.sampling import SampleSettings
 
 
-def references(artifact: Artifact, subject: Subject, source: ImageSource) -> int:
+def references(artifact: Artifact, subject: Subject, dataset: Dataset, resolution: int) -> int:
     """Write the subject's images as PNG, with credit and truth; return how many."""
-    images = source.load(subject)
+    images = dataset.images(subject, resolution)
     with artifact.create() as folder:
         entries = []
         for number, each in enumerate(images):
@@ -105,7 +105,7 @@ def train(
     *,
     references: Artifact,
     prior: Artifact | None,
-    row: Row | None = None,
+    row: Row,
     advance: Advance = silent,
     interval: Interval | None = None,
     stop: Stop | None = None,
@@ -118,7 +118,6 @@ def train(
     """
     from dbbench.generation.method import Diverged
 
-    row = row or Row(run.method, run.method, run.method)
     steps = 0
 
     def count(done: int, total: int, figures: Mapping[str, Any], /) -> None:
@@ -153,7 +152,7 @@ def train_together(
     backbone: Backbone,
     *,
     references: Sequence[Artifact],
-    row: Row | None = None,
+    row: Row,
     advance: Advance = silent,
     interval: Interval | None = None,
     stop: Stop | None = None,
@@ -172,7 +171,6 @@ def train_together(
         advance(done, total, figures)
 
     backbone.restore()
-    row = row or Row(runs[0].method, runs[0].method, runs[0].method)
     with ExitStack() as stack:
         folders = [stack.enter_context(a.create(resume=a == artifacts[0])) for a in artifacts]
         concepts = [
@@ -205,13 +203,11 @@ def sample(
     checkpoint: Artifact,
     settings: SampleSettings,
     jobs: Sequence[ImageJob],
-    row: Row | None = None,
+    row: Row,
     advance: Advance = silent,
 ) -> int:
     """Sample the run's images; return how many of them were not there from an interrupted try."""
     from dbbench.generation.method import Checkpoint
-
-    row = row or Row(run.method, run.method, run.method)
 
     def generate(start: int) -> Iterator[Image.Image]:
         seed_everything(stable_seed("generate", run.seed, run.subject, start))

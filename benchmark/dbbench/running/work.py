@@ -59,12 +59,13 @@ def _carry_out(
     assert task.subject is not None
     subject, run = plan.subjects[task.subject], task.run
     if task.stage == "references":
-        return stages.references(artifact, subject, plan.source), "images"
+        resolution = plan.suite.backbone.resolution
+        return stages.references(artifact, subject, plan.dataset, resolution), "images"
     if task.stage == "encode":
         return _encode(session, task, advance), "images"
     assert run is not None
-    row, backbone = plan.suite.row(run.method), models.backbone
-    method = models.method(row.trained_as)
+    row, backbone = plan.row(run), models.backbone
+    method = models.method(row)
     if task.stage == "train":
         if stages.resumable(method):
             batch = 2**62  # It stops by itself, once its state is kept.
@@ -74,8 +75,7 @@ def _carry_out(
                     return _train_together(session, [task, *mates], advance), "steps"
                 except Exception as error:
                     progress.note(f"not side by side, but one by one: {error}")
-        prior = plan.prior(row.noun(subject)) if method.needs_prior else None
-        references = plan.references(subject.name)
+        prior, references = plan.prior_of(run), plan.references(subject.name)
         for read in filter(None, (references, prior)):
             read.require()
         count = stages.train(
@@ -91,7 +91,7 @@ def _carry_out(
         checkpoint=checkpoint, settings=plan.suite.sample, jobs=plan.jobs(run), row=row,
         advance=advance,
     )  # fmt: skip
-    shared = any(plan.suite.row(name).at is not None for name in plan.suite.methods)
+    shared = any(plan.suite.row(name).base for name in plan.suite.methods)
     if not plan.suite.keep_checkpoints and not shared:
         checkpoint.remove()
     return count, "images"
@@ -106,7 +106,7 @@ def _mates(
     """
     assert task.run is not None
     method = task.run.method
-    learner = session.models.method(method)
+    learner = session.models.method(session.plan.row(task.run))
     if session.together == 1 or learner.needs_prior or not hasattr(learner, "fit_many"):
         return []
     subjects = {task.subject}
@@ -134,17 +134,18 @@ def _is_taken(session: Session, task: Task, leases: Leases, stack: ExitStack) ->
 
 
 def _train_together(session: Session, tasks: Sequence[Task], advance: Advance) -> int:
-    runs = [task.run for task in tasks if task.run is not None]
-    for run in runs:
-        session.plan.references(run.subject).require()
+    plan, runs = session.plan, [task.run for task in tasks if task.run is not None]
+    row, references = plan.row(runs[0]), [plan.references(run.subject) for run in runs]
+    for read in references:
+        read.require()
     count = stages.train_together(
         [task.artifacts[0][1] for task in tasks],
         runs,
-        [session.plan.subjects[run.subject] for run in runs],
-        session.models.method(runs[0].method),
+        [plan.subjects[run.subject] for run in runs],
+        session.models.method(row),
         session.models.backbone,
-        references=[session.plan.references(run.subject) for run in runs],
-        row=session.plan.suite.row(runs[0].method),
+        references=references,
+        row=row,
         advance=advance,
         interval=session.interval,
         stop=session.stop,

@@ -31,7 +31,7 @@ class Workspace(Record):
                     "methods": selection.methods,
                     "seeds": selection.seeds,
                 },
-                "source": plan.source.name,
+                "source": plan.dataset.name,
                 "versions": versions(),
                 "device": device,
                 "identities": plan.identities.record(self.read().get("identities", {})),

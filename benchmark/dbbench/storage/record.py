@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbbench.data.subject import load_subjects
+from dbbench.data.dataset import Dataset
 from dbbench.errors import UserError
 from dbbench.files import fingerprint, write_text
 from dbbench.suites.runs import Run, plan_runs
@@ -25,11 +25,11 @@ class Selection:
     methods: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
 
-    def join(self, runs: Iterable[Run]) -> Selection:
+    def join(self, runs: Iterable[Run], dataset: Dataset) -> Selection:
         """Add what these runs name; subjects stay in the data set's order."""
         runs = tuple(runs)
         named = {*self.subjects, *(run.subject for run in runs)}
-        known = [subject.name for subject in load_subjects()]
+        known = [subject.name for subject in dataset.subjects]
         return Selection(
             subjects=tuple([n for n in known if n in named] + sorted(named - set(known))),
             methods=tuple(dict.fromkeys([*self.methods, *(run.method for run in runs)])),

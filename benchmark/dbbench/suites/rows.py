@@ -13,8 +13,8 @@ own settings a row may hold
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dbbench.data.subject import Subject
@@ -29,16 +29,28 @@ class Row:
     name: str
     plugin: str
     """The method's name."""
-    trained_as: str
-    """The row whose training it uses; its own unless `at` is given."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What the row sets of its method's own settings."""
+    common: Mapping[str, Any] = field(default_factory=dict)
+    """What the suite sets for every method that has a setting of that name."""
     class_noun: str | Mapping[str, str] | None = None
     references: int | None = None
     prior_images: int | None = None
     at: float | None = None
+    base: Row | None = None
+    """With `at`, the row whose training it uses."""
     snapshots: tuple[float, ...] = ()
     """Shares of its training at which other rows look into it."""
+
+    @property
+    def training(self) -> Row:
+        """The row whose training it uses: itself unless `at` is given."""
+        return self.base or self
+
+    def method_settings(self, known: Iterable[str]) -> dict[str, Any]:
+        """Return what is set for a method whose setting names are `known`: common, then own."""
+        common = {key: self.common[key] for key in known if key in self.common}
+        return common | dict(self.settings)
 
     def noun(self, subject: Subject) -> str:
         """Return what this row calls the subject's class."""
@@ -59,21 +71,19 @@ class Row:
         return {key: value for key, value in given.items() if value is not None}
 
 
-def row_of(methods: Mapping[str, Mapping[str, Any]], name: str) -> Row:
+def row_of(methods: Mapping[str, Mapping[str, Any]], name: str, common: Mapping[str, Any]) -> Row:
     """Return a row of a suite's methods; a name without a row is that method itself."""
     row = methods.get(name, {})
     base = str(row.get("base", name))
     settings = {key: value for key, value in row.items() if key not in CONDITIONS}
     if row.get("at") is not None:
-        trained = row_of(methods, base)
-        return Row(
-            name, trained.plugin, base, settings, class_noun=trained.class_noun, at=row["at"]
-        )
+        trained = row_of(methods, base, common)
+        return replace(trained, name=name, settings=settings, at=row["at"], base=trained)
     return Row(
         name,
         plugin=base,
-        trained_as=name,
         settings=settings,
+        common=common,
         class_noun=row.get("class_noun"),
         references=row.get("references"),
         prior_images=row.get("prior_images"),

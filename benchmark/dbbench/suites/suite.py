@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from dbbench.data.prompt import PromptChoice
+from dbbench.data.dataset import Dataset
+from dbbench.data.prompt import Category, PromptTemplate, load_applications
+from dbbench.data.subject import Subject
 from dbbench.errors import UserError, unknown
 from dbbench.suites.inheritance import read_suite
 from dbbench.suites.paper_table import PaperTable
@@ -17,7 +19,22 @@ from dbbench.suites.rows import Row, row_of, row_problem
 from dbbench.suites.sampling import SampleSettings
 from dbbench.validation import Settings, explain_validation
 
-Source = Literal["mini", "photos"]
+
+class PromptChoice(Settings):
+    """Which prompts a suite asks: the data set's, or applications.toml's; all or some of them."""
+
+    set: Literal["dataset", "applications"] = "dataset"
+    categories: tuple[Category, ...] = ()
+    """Empty is all."""
+    first: int | None = Field(default=None, ge=1)
+    """How many of what is left, in their own order."""
+
+    def of(self, dataset: Dataset, subject: Subject) -> tuple[PromptTemplate, ...]:
+        """Return the prompts for a subject of a data set."""
+        own = self.set == "dataset"
+        prompts = dataset.prompts(subject) if own else load_applications(subject.live)
+        chosen = [p for p in prompts if not self.categories or p.category in self.categories]
+        return tuple(chosen[: self.first])
 
 
 class BackboneSettings(Settings):
@@ -72,7 +89,8 @@ class Suite(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
     banner: str | None = None
-    source: Source = "photos"
+    source: str = "photos"
+    """The data set's name."""
     subjects: str = "all"
     prompts: PromptChoice = PromptChoice()
     backbone: BackboneSettings
@@ -100,7 +118,7 @@ class Suite(Settings):
 
     def row(self, name: str) -> Row:
         """Return the row of that name; a name without a row is that method itself."""
-        return row_of(self.methods, name)
+        return row_of(self.methods, name, self.train)
 
 
 def load_suite(name_or_path: str | Path, on: str | None = None) -> Suite:
@@ -134,20 +152,14 @@ def override(suite: Suite, assignments: Sequence[str]) -> Suite:
     return _validate(values, origin="--set") if assignments else suite
 
 
-def with_photos(suite: Suite) -> Suite:
-    """Return the suite for photographs; one of drawn subjects gets another name and a banner."""
-    if suite.source == "photos":
+def on_dataset(suite: Suite, dataset: str) -> Suite:
+    """Return the suite for a data set; for another than its own with another name and a banner."""
+    if suite.source == dataset:
         return suite
-    name = f"{suite.name}-photos"
-    banner = f"{name}: photographs on the {suite.backbone.path} backbone, scores mean little"
-    return suite.model_copy(update={"name": name, "banner": banner, "source": "photos"})
-
-
-def method_settings(suite: Suite, method: str, known: Iterable[str]) -> dict[str, Any]:
-    """Return what the suite says of a method whose setting names are `known`: common, then own."""
-    names = set(known)
-    common = {key: value for key, value in suite.train.items() if key in names}
-    return common | dict(suite.row(method).settings)
+    name = f"{suite.name}-{dataset}"
+    worth = "scores mean little" if suite.banner else "not comparable with published numbers"
+    banner = f"{name}: {dataset} on the {suite.backbone.path} backbone, {worth}"
+    return suite.model_copy(update={"name": name, "banner": banner, "source": dataset})
 
 
 def _validate(values: dict[str, Any], *, origin: str) -> Suite:

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from dbbench.data.prompt import PromptTemplate, load_prompts
+from dbbench.data.prompt import PromptTemplate
 from dbbench.data.subject import Subject
 from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.mini.drawing.canvas import PALETTE, PATTERNS, Canvas
@@ -28,7 +28,7 @@ from dbbench.mini.drawing.world import (
     repaint,
     scene_for_prompt,
 )
-from dbbench.mini.source import identities, reference_scenes
+from dbbench.mini.source import MiniWorld, identities, reference_scenes
 from dbbench.seeds import stable_seed
 
 PARTS = ("noun", "main", "second", "pattern", "proportions")
@@ -179,7 +179,7 @@ def pictures(kind: str, subject: Subject, *, prompts: int | None, images: int) -
     identity = identities()[subject.name]
     if kind in CLASS_KINDS:
         return list(_class_pictures(kind, subject, identity, images))
-    templates = load_prompts(subject.live)
+    templates = MiniWorld().prompts(subject)
     references = reference_scenes(subject)
     found = []
     for prompt in templates[:prompts]:

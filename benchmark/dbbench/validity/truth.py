@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dbbench.advance import Advance, silent
-from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import Subject
 from dbbench.evaluation.encoder import Distance, Encoder, Vectors, load_encoder
 from dbbench.evaluation.metric import CLASS_PROMPT, Metric, Values, evaluate_from, load_metric
 from dbbench.mini.drawing.world import SIZE, draw
-from dbbench.mini.source import reference_scenes
+from dbbench.mini.source import MiniWorld, reference_scenes
 from dbbench.suites.suite import load_suite
 from dbbench.validity.drawn import CLASS_KINDS, KINDS, PARTS, Picture, pictures
 
@@ -187,7 +186,7 @@ def _encode(
 ) -> Drawn:
     images = [Image.fromarray(each) for each in pixels]
     originals = [Image.fromarray(each) for each in real]
-    texts = {p.id: p.render("", subject.class_noun) for p in load_prompts(subject.live)}
+    texts = {p.id: p.render("", subject.class_noun) for p in MiniWorld().prompts(subject)}
     texts[CLASS_PROMPT] = f"a {subject.class_noun}"
     vectors = dict(zip(texts, encoders["clip"].encode_texts(list(texts.values())), strict=True))
     distances = {}

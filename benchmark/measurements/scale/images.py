@@ -23,8 +23,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from dbbench.data.subject import load_subjects
-from dbbench.mini.source import MiniSource
+from dbbench.mini.source import MiniWorld
 from dbbench.plugins import add_method_file
 from dbbench.reports import write_report
 from dbbench.running.executors.ray_driver import connected
@@ -51,7 +50,7 @@ def main() -> None:
     suite = load_suite("mini").model_copy(
         update={"methods": {name: {}}, "method_files": {name: METHOD}, "train": {}}
     )
-    subjects = [subject.name for subject in load_subjects()]
+    subjects = [subject.name for subject in MiniWorld().subjects]
     seeds = list(range(math.ceil(options.images / IMAGES_A_RUN / len(subjects))))
     runs = plan_runs(suite, subjects, [name], seeds)
     console = Console(stderr=True, width=160)
@@ -59,7 +58,7 @@ def main() -> None:
     with connected("local", cpus, memory="1GB") as cluster, Watch() as watch:
         begun = time.monotonic()
         outcome = execute(
-            suite, folder / "out", MiniSource(suite.backbone.resolution), runs,
+            suite, folder / "out", MiniWorld(), runs,
             device="cpu", console=console, publish=write_report, executor=cluster,
         )  # fmt: skip
         seconds = time.monotonic() - begun

@@ -25,8 +25,7 @@ import ray
 from ray.cluster_utils import Cluster as Nodes
 from rich.console import Console
 
-from dbbench.data.subject import select_subjects
-from dbbench.mini.source import MiniSource
+from dbbench.mini.source import MiniWorld
 from dbbench.planning.build import make_plan
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
@@ -64,7 +63,7 @@ def main() -> None:
         "prior.sampler.steps=2",
     ]
     suite = override(load_suite("mini"), settings)
-    names = [subject.name for subject in select_subjects("all")][: options.subjects]
+    names = [subject.name for subject in MiniWorld().subjects][: options.subjects]
     runs = plan_runs(suite, names, None, None)
     document: dict[str, Any] = {"subjects": len(names), "runs": len(runs), "settings": settings}
 
@@ -106,11 +105,10 @@ def main() -> None:
 
 
 def _run(suite: Suite, out: Path, runs: tuple[Run, ...], executor: Executor | None) -> None:
-    source = MiniSource(suite.backbone.resolution)
     outcome = execute(
         suite,
         out,
-        source,
+        MiniWorld(),
         runs,
         device="cpu",
         console=CONSOLE,
@@ -134,7 +132,7 @@ def _when(holds: Callable[[], bool], act: Callable[[], object]) -> threading.Thr
 
 def _overhead(suite: Suite, out: Path, runs: tuple[Run, ...], cluster: Any) -> dict[str, Any]:
     """Give all tasks to the cluster though they are done; return seconds for each."""
-    plan = make_plan(suite, out, MiniSource(suite.backbone.resolution), runs, "cpu")
+    plan = make_plan(suite, out, MiniWorld(), runs, "cpu")
     plan.identities.resolve_methods(suite.methods)
     tasks = _done_tasks(plan, runs)
     session = Session(plan, Models(plan, "cpu"), Workspace(out), Outcome())

@@ -18,7 +18,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbbench.data.subject import load_subjects
+from dbbench.data.photographs import Photographs
 from dbbench.storage.events import EventLog
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -60,7 +60,7 @@ def main() -> None:
     for seeds in options.seeds:
         jobs = plan(times, methods, seeds)
         alone = sum(job.seconds for job in jobs) + times.load
-        images = len(load_subjects()) * len(methods) * seeds * options.images
+        images = len(Photographs().subjects) * len(methods) * seeds * options.images
         for gpus in GPUS:
             row = simulate(jobs, gpus, times) | {"seeds": seeds, "gpus": gpus, "images": images}
             row["score_seconds"] = round(images * times.score, 1)
@@ -103,7 +103,7 @@ def plan(times: Times, methods: list[str], seeds: int) -> list[Job]:
         jobs.append(Job(kind, found, needs))
         return len(jobs) - 1
 
-    subjects = load_subjects()
+    subjects = Photographs().subjects
     for _ in subjects:
         add("encode")
     for method in methods:

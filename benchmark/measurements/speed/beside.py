@@ -25,13 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 from dbbench.baselines.dreambooth import DreamBooth
+from dbbench.data.dataset import select_subjects
 from dbbench.data.prompt import load_prompts
-from dbbench.data.subject import load_subjects
 from dbbench.generation.backbone import Backbone, load_backbone
 from dbbench.generation.loading import load_pipeline
 from dbbench.generation.method import Concept
 from dbbench.generation.noise import build_solver
-from dbbench.mini.source import MiniSource
+from dbbench.mini.source import MiniWorld
 from dbbench.suites.sampling import SampleSettings
 from dbbench.suites.suite import load_suite
 
@@ -189,8 +189,8 @@ def main(
     size = sample_size(load_pipeline(source))
     backbone = load_backbone(source, resolution=size, device=device)
     pipe = load_pipeline(source).to(device)
-    subject = next(s for s in load_subjects() if s.name == "dog")
-    references = [r.image.resize((size, size)) for r in MiniSource(64).load(subject)]
+    (subject,) = select_subjects(MiniWorld(), "dog")
+    references = [r.image.resize((size, size)) for r in MiniWorld().images(subject, 64)]
     concept = Concept("dog", "dog", tuple(references), tuple(references * 5)[:24])
     recipe = {k: v for k, v in suite.methods["dreambooth"].items() if k != "steps"}
     settings = DreamBooth.Settings(**recipe, steps=steps, identifier=None)

@@ -24,11 +24,12 @@ import numpy as np
 import typer
 from PIL import Image
 
+from dbbench.data.dataset import select_subjects
 from dbbench.data.prompt import load_prompts
-from dbbench.data.subject import Subject, select_subjects
+from dbbench.data.subject import Subject
 from dbbench.evaluation.scores import REAL, score_table, write_scores
 from dbbench.mini.drawing.world import draw, repaint, scene_for_prompt
-from dbbench.mini.source import MiniSource, identities
+from dbbench.mini.source import MiniWorld, identities
 from dbbench.storage.run_folder import (
     ClassImage,
     ClassImages,
@@ -108,7 +109,7 @@ def _open(page: Path) -> dict[str, float]:
 
 def write_run(folder: Path, suite: Suite, subjects: str) -> None:
     """Write what the stages of a finished run leave behind."""
-    chosen = select_subjects(subjects)
+    chosen = select_subjects(MiniWorld(), subjects)
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
     pictures: dict[tuple[str, bool, int], list[Image.Image]] = {}
@@ -154,7 +155,7 @@ def _references(
     place = folder / references_folder(subject.name)
     place.mkdir(parents=True)
     entries, rows = [], []
-    for number, reference in enumerate(MiniSource().load(subject)):
+    for number, reference in enumerate(MiniWorld().images(subject, 64)):
         file = f"{number:02d}.png"
         reference.image.save(place / file)
         entries.append(Reference(file=file, sha256=reference.sha256, credit=reference.credit))
@@ -177,7 +178,7 @@ def _prior(folder: Path, subject: Subject) -> None:
         return
     place.mkdir(parents=True)
     entries = []
-    for number, reference in enumerate(MiniSource().load(subject)):
+    for number, reference in enumerate(MiniWorld().images(subject, 64)):
         reference.image.save(place / f"{number:04d}.png")
         entries.append(ClassImage(file=f"{number:04d}.png", seed=number))
     noun = subject.class_noun

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from dbbench.data.dataset import ImageSource
+from dbbench.data.dataset import Dataset
 from dbbench.errors import UserError
 from dbbench.files import write_text
 from dbbench.generation.resume import Interval
@@ -59,7 +59,7 @@ def work_at_once(
     session.models.release()
     plan = session.plan
     order = _Order(
-        plan.suite, plan.out, plan.source, tuple(devices), jobs, session.retries,
+        plan.suite, plan.out, plan.dataset, tuple(devices), jobs, session.retries,
         session.interval, session.tracker, plan.remote,
     )  # fmt: skip
     pool = _Pool(session, order, rest, progress)
@@ -93,7 +93,7 @@ class _Order:
 
     suite: Suite
     out: Path
-    source: ImageSource
+    dataset: Dataset
     devices: tuple[str, ...]
     jobs: int
     """Processes on each device."""
@@ -256,7 +256,7 @@ def _serve(order: _Order, name: str, pipe: Connection) -> None:
         with listening(terminal=False) as stop, Leases(order.out) as leases:
             models: Models | None = None
             while (run := pipe.recv()) is not None:
-                plan = make_plan(order.suite, order.out, order.source, [run], device, order.remote)
+                plan = make_plan(order.suite, order.out, order.dataset, [run], device, order.remote)
                 plan.identities.resolve_methods([run.method])
                 models = models or Models(plan, device)
                 models.plan.identities.methods.update(plan.identities.methods)
