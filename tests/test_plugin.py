@@ -13,6 +13,7 @@ from dbbench.generation.method import load_method
 
 
 def test_built_in_and_third_party_plugins_come_in_by_the_same_door(installed: None) -> None:  # noqa: F811
+    assert {"photos", "mini"} <= set(plugin.names("datasets"))
     assert {"dreambooth", "textual_inversion", "tinted"} <= set(plugin.names("methods"))
     assert {"timm", "open_clip", "mini-dino", "mini-clip", "pixels"} <= set(
         plugin.names("encoders")

@@ -78,19 +78,20 @@ def _prompts() -> Table:
 
 def _suites() -> Table:
     """Return the suites that come with dbbench, then the experiments that extend them."""
+    from dbbench.data.dataset import load_dataset, select_subjects
     from dbbench.suites.inheritance import bases, read_suite, suite_names
     from dbbench.suites.suite import load_suite
 
     table = _table("suite", "backbone", "px", "subjects", "what it is")
-    experiments = []
+    rows = []
     for name in suite_names():
-        if below := bases(read_suite(name)):
-            experiments.append((name, f"that of {' or '.join(below)}"))
-        else:
-            backbone = load_suite(name).backbone
-            table.add_row(name, backbone.path, str(backbone.resolution), *_about(name))
-    for name, below_it in experiments:
-        table.add_row(name, below_it, "", *_about(name))
+        below, suite = bases(read_suite(name)), load_suite(name)
+        backbone = f"that of {' or '.join(below)}" if below else suite.backbone.path
+        pixels = "" if below else str(suite.backbone.resolution)
+        subjects = len(select_subjects(load_dataset(suite.source), suite.subjects))
+        rows.append((bool(below), name, backbone, pixels, str(subjects), suite.description))
+    for _, *row in sorted(rows):
+        table.add_row(*row)
     return table
 
 
@@ -107,15 +108,6 @@ def _protocols() -> Table:
             f"\n[dim]{escape(protocol.source)}[/]\n",
         )
     return table
-
-
-def _about(name: str) -> tuple[str, str]:
-    from dbbench.data.dataset import load_dataset, select_subjects
-    from dbbench.suites.suite import load_suite
-
-    suite = load_suite(name)
-    subjects = select_subjects(load_dataset(suite.source), suite.subjects)
-    return str(len(subjects)), suite.description
 
 
 def _plugins(kind: Kind) -> Table:

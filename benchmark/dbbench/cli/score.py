@@ -89,14 +89,10 @@ def score(
     asked, added = names(protocol, "--protocol"), names(metrics, "--metrics") or ()
     overrides = _overrides(encoder)
     choose_cast(asked, metrics=added, overrides=overrides)  # Names are checked before the work.
+    photos = Photographs()
     with TemporaryDirectory(prefix="dbbench-score-") as folder:
         submission, used = gather(
-            images,
-            references,
-            dataset=Photographs(),
-            method=method,
-            identifier=identifier,
-            scratch=Path(folder),
+            images, references, photos, method=method, identifier=identifier, scratch=Path(folder)
         )
         banner = submission.banner or used.banner
         only = submission.encoders or (mini_encoders() if banner else None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-@dataclass(frozen=True)
 class Photographs:
     """The 30 subjects of the DreamBooth data set, and their photographs where they are on disk.
 
@@ -26,13 +24,10 @@ class Photographs:
     has it). Raises UserError where it is not the data set.
     """
 
-    folder: Path | None = None
-
     name = "photos"
 
-    def __post_init__(self) -> None:
-        if self.folder is not None:
-            object.__setattr__(self, "folder", photo_root(self.folder))
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = None if folder is None else photo_root(folder)
 
     @property
     def subjects(self) -> tuple[Subject, ...]:

@@ -94,14 +94,11 @@ def _draw(subjects: Iterable[str], folder: Path) -> References:
     suite = load_suite(MINI)
     world, wanted = MiniWorld(), set(subjects)
     files: dict[str, tuple[Path, ...]] = {}
-    for subject in world.subjects:
-        if subject.name not in wanted:
-            continue
-        (folder / subject.name).mkdir(parents=True, exist_ok=True)
-        drawn = []
-        for number, reference in enumerate(world.images(subject, suite.backbone.resolution)):
-            path = folder / subject.name / f"{number:02d}.png"
+    for subject in (each for each in world.subjects if each.name in wanted):
+        place = folder / subject.name
+        place.mkdir(parents=True, exist_ok=True)
+        images = world.images(subject, suite.backbone.resolution)
+        files[subject.name] = tuple(place / f"{n:02d}.png" for n in range(len(images)))
+        for reference, path in zip(images, files[subject.name], strict=True):
             reference.image.save(path)
-            drawn.append(path)
-        files[subject.name] = tuple(drawn)
     return References("the embedded world", files, suite.banner)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -81,7 +80,6 @@ def reference_scenes(subject: Subject) -> tuple[Scene, ...]:
     return draw_references(identity, len(subject.photos), rng)
 
 
-@dataclass(frozen=True)
 class MiniWorld:
     """The subjects and prompts of the photographs, drawn, each image with its scene as truth."""
 

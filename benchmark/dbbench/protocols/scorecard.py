@@ -31,8 +31,8 @@ EVERY = "all"
 def gather(
     paths: Sequence[Path],
     references: str | None,
-    *,
     dataset: Dataset,
+    *,
     method: str | None,
     identifier: str,
     scratch: Path,
