@@ -118,7 +118,7 @@ def test_an_installed_data_set_runs_by_its_name(
     assert [entry["truth"] for entry in references] == [{"share": s} for s in (0.9, 0.7, 0.5)]
 
     board = pd.read_csv(out / "leaderboard.csv").set_index("method")
-    assert "2/2" in board.loc["tinted", "subjects"]
+    assert board.loc["tinted", "subjects"] == 2
     results = load_results(out)
     assert list(results.prompts) == ["desk", "asleep"]
     assert list(results.means_by("subject").index) == ["ring", "blob"]

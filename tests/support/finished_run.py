@@ -124,6 +124,7 @@ def write_run(
     values: dict[str, Any] = {
         "name": "mini" if banner else "paper",
         "banner": banner,
+        "source": "mini",
         "backbone": {"path": "somewhere", "resolution": side},
         "methods": {method: {} for method in methods},
         "encoders": {"dino": "mini-dino", "clip": "mini-clip"},
