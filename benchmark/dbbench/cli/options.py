@@ -31,9 +31,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")]
 Data = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME|DIR",
-        help="A data set (dbbench list datasets), or the folder of the photographs (see: dbbench"
-        " data fetch). Default: the suite's.",
+        metavar="NAME|DIR", help="A data set, or the photographs' folder. Default: the suite's."
     ),
 ]
 Jobs = Annotated[
