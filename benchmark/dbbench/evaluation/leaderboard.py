@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -167,39 +167,39 @@ def _missing_runs(
 
 
 def compare_means(
-    means: Mapping[str, pd.Series[float]],
-    pairs: Iterable[tuple[str, str]],
-    *,
-    higher_is_better: bool,
+    means: Mapping[str, pd.Series[float]], *, higher_is_better: bool
 ) -> list[dict[str, Any]]:
     """Compare methods two by two on the subjects that both have; `means` are theirs by subject.
 
-    One row per pair, p-values by Holm over all of them. The better method comes first, but the
-    oracle where it is one of the two. `by_subject` are the single differences.
+    One row per pair, the better method first; pairs with the oracle come before all others. It is
+    no competitor: Holm's correction counts its pairs apart, so that they cost the methods' own no
+    power. `by_subject` are the single differences a - b.
     """
-    sides: list[tuple[str, str, NDArray[np.float64]]] = []
-    for a, b in pairs:
-        both = pd.concat([means[a], means[b]], axis=1, join="inner").to_numpy()
-        apart = both[:, 0] - both[:, 1]
-        if len(both) and a != REAL and (apart.mean() < 0) == higher_is_better:
-            a, b, both = b, a, both[:, ::-1]
-        sides.append((a, b, both))
-    found = paired_differences((both[:, 0], both[:, 1]) for _, _, both in sides)
-    return [
-        {
-            "a": a,
-            "b": b,
-            "difference": result.mean,
-            "low": result.interval.low,
-            "high": result.interval.high,
-            "p": result.p,
-            "p_holm": result.p_holm,
-            "subjects": result.subjects,
-            "reason": result.interval.reason,
-            "by_subject": both[:, 0] - both[:, 1],
-        }
-        for (a, b, both), result in zip(sides, found, strict=True)
-    ]
+    rows: list[dict[str, Any]] = []
+    for oracle in (True, False):
+        sides: list[tuple[str, str, NDArray[np.float64]]] = []
+        for a, b in combinations(means, 2):
+            if (a == REAL) != oracle:
+                continue
+            both = pd.concat([means[a], means[b]], axis=1, join="inner").to_numpy()
+            worse = len(both) and (np.mean(both[:, 0] - both[:, 1]) < 0) == higher_is_better
+            sides.append((b, a, both[:, ::-1]) if worse and not oracle else (a, b, both))
+        found = paired_differences((both[:, 0], both[:, 1]) for _, _, both in sides)
+        for (a, b, both), result in zip(sides, found, strict=True):
+            row = {
+                "a": a,
+                "b": b,
+                "difference": result.mean,
+                "low": result.interval.low,
+                "high": result.interval.high,
+                "p": result.p,
+                "p_holm": result.p_holm,
+                "subjects": result.subjects,
+                "reason": result.interval.reason,
+                "by_subject": both[:, 0] - both[:, 1],
+            }
+            rows.append(row)
+    return rows
 
 
 def _differences(
@@ -210,17 +210,12 @@ def _differences(
 ) -> pd.DataFrame:
     """One row per metric and pair, as `compare_means` orders them."""
     rows: list[dict[str, Any]] = []
-    common = {"suite": expectation.suite, "banner": expectation.banner or ""}
     for metric in metrics:
         own = {m: means[m, metric.name] for m in methods if (m, metric.name) in means}
-        pairs = list(combinations(own, 2))
-        # The oracle is no competitor: its comparisons do not cost the methods' own any power.
-        for family in (
-            [pair for pair in pairs if REAL in pair],
-            [pair for pair in pairs if REAL not in pair],
-        ):
-            found = compare_means(own, family, higher_is_better=metric.higher_is_better)
-            rows.extend(common | {"metric": metric.name} | row for row in found)
+        common = {"suite": expectation.suite, "banner": expectation.banner or ""}
+        common["metric"] = metric.name
+        found = compare_means(own, higher_is_better=metric.higher_is_better)
+        rows.extend(common | row for row in found)
     columns = ["suite", "banner", "metric", "a", "b", "difference", "low", "high", "p", "p_holm"]
     table = pd.DataFrame(rows, columns=[*columns, "subjects", "reason"])
     numbers = ["difference", "low", "high", "p", "p_holm"]

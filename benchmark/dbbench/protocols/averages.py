@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -75,9 +74,9 @@ def compare_methods(scores: pd.DataFrame, cast: Cast) -> pd.DataFrame:
                 for method, part in own.groupby("method", sort=False)
                 if method != REAL
             }
-            pairs = list(combinations(means, 2))
-            for row in compare_means(means, pairs, higher_is_better=metric.higher_is_better):
-                needed = detectable_difference(row["by_subject"], comparisons=len(pairs))
+            found = compare_means(means, higher_is_better=metric.higher_is_better)
+            for row in found:
+                needed = detectable_difference(row["by_subject"], comparisons=len(found))
                 named = {"protocol": protocol.name, "metric": metric.name, "detectable": needed}
                 rows.append(row | named)
     columns = ["protocol", "metric", "a", "b", "difference", "low", "high", "p", "p_holm"]
