@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbbench.data.dataset import ImageSource, ReferenceImage
+from dbbench.data.dataset import ReferenceImage
 from dbbench.data.subject import Subject, load_subjects
 from dbbench.errors import UserError
 from dbbench.evaluation.metric import load_metric
 from dbbench.planning.identity import Identities
 from dbbench.planning.plan import Plan
+from dbbench.planning.request import Request
 from dbbench.plugins import add_method_file, find
 from dbbench.storage.artifact import MANIFEST
 from dbbench.storage.record import Record
@@ -21,18 +22,9 @@ from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
 
 
-def make_plan(
-    suite: Suite,
-    out: Path,
-    source: ImageSource,
-    runs: Sequence[Run],
-    device: str,
-    remote: Remote | None = None,
-) -> Plan:
-    """Return the plan with all that earlier calls in `out` found out; loads no network.
-
-    `out` is a remote's mirror where there is one.
-    """
+def make_plan(request: Request, device: str) -> Plan:
+    """Return the plan with all that earlier calls in its folder found out; loads no network."""
+    suite, out, runs = request.suite, request.out, request.runs
     for reference in suite.method_files.values():
         add_method_file(reference)
     _check_names(suite, runs)
@@ -41,7 +33,7 @@ def make_plan(
     identities = Identities(suite, device)
     identities.recall(record.identities(), record.selection().join(runs).methods)
     subjects = {subject.name: subject for subject in load_subjects()}
-    return Plan(suite, out, subjects, source, identities, remote)
+    return Plan(suite, out, subjects, request.source, identities, request.remote)
 
 
 def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
