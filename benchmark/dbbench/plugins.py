@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,6 +122,16 @@ def provenance(kind: Kind, name: str) -> str:
     if isinstance(point, FilePoint) or point.dist is None or point.dist.name == "dbbench":
         return point.value
     return f"{point.value} ({point.dist.name} {point.dist.version})"
+
+
+def describe(kind: Kind, name: str) -> str:
+    """Return the first line of the docstring of a plugin's module; it is not imported."""
+    try:
+        spec = find_spec(find(kind, name).module)
+        source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+        return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return "cannot be read"
 
 
 def _load(kind: Kind, name: str) -> Any:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import pandas as pd
 from rich.console import Console
 
-from dbbench.protocols.roles import Cast
+from dbbench.protocols.oracle import Oracle
 from dbbench.reports.formats.terminal import print_table
 from dbbench.reports.scoring.remarks import number, span
 
 
-def print_oracle(
-    table: pd.DataFrame,
-    cast: Cast,
-    references: str,
-    banner: str | None,
-    notes: Sequence[str],
-    console: Console,
-) -> None:
+def print_oracle(oracle: Oracle, console: Console) -> None:
     """Print one row per protocol and metric, the encoders, and what is not scored."""
-    console.print(f"references: {references}", soft_wrap=True, highlight=False)
+    table, cast, banner = oracle.table, oracle.cast, oracle.banner
+    console.print(f"references: {oracle.references}", soft_wrap=True, highlight=False)
     shown: list[list[str]] = []
     protocols = {protocol.name: protocol for protocol in cast.protocols}
     labels = {m.name: m.label for own in cast.metrics.values() for m in own}
@@ -46,5 +37,5 @@ def print_oracle(
     for encoder, names in used.items():
         line = f"encoder {encoder}: {', '.join(names)}"
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-    for note in notes:
+    for note in oracle.notes:
         console.print(note, style="yellow", soft_wrap=True, highlight=False, markup=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +14,7 @@ from dbbench.evaluation.metric import Metric
 from dbbench.evaluation.scores import REAL
 from dbbench.files import write_text
 from dbbench.protocols.protocol import Protocol
+from dbbench.protocols.scorecard import Account
 from dbbench.protocols.scoring import Reconciliation
 from dbbench.reports.formats.table import arrowed, p_value
 from dbbench.reports.formats.terminal import print_table
@@ -28,17 +28,6 @@ _TEXTS = {"without-identifier": "no id", "as-given": "given", "without-subject":
 
 Section = tuple[str, list[str], list[list[str]]]
 """Title, header and rows of a table; an empty first cell after a title row belongs to it."""
-
-
-@dataclass(frozen=True)
-class Account:
-    """What was scored against what, in words, beside the numbers."""
-
-    name: str
-    references: str
-    banner: str | None
-    refused: tuple[str, ...]
-    """One line for each image that was not scored."""
 
 
 def print_reconciliation(result: Reconciliation, account: Account, console: Console) -> None:

@@ -11,6 +11,7 @@ from dbbench.mini.source import MiniWorld
 from dbbench.planning.build import make_plan
 from dbbench.planning.cost import ACHIEVED, estimate
 from dbbench.planning.plan import Plan
+from dbbench.planning.request import Request
 from dbbench.storage.events import EventLog
 from dbbench.suites.runs import plan_runs
 from dbbench.suites.suite import Suite, load_suite, override
@@ -19,7 +20,7 @@ from dbbench.suites.suite import Suite, load_suite, override
 
 
 def plan_for(suite: Suite, out: Path, *, device: str = "cuda") -> Plan:
-    return make_plan(suite, out, MiniWorld(), [], device)
+    return make_plan(Request(suite, out, MiniWorld(), ()), device)
 
 
 def test_the_arithmetic_is_that_of_passes(tmp_path: Path) -> None:

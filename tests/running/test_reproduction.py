@@ -18,7 +18,9 @@ from dbbench.cli import app
 from dbbench.errors import UserError
 from dbbench.mini.source import MiniWorld
 from dbbench.planning.build import make_plan
+from dbbench.planning.request import Request
 from dbbench.reports import write_report
+from dbbench.running.options import RunOptions
 from dbbench.running.run import execute
 from dbbench.running.sharing import without_shared
 from dbbench.storage.events import EventLog
@@ -186,11 +188,8 @@ def test_a_damaged_artifact_is_not_taken_over(suite: Suite, tmp_path: Path) -> N
     def do(out: Path, *others: Path) -> None:
         dataset, quiet = MiniWorld(), Console(quiet=True)
         assert not execute(
-            suite,
-            out,
-            dataset,
-            runs,
-            device="cpu",
+            Request(suite, out, dataset, runs),
+            options=RunOptions("cpu"),
             console=quiet,
             publish=write_report,
             others=others,
@@ -212,7 +211,7 @@ def test_what_is_left_of_a_second_suite_is_what_differs(tmp_path: Path) -> None:
     for name in ("table1", "identifier"):
         chosen = override(load_suite(name, "mini"), ["prior.count=2"])
         runs = plan_runs(chosen, ["dog"])
-        plan = make_plan(chosen, tmp_path / name, MiniWorld(), runs, "cpu")
+        plan = make_plan(Request(chosen, tmp_path / name, MiniWorld(), runs), "cpu")
         plan.identities.resolve_methods(run.method for run in runs)
         left.append({task.key for task in without_shared(plan.tasks(runs), seen)})
     assert "prior dog" in left[0]

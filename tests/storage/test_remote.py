@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import Request, urlopen
+from urllib import request as http
 
 import fsspec
 import pytest
@@ -17,18 +17,19 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from dbbench.cli import app
-from dbbench.cli.options import open_folder
 from dbbench.errors import UserError
 from dbbench.mini.source import MiniWorld
+from dbbench.planning.request import Request
 from dbbench.planning.status import print_status
 from dbbench.reports import write_report
+from dbbench.running.options import RunOptions
 from dbbench.running.run import execute
 from dbbench.running.scoring import LOSSES
 from dbbench.running.session import Outcome
 from dbbench.storage.artifact import MANIFEST, Damaged
 from dbbench.storage.events import EventLog
 from dbbench.storage.leases import Leases
-from dbbench.storage.remote import Remote, RemoteArtifact
+from dbbench.storage.remote import Remote, RemoteArtifact, open_folder
 from dbbench.suites.runs import plan_runs
 from dbbench.suites.suite import Suite, override
 
@@ -52,15 +53,12 @@ def run(suite: Suite, url: str, *settings: str, subjects: str = "dog") -> Outcom
     """Do what `dbbench run --out url` does."""
     chosen = override(suite, settings)
     folder, remote = open_folder(url)
+    runs = plan_runs(chosen, subjects.split(","), ["plain"], None)
     return execute(
-        chosen,
-        folder,
-        MiniWorld(),
-        plan_runs(chosen, subjects.split(","), ["plain"], None),
-        device="cpu",
+        Request(chosen, folder, MiniWorld(), runs, remote),
+        options=RunOptions("cpu"),
         publish=write_report,
         console=Console(quiet=True),
-        remote=remote,
     )
 
 
@@ -261,7 +259,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     s3fs.S3FileSystem().mkdir("bench")
     yield "s3://bench/results"
     s3fs.S3FileSystem.clear_instance_cache()
-    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
+    http.urlopen(http.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
     running.stop()
 
 
@@ -299,7 +297,7 @@ def test_what_a_bucket_refuses_is_one_line(bucket: str, monkeypatch: pytest.Monk
         """Have the server check who asks, after so many requests; "testing" may nothing then."""
         kind = {"Content-Type": "text/plain"}
         where = f"{endpoint}/moto-api/reset-auth"
-        urlopen(Request(where, after.encode(), kind, method="POST")).close()
+        http.urlopen(http.Request(where, after.encode(), kind, method="POST")).close()
 
     def refused() -> str:
         s3fs.S3FileSystem.clear_instance_cache()

@@ -20,8 +20,10 @@ from rich.console import Console
 
 from dbbench import plugins as plugin
 from dbbench.data.dataset import load_dataset
+from dbbench.planning.request import Request
 from dbbench.reports import write_report
 from dbbench.running.executors.local import Executor
+from dbbench.running.options import RunOptions
 from dbbench.running.run import execute
 from dbbench.running.session import Outcome
 from dbbench.storage.leases import running
@@ -74,16 +76,13 @@ def run(
 ) -> Outcome:
     """Do what `dbbench run` does."""
     chosen = override(suite, settings)
+    runs = plan_runs(chosen, subjects.split(","), methods, seeds)
     return execute(
-        chosen,
-        out,
-        load_dataset(chosen.source),
-        plan_runs(chosen, subjects.split(","), methods, seeds),
-        device="cpu",
+        Request(chosen, out, load_dataset(chosen.source), runs),
+        options=RunOptions("cpu", together=together),
         publish=write_report,
         console=console or Console(quiet=True),
         executor=executor,
-        together=together,
     )
 
 

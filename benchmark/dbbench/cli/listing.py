@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -112,23 +109,13 @@ def _protocols() -> Table:
 
 def _plugins(kind: Kind) -> Table:
     """Return data sets, methods, encoders or metrics, each with the first line of its own file."""
-    from dbbench.plugins import find, names, provenance
+    from dbbench.plugins import describe, names, provenance
 
     table = _table(kind[:-1], "what it is, and where it is from")
     for name in names(kind):
-        what, where = _describe(find(kind, name).module), provenance(kind, name)
+        what, where = describe(kind, name), provenance(kind, name)
         table.add_row(name, f"{escape(what)}\n[dim]{escape(where)}[/]")
     return table
-
-
-def _describe(module: str) -> str:
-    """Return the first line of a module's docstring, read from its source."""
-    try:
-        spec = find_spec(module)
-        source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
-        return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
-    except (ImportError, OSError, SyntaxError, ValueError):
-        return "cannot be read"
 
 
 def _table(*columns: str) -> Table:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,9 +15,7 @@ from dbbench.running.display.tracker import Kind
 
 if TYPE_CHECKING:
     from dbbench.running.executors.local import Executor
-    from dbbench.storage.remote import Remote
-
-RESULTS = Path("results")
+    from dbbench.running.options import RunOptions
 
 
 class Where(StrEnum):
@@ -70,44 +68,37 @@ SaveEvery = Annotated[
 Tracker = Annotated[Kind | None, typer.Option(help="Where training losses go, beside the report.")]
 
 
-def latest() -> Path:
-    """Return the output folder below results/ that was written to last."""
-    records = sorted(RESULTS.glob("*/suite.json"), key=lambda path: path.stat().st_mtime)
-    if not records:
-        raise UserError(f"no results in {RESULTS}/; name a folder, or make some with: dbbench run")
-    return records[-1].parent
-
-
 @contextmanager
 def workers(
-    where: Where, address: str, cpus: float, jobs: int, memory: str, device: str, together: int
-) -> Iterator[tuple[Executor, str]]:
-    """Give who works and on which device, connected while open. Raises UserError."""
-    from dbbench.device import resolve_device
+    where: Where,
+    address: str,
+    cpus: float,
+    jobs: int,
+    memory: str,
+    device: str,
+    retries: int,
+    save_every: str,
+    tracker: Kind | None,
+    together: int,
+    log_json: bool,
+) -> Iterator[tuple[Executor, RunOptions]]:
+    """Give who works and how, connected while open. Raises UserError."""
+    from dbbench.generation.resume import Interval
     from dbbench.running.executors.local import Local
+    from dbbench.running.options import RunOptions
 
+    options = RunOptions(device, retries, Interval.parse(save_every), tracker, together, log_json)
     if together > 1 and (where is Where.ray or jobs > 1):
         raise UserError(
             "--together is for one process; leave it out with --executor ray and --jobs-per-device"
         )
     if where is Where.local:
-        yield Local(jobs), resolve_device(device)
+        yield Local(jobs), options
         return
     from dbbench.running.executors.ray_driver import connected
 
     with connected(address, cpus, jobs, memory, device) as cluster:
-        yield cluster, resolve_device(cluster.device)
-
-
-def open_folder(out: str) -> tuple[Path, Remote | None]:
-    """Return an output folder; of an address it is the mirror, with what is there beside it."""
-    from dbbench.storage.remote import Remote, is_address
-
-    if not is_address(out):
-        return Path(out).expanduser(), None
-    remote = Remote(out.rstrip("/"))
-    remote.open()
-    return remote.mirror, remote
+        yield cluster, replace(options, device=cluster.device)
 
 
 def names(text: str | None, option: str) -> list[str] | None:

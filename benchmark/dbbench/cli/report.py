@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from dbbench.cli.options import RESULTS, latest, open_folder
 from dbbench.errors import UserError
+from dbbench.storage.record import RESULTS, latest
 
 app = typer.Typer()
 
@@ -47,9 +47,11 @@ def report(
     lies behind an address is brought here, and its page is written here too.
     """
     from dbbench.reports import print_leaderboard, write_overview, write_report
+    from dbbench.running.scoring import open_scored
 
     console = Console()
-    places = list(dict.fromkeys(_open(folder) for folder in folders or [str(latest())]))
+    asked = folders or [str(latest())]
+    places = list(dict.fromkeys(open_scored(folder, write_report) for folder in asked))
     for place in places:
         if len(places) > 1:
             console.print(Text(str(place), style="bold"), soft_wrap=True)
@@ -62,30 +64,6 @@ def report(
     console.print(f"report: {page}", soft_wrap=True, highlight=False)
 
 
-def _open(out: str) -> Path:
-    """Return an output folder with all that a report shows of it.
-
-    The runs that an interrupted call finished are scored, so that a half-done folder shows them.
-    """
-    from pydantic import ValidationError
-
-    from dbbench.planning.build import recorded_plan
-    from dbbench.planning.finished import finished_runs, scored
-    from dbbench.reports import write_report
-    from dbbench.running.scoring import fetch_shown, score
-
-    folder, remote = open_folder(out)
-    try:
-        plan, runs = recorded_plan(folder, remote)
-    except (UserError, ValidationError):
-        return folder  # Whoever reads the results says what is wrong with them.
-    finished = finished_runs(plan, runs)
-    if finished and not scored(plan, finished):
-        score(plan, finished, write_report)
-    fetch_shown(plan, finished)
-    return folder
-
-
 @app.command(epilog="Example:  dbbench compare results/before results/after --out results/moved")
 def compare(
     first: Annotated[str, typer.Argument(help="An output folder or its address.")],
@@ -95,10 +73,12 @@ def compare(
     ] = None,
 ) -> None:
     """Show what changed between two runs: overall, by category, and which subjects moved most."""
+    from dbbench.reports import write_report
     from dbbench.reports.compare import compare_runs, print_comparison, write_comparison
+    from dbbench.running.scoring import open_scored
 
     console = Console()
-    places = _open(first), _open(second)
+    places = [open_scored(folder, write_report) for folder in (first, second)]
     with console.status("comparing"):
         comparisons = compare_runs(*places)
     for comparison in comparisons:
@@ -131,6 +111,7 @@ def check(
     from dbbench.reports.gate import check as hold_against
     from dbbench.reports.gate import read_baseline, read_tolerance, write_baseline
     from dbbench.reports.results import load_results
+    from dbbench.storage.remote import open_folder
 
     console = Console()
     results = load_results(open_folder(folder)[0])

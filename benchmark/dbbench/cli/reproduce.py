@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from dbbench.cli.options import (
-    RESULTS,
     Address,
     Cpus,
     Data,
@@ -27,9 +26,15 @@ from dbbench.cli.options import (
     numbers,
     workers,
 )
-from dbbench.cli.run import choose_dataset, choose_suite, say_stopped
+from dbbench.cli.run import say_stopped
 from dbbench.errors import UserError
-from dbbench.running.display.tracker import check_tracker
+from dbbench.storage.record import RESULTS
+from dbbench.storage.run_folder import SCORES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dbbench.running.reproduction import Costs
 
 app = typer.Typer()
 
@@ -85,51 +90,49 @@ def reproduce(
     same. What is complete is skipped, so that the same command continues after an interruption; a
     suite that fails does not stop the others.
     """
-    from dbbench.data.dataset import select_subjects
-    from dbbench.generation.resume import Interval
+    from dbbench.planning.request import make_request
     from dbbench.reports import write_report
-    from dbbench.running.reproduction import Conditions, Part, check_parts, print_costs
+    from dbbench.running.reproduction import check_requests, expected_costs
     from dbbench.running.reproduction import reproduce as do_all
     from dbbench.storage.remote import is_address
     from dbbench.suites.inheritance import PAPER
-    from dbbench.suites.runs import plan_runs
 
     if is_address(out):
         raise UserError(
             "dbbench reproduce links what its suites share, which takes a folder: choose another"
             " --out, or call dbbench run --suite NAME --out ADDRESS for each suite"
         )
-    check_tracker(tracker)
-    interval, folder = Interval.parse(save_every), Path(out).expanduser()
+    folder = Path(out).expanduser()
     console = Console(stderr=log_json)
-    with workers(executor, address, cpus, jobs, memory, device, together) as (work, place):
-        parts = []
-        for name in dict.fromkeys(names(suites, "--suites") or PAPER):
-            suite = choose_suite(name, on, settings or [], place, data)
-            dataset = choose_dataset(suite, data)
-            chosen = [s.name for s in select_subjects(dataset, subjects or suite.subjects)]
-            runs = plan_runs(suite, chosen, None, numbers(seeds))
-            parts.append(Part(suite, folder / suite.name, dataset, runs))
+    with workers(
+        executor, address, cpus, jobs, memory, device,
+        retries, save_every, tracker, together, log_json,
+    ) as (work, options):  # fmt: skip
+        requests = [
+            make_request(
+                name, on=on, device=options.device, settings=settings or (), subjects=subjects,
+                seeds=numbers(seeds), data=data, results=folder,
+            )
+            for name in dict.fromkeys(names(suites, "--suites") or PAPER)
+        ]  # fmt: skip
         with console.status("reading the suites"):
-            check_parts(parts, place)
+            check_requests(requests, options.device)
         if dry_run:
-            print_costs(parts, place, console)
+            _print_costs(expected_costs(requests, options.device), console)
             return
-        conditions = Conditions(
-            place, write_report, work, together, retries, interval, tracker, log_json
-        )
         try:
-            results = do_all(parts, conditions, console)
+            results = do_all(
+                requests, options=options, console=console, publish=write_report, executor=work
+            )
         except KeyboardInterrupt as interrupt:
             raise say_stopped(interrupt, console) from None
     console = Console()
-    scored = [
-        result.part.out for result in results if (result.part.out / "scores.parquet").is_file()
-    ]
+    folders = [result.request.out for result in results]
+    scored = [out for out in folders if (out / SCORES).is_file()]
     missing = [
-        f"{result.part.suite.name}: {result.problem or 'nothing of it could be scored'}"
+        f"{result.request.suite.name}: {result.problem or 'nothing of it could be scored'}"
         for result in results
-        if result.part.out not in scored
+        if result.request.out not in scored
     ]
     if scored:
         from dbbench.reports import print_findings, write_overview
@@ -148,5 +151,29 @@ def reproduce(
                 f"{f.task.stage} {f.task.name}: {f.reason} (see {f.log})" for f in result.failures
             ]
             for line in [result.problem] if result.problem else failed:
-                errors.print(f"  {result.part.suite.name}: {line}", markup=False, soft_wrap=True)
+                errors.print(f"  {result.request.suite.name}: {line}", markup=False, soft_wrap=True)
         raise typer.Exit(1)
+
+
+def _print_costs(costs: Sequence[Costs], console: Console) -> None:
+    """Print a line for each suite, and one for all together."""
+    from dbbench.reports.formats.terminal import print_table
+    from dbbench.units import duration, gigabytes
+
+    def cells(name: str, counts: Mapping[str, int], seconds: float) -> list[str]:
+        *numbers, size = counts.values()
+        return [name, *(f"{number:,}" for number in numbers), gigabytes(size), duration(seconds)]
+
+    seconds = [sum(each.time.seconds.values()) for each in costs]
+    rows = [cells(c.suite, c.counts, s) for c, s in zip(costs, seconds, strict=True)]
+    together = {key: sum(each.counts[key] for each in costs) for key in costs[0].counts}
+    rows.append(cells("together", together, sum(seconds)))
+    header = ("suite", "runs", "prior", "train", "sample", "images", "disk", "time")
+    print_table(console, "what is still to do", header, rows)
+    notes = ["What several suites make alike (references, class images, trainings) counts once."]
+    notes.append("Disk is without checkpoints of methods that were not trained here yet.")
+    if not all(each.time.measured for each in costs):
+        notes.append("Time is estimated from the passes through the networks, not measured here.")
+    if any(each.time.unknown for each in costs):
+        notes.append("Some tasks have no estimate of their time.")
+    console.print(" ".join(notes), style="dim")

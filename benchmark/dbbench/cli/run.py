@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from dbbench.cli.options import (
-    RESULTS,
     Address,
     Cpus,
     Data,
@@ -23,22 +22,15 @@ from dbbench.cli.options import (
     Together,
     Tracker,
     Where,
-    latest,
     names,
     numbers,
-    open_folder,
     workers,
 )
-from dbbench.errors import UserError
-from dbbench.running.display.tracker import check_tracker
+from dbbench.storage.record import latest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from dbbench.data.dataset import Dataset
+    from dbbench.planning.request import Request
     from dbbench.running.session import Outcome
-    from dbbench.suites.runs import Run
-    from dbbench.suites.suite import Suite
 
 app = typer.Typer()
 
@@ -110,44 +102,38 @@ def run(
     interruption, and more subjects, methods or seeds can be added later. Several such commands may
     work on one folder at once, from several machines too. Ctrl-C finishes the step in hand.
     """
-    from dbbench.data.dataset import select_subjects
-    from dbbench.generation.resume import Interval
     from dbbench.planning.build import make_plan
+    from dbbench.planning.request import make_request
     from dbbench.planning.status import print_dry_run
     from dbbench.reports import write_report
     from dbbench.running.run import execute
-    from dbbench.suites.runs import plan_runs
 
-    check_tracker(tracker)
-    interval = Interval.parse(save_every)
     console = Console(stderr=log_json)
-    with workers(executor, address, cpus, jobs, memory, device, together) as (work, place):
-        chosen = choose_suite(suite, on, settings or [], place, data)
-        dataset = choose_dataset(chosen, data)
-        chosen_subjects = [s.name for s in select_subjects(dataset, subjects or chosen.subjects)]
-        chosen, chosen_methods = _choose_methods(chosen, names(methods, "--methods"))
-        runs = plan_runs(chosen, chosen_subjects, chosen_methods, numbers(seeds))
-        folder, remote = open_folder(out or str(RESULTS / chosen.name))
+    with workers(
+        executor, address, cpus, jobs, memory, device,
+        retries, save_every, tracker, together, log_json,
+    ) as (work, options):  # fmt: skip
+        request = make_request(
+            suite, on=on, device=options.device, settings=settings or (), subjects=subjects,
+            methods=names(methods, "--methods"), seeds=numbers(seeds), data=data, out=out,
+        )  # fmt: skip
         asked = bool(on) or suite in {"mini", "paper"} or str(suite).endswith(".toml")
         if not log_json:
-            headline = _headline(chosen, asked, runs, out or str(folder), place)
+            headline = _headline(request, asked, out or str(request.out), options.device)
             console.print(headline, soft_wrap=True, highlight=False)
         if dry_run:
-            plan = make_plan(chosen, folder, dataset, runs, place, remote)
+            plan = make_plan(request, options.device)
             if settings:  # What was typed is checked, though it takes torch to do so.
-                plan.identities.resolve_methods(dict.fromkeys(run.method for run in runs))
-            print_dry_run(plan, runs, console)
+                plan.identities.resolve_methods(run.method for run in request.runs)
+            print_dry_run(plan, request.runs, console)
             return
         try:
             outcome = execute(
-                chosen, folder, dataset, runs,
-                device=place, console=console, publish=write_report, executor=work,
-                together=together, as_json=log_json, retries=retries, interval=interval,
-                remote=remote, tracker=tracker,
-            )  # fmt: skip
+                request, options=options, console=console, publish=write_report, executor=work
+            )
         except KeyboardInterrupt as interrupt:
             raise say_stopped(interrupt, console) from None
-    _finish(outcome, folder, Console())
+    _finish(outcome, request.out, Console())
 
 
 @app.command(epilog="Example:  dbbench status results/mini")
@@ -159,6 +145,7 @@ def status(
 ) -> None:
     """Show which stages of which runs are done, running, failed (and why), missing or stale."""
     from dbbench.planning.status import print_status
+    from dbbench.storage.remote import open_folder
 
     path, remote = open_folder(folder or str(latest()))
     print_status(path, Console(), remote)
@@ -176,28 +163,11 @@ def verify(
     What is damaged is marked, and the next dbbench run makes it again and nothing else.
     """
     from dbbench.planning.verify import verify as verify_folder
+    from dbbench.storage.remote import open_folder
 
     path, remote = open_folder(folder or str(latest()))
     if not verify_folder(path, Console(), remote):
         raise typer.Exit(1)
-
-
-def choose_suite(
-    name: str | None, on: str | None, settings: list[str], device: str, data: str | None
-) -> Suite:
-    """Return the suite of that name as the options change it; the device decides the defaults."""
-    from dbbench import plugins
-    from dbbench.suites.inheritance import bases, read_suite
-    from dbbench.suites.suite import load_suite, on_dataset, override
-
-    default, _ = _default_suite(device)
-    name = name or default
-    if on is None and default in bases(read_suite(name)):
-        on = default
-    suite = override(load_suite(name, on), settings)
-    if data is None:
-        return suite
-    return on_dataset(suite, data if data in plugins.names("datasets") else "photos")
 
 
 def say_stopped(interrupt: KeyboardInterrupt, console: Console) -> typer.Exit:
@@ -208,51 +178,12 @@ def say_stopped(interrupt: KeyboardInterrupt, console: Console) -> typer.Exit:
     return typer.Exit(128 + (interrupt.number if isinstance(interrupt, Stopped) else 2))
 
 
-def _choose_methods(suite: Suite, given: list[str] | None) -> tuple[Suite, list[str] | None]:
-    """Enter methods that are given as a file into the suite; return it, and all by name."""
-    from dbbench.plugins import add_method_file, is_file_reference
+def _headline(request: Request, asked: bool, folder: str, device: str) -> str:
+    from dbbench.suites.suite import default_suite
 
-    if given is None:
-        return suite, None
-    files = {add_method_file(text): text for text in given if is_file_reference(text)}
-    by_text = {text: name for name, text in files.items()}
-    places = {name: _absolute(text) for name, text in files.items()}
-    chosen = suite.model_copy(update={"method_files": suite.method_files | places})
-    return chosen, [by_text.get(text, text) for text in given]
-
-
-def _absolute(reference: str) -> str:
-    """Return "file.py:Class" as later calls from other folders find it."""
-    path, _, name = reference.rpartition(":")
-    return f"{Path(path).expanduser().resolve()}:{name}"
-
-
-def _default_suite(device: str) -> tuple[str, str]:
-    if device.startswith("cuda"):
-        return "paper", "there is a CUDA device"
-    return "mini", f"there is no CUDA device in use ({device})"
-
-
-def choose_dataset(suite: Suite, data: str | None) -> Dataset:
-    """Return the suite's data set. Raises UserError where the photographs' folder is needed."""
-    from dbbench.data.dataset import load_dataset
-    from dbbench.data.photographs import Photographs
-
-    if suite.source != Photographs.name:
-        return load_dataset(suite.source)
-    if data is None:
-        raise UserError(
-            f'suite "{suite.name}" needs the photographs: get them with "dbbench data fetch --out'
-            ' photos", then add --data photos; or take mini, which needs none (--suite mini, or'
-            " --on mini for an experiment)"
-        )
-    return Photographs(Path(data))
-
-
-def _headline(suite: Suite, asked: bool, runs: Sequence[Run], folder: str, device: str) -> str:
-    reason = "" if asked else f", because {_default_suite(device)[1]} (--suite or --on chooses)"
-    count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
-    return f"suite {suite.name}{reason}: {count} on {device} into {folder}"
+    reason = "" if asked else f", because {default_suite(device)[1]} (--suite or --on chooses)"
+    count = f"{len(request.runs)} run{'s' if len(request.runs) != 1 else ''}"
+    return f"suite {request.suite.name}{reason}: {count} on {device} into {folder}"
 
 
 def _finish(outcome: Outcome, folder: Path, console: Console) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from dbbench.cli.options import RESULTS, Device, names
+from dbbench.cli.options import Device, names
 from dbbench.errors import UserError
+from dbbench.storage.record import RESULTS
 
 app = typer.Typer()
 
@@ -75,35 +75,17 @@ def score(
     """Score images by the published protocols, side by side, with intervals."""
     from dbbench.data.photographs import Photographs
     from dbbench.device import resolve_device
-    from dbbench.image_sets.references import describe
-    from dbbench.protocols.scorecard import (
-        banner_of,
-        choose_cast,
-        gather,
-        mini_encoders,
-        score_images,
-    )
-    from dbbench.reports.scoring.tables import Account, print_reconciliation, write_reconciliation
+    from dbbench.protocols.scorecard import score_paths
+    from dbbench.reports.scoring.tables import print_reconciliation, write_reconciliation
 
-    place = resolve_device(device)
-    asked, added = names(protocol, "--protocol"), names(metrics, "--metrics") or ()
-    overrides = _overrides(encoder)
-    choose_cast(asked, metrics=added, overrides=overrides)  # Names are checked before the work.
-    photos = Photographs()
-    with TemporaryDirectory(prefix="dbbench-score-") as folder:
-        submission, used = gather(
-            images, references, photos, method=method, identifier=identifier, scratch=Path(folder)
-        )
-        banner = submission.banner or used.banner
-        only = submission.encoders or (mini_encoders() if banner else None)
-        cast = choose_cast(asked, metrics=added, overrides=overrides, only=only)
-        with shown() as (status, advance):
-            result, refused = score_images(
-                cast, submission, used, device=place, status=status, advance=advance
-            )
-        name = images[0].resolve().stem if len(images) == 1 else f"{len(images)}-methods"
-        account = Account(name, describe(used), banner or banner_of(cast), refused)
-    target = out or RESULTS / f"score-{name}"
+    with shown() as (status, advance):
+        result, account = score_paths(
+            images, references, Photographs(), method=method, identifier=identifier,
+            protocols=names(protocol, "--protocol"), metrics=names(metrics, "--metrics") or (),
+            encoders=_overrides(encoder),
+            device=resolve_device(device), status=status, advance=advance,
+        )  # fmt: skip
+    target = out or RESULTS / f"score-{account.name}"
     write_reconciliation(result, account, target)
     console = Console()
     print_reconciliation(result, account, console)
@@ -130,35 +112,24 @@ def oracle(
     """Score the real images as if they had been generated: the cheapest check of a set-up."""
     from dbbench.data.photographs import Photographs
     from dbbench.device import resolve_device
-    from dbbench.image_sets.references import DEFAULT, MINI, describe, find_references
-    from dbbench.protocols.oracle import score_oracle
-    from dbbench.protocols.scorecard import banner_of, choose_cast, mini_encoders
+    from dbbench.image_sets.references import DEFAULT, MINI
+    from dbbench.protocols.oracle import score_real_images
     from dbbench.reports.scoring.oracle import print_oracle
 
     console = Console()
-    place = resolve_device(device)
     if data is None and not DEFAULT.is_dir():
         console.print(
             f"there is no folder {DEFAULT} here: the embedded world's references (--data chooses)",
             highlight=False,
         )
         data = MINI
-    with TemporaryDirectory(prefix="dbbench-oracle-") as folder:
-        everyone = [subject.name for subject in Photographs().subjects]
-        found = find_references(data, everyone, Path(folder))
-        cast = choose_cast(
-            names(protocol, "--protocol"),
-            overrides=_overrides(encoder),
-            only=mini_encoders() if found.banner else None,
-            flags=(),
-        )
-        with shown() as (status, advance):
-            table, notes = score_oracle(
-                cast, found.files, device=place, status=status, advance=advance
-            )
-        if table.empty:
-            raise UserError(f"nothing could be scored: {'; '.join(notes) or 'no images'}")
-        print_oracle(table, cast, describe(found), found.banner or banner_of(cast), notes, console)
+    with shown() as (status, advance):
+        result = score_real_images(
+            data, Photographs(),
+            protocols=names(protocol, "--protocol"), encoders=_overrides(encoder),
+            device=resolve_device(device), status=status, advance=advance,
+        )  # fmt: skip
+    print_oracle(result, console)
 
 
 def _overrides(encoder: list[str] | None) -> dict[str, str]:

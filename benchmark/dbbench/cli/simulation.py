@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dbbench.cli.study import Folder, Url, open_store
+from dbbench.cli.study import Folder, Url
 from dbbench.errors import UserError
 
 app = typer.Typer()
@@ -48,6 +48,7 @@ def simulate(
     require_extra()
     from dbbench.study.analysis.results import simulated_url
     from dbbench.study.analysis.simulate import Crowd, simulate_study
+    from dbbench.study.answers.store import open_store
 
     crowd = Crowd(_shares(shares), error, careless, dropout)
     store = open_store(folder, database or simulated_url(folder))

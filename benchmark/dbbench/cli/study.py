@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from dbbench.cli.options import RESULTS
 from dbbench.errors import UserError, unknown
+from dbbench.storage.record import RESULTS
 
 if TYPE_CHECKING:
-    from dbbench.study.answers.store import Store
     from dbbench.study.design.study import Question
 
 study_app = typer.Typer(
@@ -187,7 +186,11 @@ def export(
     """Write every answer to a file: who, which pair, what, when, how fast."""
     from dbbench.files import write_text
     from dbbench.storage.disk import storage_errors
+    from dbbench.study import require_extra
+
+    require_extra()
     from dbbench.study.answers.answers import KINDS, export_text
+    from dbbench.study.answers.store import open_store
 
     store = open_store(folder, database)
     kind = out.suffix.removeprefix(".")
@@ -208,9 +211,13 @@ def import_(
     database: Url = None,
 ) -> None:
     """Add a file's answers, all or none: rater, pair, choice and where known seconds."""
-    store = open_store(folder, database)
-    from dbbench.study.answers.answers import importable
+    from dbbench.study import require_extra
 
+    require_extra()
+    from dbbench.study.answers.answers import importable
+    from dbbench.study.answers.store import open_store
+
+    store = open_store(folder, database)
     rows = importable(store.study, file)
     try:
         count = store.add(rows)
@@ -262,19 +269,6 @@ def results(
     with storage_errors(folder):
         page = write_study_page(preferences, folder)
     console.print(f"page: {page}", soft_wrap=True, highlight=False, markup=False)
-
-
-def open_store(folder: Path, database: str | None) -> Store:
-    """Open a study's answers: its own database, or the one of that URL."""
-    from dbbench.study import require_extra
-
-    require_extra()
-    from dbbench.study.answers.database import default_url, open_database
-    from dbbench.study.answers.store import Store
-    from dbbench.study.design.study import load_study
-
-    study = load_study(folder)
-    return Store(study, open_database(database or default_url(folder)))
 
 
 def _question(name: str) -> Question:

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dbbench.cli.options import RESULTS, Device
+from dbbench.cli.options import Device
 from dbbench.cli.score import shown
 from dbbench.errors import UserError
+from dbbench.storage.record import RESULTS
 
 app = typer.Typer()
 

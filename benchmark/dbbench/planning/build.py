@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dbbench.data.dataset import Dataset, load_dataset
+from dbbench.data.dataset import load_dataset
 from dbbench.errors import UserError
 from dbbench.evaluation.metric import load_metric
 from dbbench.planning.identity import Identities
 from dbbench.planning.plan import Plan
+from dbbench.planning.request import Request
 from dbbench.plugins import add_method_file, find
 from dbbench.storage.record import Record
 from dbbench.storage.remote import Remote
@@ -17,26 +18,17 @@ from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
 
 
-def make_plan(
-    suite: Suite,
-    out: Path,
-    dataset: Dataset,
-    runs: Sequence[Run],
-    device: str,
-    remote: Remote | None = None,
-) -> Plan:
-    """Return the plan with all that earlier calls in `out` found out; loads no network.
-
-    `out` is a remote's mirror where there is one.
-    """
+def make_plan(request: Request, device: str) -> Plan:
+    """Return the plan with all that earlier calls in its folder found out; loads no network."""
+    suite, out, runs = request.suite, request.out, request.runs
     for reference in suite.method_files.values():
         add_method_file(reference)
     _check_names(suite, runs)
     record = Record(out)
     record.refuse_other(suite)
     identities = Identities(suite, device)
-    identities.recall(record.identities(), record.selection().join(runs, dataset).methods)
-    return Plan(suite, out, dataset, identities, remote)
+    identities.recall(record.identities(), record.selection().join(runs, request.dataset).methods)
+    return Plan(suite, out, request.dataset, identities, request.remote)
 
 
 def _check_names(suite: Suite, runs: Sequence[Run]) -> None:

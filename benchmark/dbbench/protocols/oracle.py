@@ -3,23 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 
 from dbbench.advance import Advance
+from dbbench.data.dataset import Dataset
+from dbbench.errors import UserError
 from dbbench.evaluation.metric import Metric
+from dbbench.image_sets.references import describe, find_references
 from dbbench.protocols.averages import average
 from dbbench.protocols.encoding import Encodings, encode
 from dbbench.protocols.protocol import Protocol
 from dbbench.protocols.roles import Cast
+from dbbench.protocols.scorecard import banner_of, choose_cast, mini_encoders
 from dbbench.protocols.scoring import explain_missing, playable, real_values
 
 COLUMNS = [
     *("protocol", "metric", "value", "low", "high", "with_self_pairs", "published"),
     *("subjects", "images", "encoder"),
 ]
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The table of `score_oracle`, and what was scored by what."""
+
+    table: pd.DataFrame
+    cast: Cast
+    references: str
+    banner: str | None
+    notes: tuple[str, ...]
+    """One line for each thing that is not scored."""
+
+
+def score_real_images(
+    data: str | None,
+    dataset: Dataset,
+    *,
+    protocols: Sequence[str] | None = None,
+    encoders: Mapping[str, str] | None = None,
+    device: str,
+    status: Any,
+    advance: Advance,
+) -> Oracle:
+    """Score the photographs in a folder, or "mini", as `dbbench oracle` does.
+
+    `dataset` names the subjects.
+    Raises UserError where nothing could be scored; `encoders` are the overrides of `choose_cast`.
+    """
+    with TemporaryDirectory(prefix="dbbench-oracle-") as folder:
+        everyone = [subject.name for subject in dataset.subjects]
+        found = find_references(data, everyone, Path(folder))
+        only = mini_encoders() if found.banner else None
+        cast = choose_cast(protocols, overrides=encoders, only=only, flags=())
+        table, notes = score_oracle(
+            cast, found.files, device=device, status=status, advance=advance
+        )
+        if table.empty:
+            raise UserError(f"nothing could be scored: {'; '.join(notes) or 'no images'}")
+        return Oracle(table, cast, describe(found), found.banner or banner_of(cast), notes)
 
 
 def score_oracle(

@@ -6,7 +6,9 @@ The embedded world is kept apart: its images have its own references and encoder
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from dbbench.data.dataset import Dataset
@@ -14,7 +16,7 @@ from dbbench.errors import UserError
 from dbbench.evaluation.features import FeatureStore
 from dbbench.image_sets import read_submission
 from dbbench.image_sets.image_set import Submission
-from dbbench.image_sets.references import MINI, References, find_references
+from dbbench.image_sets.references import MINI, References, describe, find_references
 from dbbench.protocols.encoding import encode
 from dbbench.protocols.protocol import Protocol, load_protocol, protocol_names
 from dbbench.protocols.roles import Cast, cast_roles
@@ -26,6 +28,73 @@ if TYPE_CHECKING:
 
 EVERY = "all"
 """The word for all protocols."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What was scored against what, in words, beside the numbers."""
+
+    name: str
+    references: str
+    banner: str | None
+    refused: tuple[str, ...]
+    """One line for each image that was not scored."""
+
+
+def score_paths(
+    paths: Sequence[Path],
+    references: str | None,
+    dataset: Dataset,
+    *,
+    method: str | None = None,
+    identifier: str = "",
+    protocols: Sequence[str] | None = None,
+    metrics: Sequence[str] = (),
+    encoders: Mapping[str, str] | None = None,
+    device: str,
+    status: Any,
+    advance: Advance,
+) -> tuple[Reconciliation, Account]:
+    """Score the images in folders, manifests, data sets or runs, as `dbbench score` does.
+
+    All is as in `gather`, `choose_cast` (`encoders` are its overrides) and `score_submission`.
+    """
+    choose_cast(protocols, metrics=metrics, overrides=encoders)  # Names first, then the work.
+    name = paths[0].resolve().stem if len(paths) == 1 else f"{len(paths)}-methods"
+    with TemporaryDirectory(prefix="dbbench-score-") as folder:
+        submission, used = gather(
+            paths, references, dataset, method=method, identifier=identifier, scratch=Path(folder)
+        )
+        return score_submission(
+            submission, used, name=name, protocols=protocols, metrics=metrics, encoders=encoders,
+            device=device, status=status, advance=advance,
+        )  # fmt: skip
+
+
+def score_submission(
+    submission: Submission,
+    references: References,
+    *,
+    name: str,
+    protocols: Sequence[str] | None = None,
+    metrics: Sequence[str] = (),
+    encoders: Mapping[str, str] | None = None,
+    device: str,
+    status: Any,
+    advance: Advance,
+) -> tuple[Reconciliation, Account]:
+    """Encode and reconcile a submission; `name` is what its tables are called.
+
+    Images of the embedded world are scored by its own encoders. Raises UserError where nothing
+    could be scored.
+    """
+    banner = submission.banner or references.banner
+    only = submission.encoders or (mini_encoders() if banner else None)
+    cast = choose_cast(protocols, metrics=metrics, overrides=encoders, only=only)
+    result, refused = score_images(
+        cast, submission, references, device=device, status=status, advance=advance
+    )
+    return result, Account(name, describe(references), banner or banner_of(cast), refused)
 
 
 def gather(

@@ -84,7 +84,7 @@ def _work_on(
         progress.end("done by another process")
         session.outcome.others += 1
         return True
-    tries = session.retries
+    tries = session.options.retries
     while True:
         meter = Meter()
         try:
@@ -112,7 +112,8 @@ def _work_on(
                 raise
             if tries and not isinstance(error, UserError | _Blocked):
                 tries -= 1
-                again = f"{_reason(error)}; try {session.retries - tries} of {session.retries} more"
+                which = f"{session.options.retries - tries} of {session.options.retries}"
+                again = f"{_reason(error)}; try {which} more"
                 session.note_event(task, "retried", _reason(error))
                 progress.note(f"{task.stage} {task.name} failed: {again}")
                 continue

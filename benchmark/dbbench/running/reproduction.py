@@ -3,66 +3,36 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from dbbench.data.dataset import Dataset
 from dbbench.errors import UserError
 from dbbench.files import write_text
-from dbbench.generation.resume import Interval
 from dbbench.planning.build import make_plan
-from dbbench.planning.cost import count_images, estimate, estimate_bytes
+from dbbench.planning.cost import Cost, count_images, estimate, estimate_bytes
+from dbbench.planning.plan import Plan
+from dbbench.planning.request import Request
 from dbbench.running.display.progress import say_json
-from dbbench.running.display.tracker import Kind
-from dbbench.running.executors.local import Executor, Local
+from dbbench.running.executors.local import Executor
+from dbbench.running.options import RunOptions
 from dbbench.running.run import execute
 from dbbench.running.scoring import Publish
 from dbbench.running.session import Failure
 from dbbench.running.sharing import without_shared
-from dbbench.suites.runs import Run
-from dbbench.suites.suite import Suite
-from dbbench.units import duration, gigabytes
-
-
-@dataclass(frozen=True)
-class Part:
-    """One suite of a reproduction, its folder, and what is run of it."""
-
-    suite: Suite
-    out: Path
-    dataset: Dataset
-    runs: tuple[Run, ...]
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Who does the parts and how, alike for all of them; as `execute` takes them."""
-
-    device: str
-    publish: Publish
-    executor: Executor = field(default_factory=Local)
-    together: int = 1
-    retries: int = 1
-    interval: Interval = field(default_factory=Interval)
-    tracker: Kind | None = None
-    as_json: bool = False
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a part."""
+    """What came of one suite of a reproduction."""
 
-    part: Part
+    request: Request
     done: int
     failures: tuple[Failure, ...] = ()
     problem: str | None = None
-    """Why the whole part stopped."""
+    """Why the whole suite stopped."""
 
     @property
     def complete(self) -> bool:
@@ -70,31 +40,60 @@ class Result:
         return self.problem is None and not self.failures
 
 
-def check_parts(parts: Sequence[Part], device: str) -> None:
-    """Raise UserError for what is wrong with any part, before the first one is begun."""
-    for part in parts:
-        plan = make_plan(part.suite, part.out, part.dataset, part.runs, device)
-        plan.identities.resolve_methods(run.method for run in part.runs)
+@dataclass(frozen=True)
+class Costs:
+    """What one suite would take when it takes over what the suites before it make."""
+
+    suite: str
+    counts: Mapping[str, int]
+    """Runs, tasks by stage, images, bytes."""
+    time: Cost
 
 
-def reproduce(parts: Sequence[Part], conditions: Conditions, console: Console) -> list[Result]:
-    """Do what is missing of each part; one that fails stops no other.
+def check_requests(requests: Sequence[Request], device: str) -> None:
+    """Raise UserError for what is wrong with any of them, before the first one is begun."""
+    for request in requests:
+        _checked_plan(request, device)
 
-    KeyboardInterrupt passes through; what is complete by then stays.
+
+def reproduce(
+    requests: Sequence[Request],
+    *,
+    options: RunOptions,
+    console: Console,
+    publish: Publish,
+    executor: Executor | None = None,
+) -> list[Result]:
+    """Do what is missing of each request; one that fails stops no other.
+
+    All else is as in `execute`. KeyboardInterrupt passes through; what is complete by then stays.
     """
 
     def say(text: str, style: str, **facts: Any) -> None:
-        if conditions.as_json:
+        if options.json:
             say_json(console, "suite", **facts)
         else:
             console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
 
     results = []
-    for number, part in enumerate(parts, start=1):
-        name = part.suite.name
-        title = f"{number} of {len(parts)}: {name}, {_runs(part)} into {part.out}"
-        say(title, "bold", suite=name, number=number, suites=len(parts), runs=len(part.runs))
-        result = _do(part, parts, conditions, console)
+    for number, request in enumerate(requests, start=1):
+        name, runs = request.suite.name, len(request.runs)
+        count = f"{runs} run{'' if runs == 1 else 's'}"
+        title = f"{number} of {len(requests)}: {name}, {count} into {request.out}"
+        say(title, "bold", suite=name, number=number, suites=len(requests), runs=runs)
+        others = [other.out for other in requests if other.out != request.out]
+        try:
+            outcome = execute(
+                request, options=options, console=console, publish=publish, executor=executor,
+                others=others,
+            )  # fmt: skip
+            result = Result(request, outcome.done, tuple(outcome.failures))
+        except UserError as error:
+            result = Result(request, 0, problem=str(error))
+        except Exception as error:
+            log = request.out / "logs" / "suite.log"
+            write_text(log, "".join(traceback.format_exception(error)))
+            result = Result(request, 0, problem=f"{type(error).__name__}: {error} (see {log})")
         if result.problem is not None:
             say(f"{name}: {result.problem}", "red", suite=name, problem=result.problem)
         elif not result.done and not result.failures:
@@ -103,71 +102,24 @@ def reproduce(parts: Sequence[Part], conditions: Conditions, console: Console) -
     return results
 
 
-def _do(part: Part, parts: Sequence[Part], conditions: Conditions, console: Console) -> Result:
-    try:
-        outcome = execute(
-            part.suite, part.out, part.dataset, part.runs,
-            device=conditions.device, console=console, publish=conditions.publish,
-            executor=conditions.executor,
-            together=conditions.together, as_json=conditions.as_json,
-            retries=conditions.retries, interval=conditions.interval, tracker=conditions.tracker,
-            others=[other.out for other in parts if other.out != part.out],
-        )  # fmt: skip
-    except UserError as error:
-        return Result(part, 0, problem=str(error))
-    except Exception as error:
-        log = part.out / "logs" / "suite.log"
-        write_text(log, "".join(traceback.format_exception(error)))
-        return Result(part, 0, problem=f"{type(error).__name__}: {error} (see {log})")
-    return Result(part, outcome.done, tuple(outcome.failures))
-
-
-def print_costs(parts: Sequence[Part], device: str, console: Console) -> None:
-    """Print what each part would take when it takes over what the parts before it make."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_footer=True)
-    table.add_column("suite", footer="together", overflow="fold")
+def expected_costs(requests: Sequence[Request], device: str) -> list[Costs]:
+    """Return what each request would take; what several make alike counts once, with the first."""
     seen: set[str] = set()
-    rows, images, size, seconds = [], 0, 0, 0.0
-    counts = dict.fromkeys(("runs", "prior", "train", "sample"), 0)
-    unknown, measured = False, True
-    for part in parts:
-        plan = make_plan(part.suite, part.out, part.dataset, part.runs, device)
-        plan.identities.resolve_methods(run.method for run in part.runs)
-        tasks = without_shared(plan.tasks(part.runs), seen)
-        cost = estimate(plan, tasks)
-        own = {
-            "runs": len(part.runs),
-            **{stage: sum(t.stage == stage for t in tasks) for stage in list(counts)[1:]},
+    found = []
+    for request in requests:
+        plan = _checked_plan(request, device)
+        tasks = without_shared(plan.tasks(request.runs), seen)
+        counts = {
+            "runs": len(request.runs),
+            **{name: sum(t.stage == name for t in tasks) for name in ("prior", "train", "sample")},
+            "images": count_images(plan, tasks),
+            "bytes": estimate_bytes(plan, tasks),
         }
-        counts = {key: counts[key] + own[key] for key in counts}
-        own_images, own_size = count_images(plan, tasks), estimate_bytes(plan, tasks)
-        own_seconds = sum(cost.seconds.values())
-        unknown, measured = unknown or cost.unknown, measured and cost.measured
-        images, size, seconds = images + own_images, size + own_size, seconds + own_seconds
-        rows.append(
-            [
-                part.suite.name,
-                *map(str, own.values()),
-                f"{own_images:,}",
-                gigabytes(own_size),
-                duration(own_seconds),
-            ]
-        )
-    totals = [*map(str, counts.values()), f"{images:,}", gigabytes(size), duration(seconds)]
-    headers = ["runs", "prior", "train", "sample", "images", "disk", "time"]
-    for header, total in zip(headers, totals, strict=True):
-        table.add_column(header, footer=total, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    notes = ["What several suites make alike (references, class images, trainings) counts once."]
-    notes.append("Disk is without checkpoints of methods that were not trained here yet.")
-    if not measured:
-        notes.append("Time is estimated from the passes through the networks, not measured here.")
-    if unknown:
-        notes.append("Some tasks have no estimate of their time.")
-    console.print(" ".join(notes), style="dim")
+        found.append(Costs(request.suite.name, counts, estimate(plan, tasks)))
+    return found
 
 
-def _runs(part: Part) -> str:
-    return f"{len(part.runs)} run{'' if len(part.runs) == 1 else 's'}"
+def _checked_plan(request: Request, device: str) -> Plan:
+    plan = make_plan(request, device)
+    plan.identities.resolve_methods(run.method for run in request.runs)
+    return plan

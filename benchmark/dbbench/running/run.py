@@ -8,17 +8,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dbbench.data.dataset import Dataset
 from dbbench.errors import UserError
-from dbbench.generation.resume import Interval
 from dbbench.interrupts import listening
 from dbbench.planning.build import make_plan
 from dbbench.planning.cost import estimate_bytes
 from dbbench.planning.finished import finished_runs, scored, scored_again
+from dbbench.planning.request import Request
 from dbbench.running.display.progress import show
-from dbbench.running.display.tracker import Kind
 from dbbench.running.executors.local import Executor, Local
 from dbbench.running.models import Models
+from dbbench.running.options import RunOptions
 from dbbench.running.scoring import Publish, score
 from dbbench.running.session import Outcome, Session
 from dbbench.running.sharing import take_over
@@ -29,40 +28,26 @@ from dbbench.storage.events import Meter
 from dbbench.storage.leases import Leases
 from dbbench.storage.record import RECORD
 from dbbench.storage.remote import Remote
-from dbbench.suites.runs import Run
-from dbbench.suites.suite import Suite
 
 ROUNDS = 5
 """How often it is planned anew where files turn out to be damaged while they are used."""
 
 
 def execute(
-    suite: Suite,
-    out: Path,
-    dataset: Dataset,
-    runs: Sequence[Run],
+    request: Request,
     *,
-    device: str,
+    options: RunOptions,
     console: Console,
     publish: Publish,
     executor: Executor | None = None,
-    together: int = 1,
-    as_json: bool = False,
     others: Sequence[Path] = (),
-    retries: int = 1,
-    interval: Interval | None = None,
-    remote: Remote | None = None,
-    tracker: Kind | None = None,
 ) -> Outcome:
-    """Do what is missing of these runs, then score all runs of the folder that are finished.
+    """Do what is missing of a request, then score all runs of the folder that are finished.
 
-    The executor is this process where none is given. `together` subjects are trained side by side
-    in one process where the method can do so. `as_json` makes the progress lines JSON. What the
-    output folders `others` hold of it is taken from there. What fails is tried again `retries`
-    times. Trainings keep their state every `interval`. Other calls may be at work in the same
-    folder: no stage is done twice, and this call ends when all its runs are done, by whomever.
-    With a `remote`, `out` is its mirror. A `tracker` gets the losses. `publish` writes the
-    leaderboard and the page of the scored folder: `dbbench.reports.write_report`.
+    The executor is this process where none is given. What the output folders `others` hold of it
+    is taken from there. Other calls may be at work in the same folder: no stage is done twice, and
+    this call ends when all its runs are done, by whomever. `publish` writes the leaderboard and the
+    page of the scored folder: `dbbench.reports.write_report`.
 
     Raises UserError for what stops everything (settings, references, weights, the disk); a run that
     fails by itself is reported in the outcome. Stopped passes through; whatever is complete by then
@@ -70,11 +55,14 @@ def execute(
     """
 
     def say(text: str) -> None:
-        if not as_json:
+        if not options.json:
             console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
+    suite, out, runs = request.suite, request.out, request.runs
+    device, remote = options.device, request.remote
     workspace = Workspace(out)
-    plan = make_plan(suite, out, dataset, runs, device, remote)
+    dataset = request.dataset
+    plan = make_plan(request, device)
     plan.identities.resolve_methods(workspace.selection().join(runs, dataset).methods)
     with (
         listening() as stop,
@@ -97,14 +85,11 @@ def execute(
             workspace.enter(plan, workspace.selection().join(runs, dataset), device)
         if remote is not None:
             remote.send_files([RECORD])  # What is made from here on is found by it.
-        session = Session(
-            plan, models, workspace, Outcome(), together=together, retries=retries,
-            interval=interval or Interval(), leases=leases, stop=stop, tracker=tracker,
-        )  # fmt: skip
+        session = Session(plan, models, workspace, Outcome(), options, leases=leases, stop=stop)
         for _ in range(ROUNDS):
             if tasks:
                 session.start(len(tasks))
-                with show(console, tasks, as_json=as_json) as progress:
+                with show(console, tasks, as_json=options.json) as progress:
                     executor.work(session, tasks, progress)
             damaged = _score(session, executor, publish, leases, say)
             tasks = session.open(plan.tasks(runs))

@@ -8,11 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from dbbench.data.subject import Subject
+from dbbench.errors import UserError
 from dbbench.evaluation.metric import load_metric
-from dbbench.planning.finished import scored_from
+from dbbench.planning.build import recorded_plan
+from dbbench.planning.finished import finished_runs, scored, scored_from
 from dbbench.planning.plan import Plan
 from dbbench.storage.artifact import Artifact, write_manifest
+from dbbench.storage.remote import open_folder
 from dbbench.storage.run_folder import (
     LEADERBOARD,
     SCORES,
@@ -60,6 +65,24 @@ def score(plan: Plan, runs: Sequence[Run], publish: Publish, each: Each | None =
     files = [plan.out / name for name in (SCORES, *LEADERBOARD)]
     write_manifest(plan.out / SCORES_MANIFEST, plan.scores(runs), files)
     return sum(len(plan.jobs(run)) for run in runs)
+
+
+def open_scored(out: str, publish: Publish) -> Path:
+    """Return an output folder, or the mirror of an address, with all that a report shows of it.
+
+    The runs that an interrupted call finished are scored, so that a half-done folder shows them.
+    Raises UserError where something of them is damaged.
+    """
+    folder, remote = open_folder(out)
+    try:
+        plan, runs = recorded_plan(folder, remote)
+    except (UserError, ValidationError):
+        return folder  # Whoever reads the results says what is wrong with them.
+    finished = finished_runs(plan, runs)
+    if finished and not scored(plan, finished):
+        score(plan, finished, publish)
+    fetch_shown(plan, finished)
+    return folder
 
 
 def fetch_shown(plan: Plan, runs: Sequence[Run]) -> None:

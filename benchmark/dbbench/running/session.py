@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dbbench.evaluation.features import FeatureStore
-from dbbench.generation.resume import Interval
 from dbbench.interrupts import Stop
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
-from dbbench.running.display.tracker import Kind
 from dbbench.running.models import Models
+from dbbench.running.options import RunOptions
 from dbbench.running.workspace import Workspace
 from dbbench.storage.events import EventLog, Log
 from dbbench.storage.leases import Leases
@@ -48,15 +47,10 @@ class Session:
     models: Models
     workspace: Workspace
     outcome: Outcome
+    options: RunOptions
     store: FeatureStore = field(default_factory=FeatureStore)
-    together: int = 1
-    tracker: Kind | None = None
     log: Log | None = None
     """Where events go in place of the output folder's own file."""
-    retries: int = 1
-    """How often a task that failed is tried again; not where the user has to change something."""
-    interval: Interval = field(default_factory=Interval)
-    """How often trainings keep their state."""
     leases: Leases | None = None
     """Those of the process; none: the session's own."""
     stop: Stop = field(default_factory=Stop)

@@ -25,7 +25,7 @@ def do(
     `later` are the tasks that are still to do. Raises Damaged where what it reads is not, to the
     last byte, what was once written.
     """
-    with tracked(session.tracker, task, session.plan.out) as record:
+    with tracked(session.options.tracker, task, session.plan.out) as record:
         return _carry_out(session, task, later, progress, leases, record)
 
 
@@ -81,7 +81,7 @@ def _carry_out(
         count = stages.train(
             artifact, run, subject, method, backbone,
             references=references, prior=prior, row=row, advance=advance,
-            interval=session.interval, stop=session.stop,
+            interval=session.options.interval, stop=session.stop,
         )  # fmt: skip
         return count, "steps"
     checkpoint = plan.checkpoint(run)
@@ -107,7 +107,7 @@ def _mates(
     assert task.run is not None
     method = task.run.method
     learner = session.models.method(session.plan.row(task.run))
-    if session.together == 1 or learner.needs_prior or not hasattr(learner, "fit_many"):
+    if session.options.together == 1 or learner.needs_prior or not hasattr(learner, "fit_many"):
         return []
     subjects = {task.subject}
     mates: list[Task] = []
@@ -119,7 +119,8 @@ def _mates(
         blocked = any(key in session.failed for key in other.needs)
         if blocked or other.key in session.made or other.subject in subjects:
             continue
-        if len(mates) + 1 < session.together and not _is_taken(session, other, leases, stack):
+        room = len(mates) + 1 < session.options.together
+        if room and not _is_taken(session, other, leases, stack):
             subjects.add(other.subject)
             mates.append(other)
     return mates
@@ -147,7 +148,7 @@ def _train_together(session: Session, tasks: Sequence[Task], advance: Advance) -
         references=references,
         row=row,
         advance=advance,
-        interval=session.interval,
+        interval=session.options.interval,
         stop=session.stop,
     )
     session.made |= {task.key: tasks[0].name for task in tasks[1:]}

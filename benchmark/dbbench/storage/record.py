@@ -15,6 +15,8 @@ from dbbench.suites.runs import Run, plan_runs
 from dbbench.suites.suite import Suite
 
 RECORD = "suite.json"
+RESULTS = Path("results")
+"""Where output folders are unless a call names another place."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,14 @@ class Record:
             return
         sealed = {**document, "seal": fingerprint(document)}
         write_text(self.out / RECORD, json.dumps(sealed, indent=1, ensure_ascii=False) + "\n")
+
+
+def latest() -> Path:
+    """Return the output folder below results/ that was written to last. Raises UserError."""
+    records = sorted(RESULTS.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+    if not records:
+        raise UserError(f"no results in {RESULTS}/; name a folder, or make some with: dbbench run")
+    return records[-1].parent
 
 
 def _identity(suite: Mapping[str, Any]) -> str:

@@ -50,6 +50,15 @@ def scratch() -> Path:
     return Path(chosen).expanduser() if chosen else Path(tempfile.gettempdir()) / "dbbench-scratch"
 
 
+def open_folder(out: str) -> tuple[Path, Remote | None]:
+    """Return an output folder; of an address it is the mirror, with what is there beside it."""
+    if not is_address(out):
+        return Path(out).expanduser(), None
+    remote = Remote(out.rstrip("/"))
+    remote.open()
+    return remote.mirror, remote
+
+
 class Altered(Exception):
     """What lies there is not what its manifest says."""
 

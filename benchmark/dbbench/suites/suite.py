@@ -13,7 +13,8 @@ from dbbench.data.dataset import Dataset
 from dbbench.data.prompt import Category, PromptTemplate, load_applications
 from dbbench.data.subject import Subject
 from dbbench.errors import UserError, unknown
-from dbbench.suites.inheritance import read_suite
+from dbbench.plugins import add_method_file, is_file_reference
+from dbbench.suites.inheritance import bases, read_suite, resolve
 from dbbench.suites.paper_table import PaperTable
 from dbbench.suites.rows import Row, row_of, row_problem
 from dbbench.suites.sampling import SampleSettings
@@ -127,10 +128,24 @@ def load_suite(name_or_path: str | Path, on: str | None = None) -> Suite:
     An experiment's file `extends` other suites; `on` names the one to stand on, the first if None.
     Raises UserError for an unknown name, a file that cannot be read, and an unknown or bad key.
     """
-    from dbbench.suites.inheritance import resolve
-
     values = read_suite(str(name_or_path))
     return _validate(resolve(values, on), origin=f'suite "{name_or_path}"')
+
+
+def default_suite(device: str) -> tuple[str, str]:
+    """Return the suite that suits a device, and the reason in a few words."""
+    if device.startswith("cuda"):
+        return "paper", "there is a CUDA device"
+    return "mini", f"there is no CUDA device in use ({device})"
+
+
+def choose_suite(name: str | None, on: str | None, device: str) -> Suite:
+    """Return a suite as in `load_suite`; where `name` or `on` is None the device decides it."""
+    default, _ = default_suite(device)
+    name = name or default
+    if on is None and default in bases(read_suite(name)):
+        on = default
+    return load_suite(name, on)
 
 
 def override(suite: Suite, assignments: Sequence[str]) -> Suite:
@@ -160,6 +175,22 @@ def on_dataset(suite: Suite, dataset: str) -> Suite:
     worth = "scores mean little" if suite.banner else "not comparable with published numbers"
     banner = f"{name}: {dataset} on the {suite.backbone.path} backbone, {worth}"
     return suite.model_copy(update={"name": name, "banner": banner, "source": dataset})
+
+
+def with_method_files(suite: Suite, methods: Sequence[str]) -> tuple[Suite, list[str]]:
+    """Enter methods that are given as "file.py:Class" into the suite; return it, and all by name.
+
+    Raises UserError as `add_method_file` does.
+    """
+    files, names = dict(suite.method_files), []
+    for method in methods:
+        if is_file_reference(method):
+            path, _, attribute = method.rpartition(":")
+            method = add_method_file(method)
+            # Later calls come from other folders.
+            files[method] = f"{Path(path).expanduser().resolve()}:{attribute}"
+        names.append(method)
+    return suite.model_copy(update={"method_files": files}), names
 
 
 def _validate(values: dict[str, Any], *, origin: str) -> Suite:

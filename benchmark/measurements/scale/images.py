@@ -24,9 +24,11 @@ import psutil
 from rich.console import Console
 
 from dbbench.mini.source import MiniWorld
+from dbbench.planning.request import Request
 from dbbench.plugins import add_method_file
 from dbbench.reports import write_report
 from dbbench.running.executors.ray_driver import connected
+from dbbench.running.options import RunOptions
 from dbbench.running.run import execute
 from dbbench.storage.events import EventLog
 from dbbench.suites.runs import plan_runs
@@ -58,8 +60,8 @@ def main() -> None:
     with connected("local", cpus, memory="1GB") as cluster, Watch() as watch:
         begun = time.monotonic()
         outcome = execute(
-            suite, folder / "out", MiniWorld(), runs,
-            device="cpu", console=console, publish=write_report, executor=cluster,
+            Request(suite, folder / "out", MiniWorld(), runs),
+            options=RunOptions("cpu"), console=console, publish=write_report, executor=cluster,
         )  # fmt: skip
         seconds = time.monotonic() - begun
     assert not outcome.failures, outcome.failures[:3]

@@ -28,12 +28,14 @@ from rich.console import Console
 from dbbench.mini.source import MiniWorld
 from dbbench.planning.build import make_plan
 from dbbench.planning.plan import Plan
+from dbbench.planning.request import Request
 from dbbench.planning.task import Task
 from dbbench.reports import write_report
 from dbbench.running.display.progress import PlainProgress
 from dbbench.running.executors.local import Executor
 from dbbench.running.executors.ray_driver import connected
 from dbbench.running.models import Models
+from dbbench.running.options import RunOptions
 from dbbench.running.run import execute
 from dbbench.running.session import Outcome, Session
 from dbbench.running.workspace import Workspace
@@ -106,11 +108,8 @@ def main() -> None:
 
 def _run(suite: Suite, out: Path, runs: tuple[Run, ...], executor: Executor | None) -> None:
     outcome = execute(
-        suite,
-        out,
-        MiniWorld(),
-        runs,
-        device="cpu",
+        Request(suite, out, MiniWorld(), runs),
+        options=RunOptions("cpu"),
         console=CONSOLE,
         publish=write_report,
         executor=executor,
@@ -132,10 +131,10 @@ def _when(holds: Callable[[], bool], act: Callable[[], object]) -> threading.Thr
 
 def _overhead(suite: Suite, out: Path, runs: tuple[Run, ...], cluster: Any) -> dict[str, Any]:
     """Give all tasks to the cluster though they are done; return seconds for each."""
-    plan = make_plan(suite, out, MiniWorld(), runs, "cpu")
+    plan = make_plan(Request(suite, out, MiniWorld(), runs), "cpu")
     plan.identities.resolve_methods(suite.methods)
     tasks = _done_tasks(plan, runs)
-    session = Session(plan, Models(plan, "cpu"), Workspace(out), Outcome())
+    session = Session(plan, Models(plan, "cpu"), Workspace(out), Outcome(), RunOptions("cpu"))
     cluster.work(session, tasks, PlainProgress(CONSOLE, tasks))  # Processes are warm after this.
     begun = time.monotonic()
     cluster.work(session, tasks, PlainProgress(CONSOLE, tasks))

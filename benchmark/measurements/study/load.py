@@ -30,8 +30,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dbbench.study.answers.database import default_url, open_database
-from dbbench.study.answers.store import Store
+from dbbench.study.answers.store import open_store
 from dbbench.study.design.create import Settings, create_study
 from dbbench.study.design.secret import Secrets
 from dbbench.study.design.study import CHOICES, Study
@@ -237,13 +236,13 @@ async def _load(
         server.terminate()
         server.wait()
     used = os.times()
-    store = Store(study, open_database(database or default_url(folder)))
+    store = open_store(folder, database)
     stored = {(row["rater"], row["pair"]): row["choice"] for row in store.answers()}
     checks = {check.id for check in study.checks}
     by_pair = Counter(pair for _, pair in stored if pair not in checks)
     everything = [t for kind in record.latencies.values() for t in kind]
     return {
-        "database": open_database(database or default_url(folder)).engine.dialect.name,
+        "database": store.database.engine.dialect.name,
         "raters": raters,
         "raters_through": record.through,
         "think_seconds": think,

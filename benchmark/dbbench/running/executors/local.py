@@ -51,7 +51,7 @@ class Local:
         Subjects that are trained together are so in one process, and on one device.
         """
         devices = devices_of(session.models.device)
-        if self.jobs == len(devices) == 1 or session.together > 1:
+        if self.jobs == len(devices) == 1 or session.options.together > 1:
             work(session, tasks, progress)
             return
         from dbbench.running.executors.processes import work_at_once

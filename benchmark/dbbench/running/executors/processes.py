@@ -9,29 +9,25 @@ import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
-from dbbench.data.dataset import Dataset
 from dbbench.errors import UserError
 from dbbench.files import write_text
-from dbbench.generation.resume import Interval
 from dbbench.interrupts import listening
 from dbbench.planning.build import make_plan
+from dbbench.planning.request import Request
 from dbbench.planning.task import Task
 from dbbench.running.display.progress import Progress
-from dbbench.running.display.tracker import Kind
 from dbbench.running.executors.relay import Message, Relay, show_message
 from dbbench.running.loop import work
 from dbbench.running.models import Models
+from dbbench.running.options import RunOptions
 from dbbench.running.session import Failure, Outcome, Session
 from dbbench.running.workspace import Workspace
 from dbbench.storage.leases import Leases
-from dbbench.storage.remote import Remote
 from dbbench.suites.runs import Run
-from dbbench.suites.suite import Suite
 
 
 def work_at_once(
@@ -59,9 +55,11 @@ def work_at_once(
     session.models.release()
     plan = session.plan
     order = _Order(
-        plan.suite, plan.out, plan.dataset, tuple(devices), jobs, session.retries,
-        session.interval, session.tracker, plan.remote,
-    )  # fmt: skip
+        Request(plan.suite, plan.out, plan.dataset, (), plan.remote),
+        session.options,
+        tuple(devices),
+        jobs,
+    )
     pool = _Pool(session, order, rest, progress)
     try:
         pool.work()
@@ -91,16 +89,12 @@ def in_order(tasks: Sequence[Task]) -> list[Run]:
 class _Order:
     """What a process needs to know."""
 
-    suite: Suite
-    out: Path
-    dataset: Dataset
+    request: Request
+    """Without runs: they are handed out."""
+    options: RunOptions
     devices: tuple[str, ...]
     jobs: int
     """Processes on each device."""
-    retries: int
-    interval: Interval
-    tracker: Kind | None
-    remote: Remote | None
 
 
 @dataclass
@@ -210,7 +204,7 @@ class _Pool:
         """Give a run that a process died of to another, or note that it failed."""
         session, code = self.session, worker.process.exitcode
         self._deaths[run] += 1
-        again = self._deaths[run] <= session.retries
+        again = self._deaths[run] <= session.options.retries
         if not self._heard and not again:
             raise UserError(f"a process could not start (exit code {code}); see what it printed")
         task = worker.task or self._next(run)
@@ -253,16 +247,16 @@ def _serve(order: _Order, name: str, pipe: Connection) -> None:
     relay = Relay(name, put)
     _end_with_parent()
     try:
-        with listening(terminal=False) as stop, Leases(order.out) as leases:
+        with listening(terminal=False) as stop, Leases(order.request.out) as leases:
             models: Models | None = None
             while (run := pipe.recv()) is not None:
-                plan = make_plan(order.suite, order.out, order.dataset, [run], device, order.remote)
+                plan = make_plan(replace(order.request, runs=(run,)), device)
                 plan.identities.resolve_methods([run.method])
                 models = models or Models(plan, device)
                 models.plan.identities.methods.update(plan.identities.methods)
                 session = Session(
-                    plan, models, Workspace(order.out), Outcome(), retries=order.retries,
-                    interval=order.interval, leases=leases, stop=stop, tracker=order.tracker,
+                    plan, models, Workspace(plan.out), Outcome(), order.options,
+                    leases=leases, stop=stop,
                 )  # fmt: skip
                 work(session, plan.tasks([run]), relay)
                 put((name, "outcome", session.outcome))

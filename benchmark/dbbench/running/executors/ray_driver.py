@@ -23,6 +23,7 @@ from dbbench.running.executors.ray_node import Order, Report, do_task, identify,
 from dbbench.running.executors.relay import Message, show_message
 from dbbench.running.loop import work
 from dbbench.running.models import Models
+from dbbench.running.options import RunOptions
 from dbbench.running.session import Failure, Session
 from dbbench.suites.runs import Run
 from dbbench.units import parse_size
@@ -66,7 +67,9 @@ class Cluster:
             return False
         self._fitting()  # Ray would wait for ever.
         say("a node of the cluster loads backbone and encoders to tell which they are")
-        found = self._get(self._remote(identify).remote(self._order(plan, models.device)))
+        found = self._get(
+            self._remote(identify).remote(self._order(plan, RunOptions(models.device)))
+        )
         known.backbone = found.backbone
         known.encoders.update(found.encoders)
         return True
@@ -101,7 +104,7 @@ class Cluster:
         self, plan: Plan, function: Callable[[Plan, Any], Any], items: Iterable[Any]
     ) -> Iterator[Any]:
         """Yield function(plan, item) for each item, in order; a few are under way at a time."""
-        order = self._order(plan, plan.identities.device)
+        order = self._order(plan, RunOptions(plan.identities.device))
         width = 2 * max(1, int(self.ray.cluster_resources().get("CPU", 1) // self.needs.cpus))
         remote = self._remote(run_parts, gpus=0.0)
         waiting: list[Any] = []
@@ -113,10 +116,7 @@ class Cluster:
             yield self._get(waiting.pop(0))
 
     def _submit(self, session: Session, tasks: Sequence[Task], news: Any) -> list[Any]:
-        order = self._order(
-            session.plan, session.models.device, tracker=session.tracker,
-            retries=session.retries, interval=session.interval,
-        )  # fmt: skip
+        order = self._order(session.plan, session.options)
         homes = self._homes(session.plan, tasks)
         remote = self._remote(do_task)
         refs: dict[str, Any] = {}
@@ -194,10 +194,10 @@ class Cluster:
             )
         return fitting
 
-    def _order(self, plan: Plan, device: str, **options: Any) -> Any:
+    def _order(self, plan: Plan, options: RunOptions) -> Any:
         """Put what every task has to know where all nodes find it."""
         threads = max(1, int(self.needs.cpus))
-        return self.ray.put(Order(uuid.uuid4().hex, plan, device, threads, **options))
+        return self.ray.put(Order(uuid.uuid4().hex, plan, options, threads))
 
     def _remote(self, function: Callable[..., Any], **changes: Any) -> Any:
         """Return the function as a Ray task; its process stays for the next, with its networks."""

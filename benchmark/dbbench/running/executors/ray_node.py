@@ -11,15 +11,14 @@ from typing import Any
 
 from dbbench.errors import UserError
 from dbbench.evaluation.features import FeatureStore
-from dbbench.generation.resume import Interval
 from dbbench.planning.identity import Identities
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
 from dbbench.plugins import add_method_file
-from dbbench.running.display.tracker import Kind
 from dbbench.running.executors.relay import Relay
 from dbbench.running.loop import work
 from dbbench.running.models import Models
+from dbbench.running.options import RunOptions
 from dbbench.running.session import Failure, Outcome, Session
 from dbbench.running.workspace import Workspace
 from dbbench.storage.artifact import Artifact
@@ -32,11 +31,8 @@ class Order:
 
     token: str
     plan: Plan = field(compare=False)
-    device: str = field(compare=False)
+    options: RunOptions = field(compare=False)
     threads: int = field(compare=False)
-    tracker: Kind | None = field(default=None, compare=False)
-    retries: int = field(default=1, compare=False)
-    interval: Interval = field(default_factory=Interval, compare=False)
 
 
 @dataclass
@@ -77,10 +73,8 @@ def do_task(
             models,
             Workspace(plan.out),
             Outcome(),
+            order.options,
             _store(order),
-            tracker=order.tracker,
-            retries=order.retries,
-            interval=order.interval,
             log=_Kept(report.events),
         )
         session.failed |= failed
@@ -130,12 +124,12 @@ def _models(order: Order) -> Models:
 
     for reference in order.plan.suite.method_files.values():
         add_method_file(reference)
-    if order.device == "cpu":
+    if order.options.device == "cpu":
         torch.set_num_threads(order.threads)
     # A copy: loading enters what is here, and the order keeps what is expected.
     known = order.plan.identities
     here = replace(known, encoders=dict(known.encoders), methods=dict(known.methods))
-    return Models(replace(_on_this_disk(order.plan), identities=here), order.device)
+    return Models(replace(_on_this_disk(order.plan), identities=here), order.options.device)
 
 
 @lru_cache(maxsize=1)

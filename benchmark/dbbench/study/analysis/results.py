@@ -10,21 +10,19 @@ import pandas as pd
 from dbbench.errors import UserError
 from dbbench.study.analysis.summary import Analysis, analyse
 from dbbench.study.answers.answers import answer_table, file_table
-from dbbench.study.answers.database import default_url, open_database
-from dbbench.study.answers.store import Store
-from dbbench.study.design.study import SCORES, SIMULATED_FILE, load_study
+from dbbench.study.answers.store import open_store
+from dbbench.study.design.study import SCORES, SIMULATED_FILE
 
 
 def analyse_folder(
     folder: Path, url: str | None = None, *, only_attentive: bool = False
 ) -> Analysis:
     """Analyse the answers to a study. Raises UserError where there are none."""
-    study = load_study(folder)
-    database = open_database(url or default_url(folder))
+    store = open_store(folder, url)
     try:
-        answers = answer_table(study, Store(study, database).answers())
+        study, answers = store.study, answer_table(store.study, store.answers())
     finally:
-        database.close()
+        store.database.close()
     path = folder / SCORES
     scores = pd.read_parquet(path) if path.is_file() else None
     return analyse(

@@ -7,14 +7,22 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from dbbench.errors import UserError
 from dbbench.study.answers.assignments import hand_out, held, imported
-from dbbench.study.answers.database import Database, question_table, rater_table, study_table
-from dbbench.study.design.study import Choice, Study
+from dbbench.study.answers.database import (
+    Database,
+    default_url,
+    open_database,
+    question_table,
+    rater_table,
+    study_table,
+)
+from dbbench.study.design.study import Choice, Study, load_study
 
 
 class Admission(Enum):
@@ -254,6 +262,11 @@ class Store:
 
     def _lease(self, now: int) -> int:
         return now + self.study.lease_minutes * 60_000
+
+
+def open_store(folder: Path, url: str | None = None) -> Store:
+    """Open the answers to the study in a folder: its own database, or the one of that URL."""
+    return Store(load_study(folder), open_database(url or default_url(folder)))
 
 
 def _now() -> int:

@@ -16,10 +16,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dbbench.errors import UserError
-from dbbench.study.answers.database import default_url, open_database
-from dbbench.study.answers.store import Store
+from dbbench.study.answers.store import open_store
 from dbbench.study.design.secret import Secrets
-from dbbench.study.design.study import load_study
 from dbbench.study.server import admin, pages
 from dbbench.study.server.guard import Guard, RateLimit
 from dbbench.study.server.site import Site, site_of
@@ -43,12 +41,11 @@ def make_app(
 
     Raises UserError for a folder or a database that cannot be used.
     """
-    study, secrets = load_study(folder), Secrets.load(folder)
-    store = Store(study, open_database(url or default_url(folder)))
+    secrets, store = Secrets.load(folder), open_store(folder, url)
     if store.progress().simulated:
         store.database.close()
         raise UserError("this database holds simulated answers; people need one of their own")
-    site = Site(folder, study, store, secrets, https)
+    site = Site(folder, store.study, store, secrets, https)
     guard = Middleware(
         Guard,
         secrets=secrets,
