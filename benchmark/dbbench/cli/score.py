@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from dbbench.advance import silent
 from dbbench.cli.options import RESULTS, Device, names
 from dbbench.errors import UserError
 
@@ -180,7 +181,7 @@ def shown() -> Iterator[tuple[Any, Any]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield (lambda text: console.print(text, markup=False, highlight=False)), _ignore
+        yield (lambda text: console.print(text, markup=False, highlight=False)), silent
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeLeft())
     with Progress(*columns, console=console, transient=True) as bars:
@@ -193,7 +194,3 @@ def shown() -> Iterator[tuple[Any, Any]]:
             bars.update(task, completed=done, total=total)
 
         yield status, advance
-
-
-def _ignore(done: int, total: int, figures: Mapping[str, Any], /) -> None:
-    pass

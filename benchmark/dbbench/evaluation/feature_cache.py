@@ -61,7 +61,6 @@ class Entry:
     """What the cache holds of one encoder."""
 
     encoder: str
-    fingerprint: str
     images: int
     texts: int
     matrices: int
@@ -270,7 +269,6 @@ def _entry(folder: Path) -> Entry:
             counts[kind] += 1 if kind == "distances" else len(_keys(path))
     return Entry(
         encoder=str(about.get("encoder", "?")),
-        fingerprint=str(about.get("fingerprint", "")),
         images=counts["images"],
         texts=counts["texts"],
         matrices=counts["distances"],
