@@ -58,21 +58,6 @@ def parse_classes(text: str) -> dict[str, str]:
     return {name: noun for name, noun in rows if name != "subject_name"}
 
 
-def parse_prompt_lists(text: str) -> dict[str, list[str]]:
-    """Return the prompt lists of `prompts_and_classes.txt` as {"object": [...], "live": [...]}.
-
-    The templates are turned from `'a {0} {1} ...'` into `'a {token} {class_noun} ...'`.
-    """
-    objects, live = text.split("Object Prompts", 1)[1].split("Live Subject Prompts", 1)
-    return {
-        kind: [
-            template.replace("{0}", "{token}").replace("{1}", "{class_noun}")
-            for template in re.findall(r"'([^']+)'\.format", block)
-        ]
-        for kind, block in (("object", objects), ("live", live))
-    }
-
-
 def parse_references(text: str) -> dict[str, dict[str, Any]]:
     """Return subject name -> {author, licence, url, files: {"00": line}} from the references."""
     body = text.split("\nLicenses\n", 1)[0]

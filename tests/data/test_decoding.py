@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from dbbench.data.decoding import PictureError, decode_picture, read_picture
+from dbbench.data.decoding import PictureError, decode_picture, read_bytes
 
 RED, WHITE = (200, 30, 60), (255, 255, 255)
 
@@ -63,12 +63,12 @@ def test_what_is_no_image_is_refused(content: bytes, reason: str) -> None:
 
 def test_missing_files_folders_and_pipes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="^is missing$"):
-        read_picture(tmp_path / "none.png")
+        read_bytes(tmp_path / "none.png")
     with pytest.raises(PictureError, match="^is not a file$"):
-        read_picture(tmp_path)
+        read_bytes(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(PictureError, match="^is not a file$"):
-        read_picture(tmp_path / "pipe.png")
+        read_bytes(tmp_path / "pipe.png")
 
 
 def test_grey_palette_and_two_colours_become_rgb() -> None:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from dbbench.data.prompt import PromptTemplate, load_prompts, parse_prompts
 from dbbench.errors import UserError
-from dbbench.subjects.parse import parse_prompt_lists
+
+
+def prompt_lists(text: str) -> dict[str, list[str]]:
+    """Return the prompt lists of `prompts_and_classes.txt` as {"object": [...], "live": [...]}.
+
+    The templates are turned from `'a {0} {1} ...'` into `'a {token} {class_noun} ...'`.
+    """
+    objects, live = text.split("Object Prompts", 1)[1].split("Live Subject Prompts", 1)
+    return {
+        kind: [
+            template.replace("{0}", "{token}").replace("{1}", "{class_noun}")
+            for template in re.findall(r"'([^']+)'\.format", block)
+        ]
+        for kind, block in (("object", objects), ("live", live))
+    }
 
 
 @pytest.mark.parametrize(("live", "kind"), [(False, "object"), (True, "live")])
 def test_prompts_are_the_data_sets_own_lists(live: bool, kind: str, photographs: Path) -> None:
-    lists = parse_prompt_lists((photographs / "prompts_and_classes.txt").read_text("utf-8"))
+    lists = prompt_lists((photographs / "prompts_and_classes.txt").read_text("utf-8"))
     assert [prompt.text for prompt in load_prompts(live)] == lists[kind]
 
 

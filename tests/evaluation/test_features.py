@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import platformdirs.macos
+import platformdirs.unix
+import platformdirs.windows
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
@@ -370,13 +373,16 @@ def test_the_cache_lies_where_the_system_keeps_caches(monkeypatch: pytest.Monkey
     monkeypatch.setenv("DBBENCH_CACHE", "/somewhere")
     assert cache.cache_folder() == Path("/somewhere")
     monkeypatch.delenv("DBBENCH_CACHE")
-    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(platformdirs, "PlatformDirs", platformdirs.unix.Unix)
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     assert cache.cache_folder() == Path("/xdg/dbbench")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache.cache_folder() == Path.home() / ".cache" / "dbbench"
-    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platformdirs, "PlatformDirs", platformdirs.macos.MacOS)
     assert cache.cache_folder() == Path.home() / "Library" / "Caches" / "dbbench"
+    monkeypatch.setattr(platformdirs, "PlatformDirs", platformdirs.windows.Windows)
+    monkeypatch.setenv("WIN_PD_OVERRIDE_LOCAL_APPDATA", "C:/local")
+    assert cache.cache_folder() == Path("C:/local/dbbench/Cache")
 
 
 @pytest.mark.parametrize(("text", "size"), [("500MB", 5 * 10**8), ("1.5 GB", 15 * 10**8)])

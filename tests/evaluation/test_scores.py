@@ -13,7 +13,7 @@ from dbbench.evaluation.scores import (
     check_scores,
     read_scores,
     score_table,
-    write_scores,
+    write_parts,
 )
 
 
@@ -39,7 +39,7 @@ def real(**changes: Any) -> dict[str, Any]:
 
 def test_table_survives_the_file(tmp_path: Path) -> None:
     table = score_table([row(), row(metric="clip-t", value=-0.1), real()])
-    write_scores(table, tmp_path / "scores.parquet")
+    write_parts([table], tmp_path / "scores.parquet")
     again = read_scores(tmp_path / "scores.parquet")
     pd.testing.assert_frame_equal(table, again)
     assert tuple(again.columns) == COLUMNS
@@ -48,7 +48,7 @@ def test_table_survives_the_file(tmp_path: Path) -> None:
 
 
 def test_empty_table_survives_the_file(tmp_path: Path) -> None:
-    write_scores(score_table([]), tmp_path / "scores.parquet")
+    write_parts([score_table([])], tmp_path / "scores.parquet")
     assert len(read_scores(tmp_path / "scores.parquet")) == 0
 
 

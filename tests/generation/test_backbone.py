@@ -174,8 +174,6 @@ def test_drawing_from_kept_latents_equals_encoding_each_time(backbone: Backbone)
         noise = torch.randn(encoded.shape, generator=torch.Generator().manual_seed(seed))
         drawn = posterior.draw(torch.arange(3), noise)
         torch.testing.assert_close(drawn, encoded * vae.config.scaling_factor)
-        torch.testing.assert_close(backbone.encode_images(images, seed=seed), drawn)
-    torch.testing.assert_close(backbone.encode_images(images), posterior.mean)
     assert posterior.std.min() > 0
 
 

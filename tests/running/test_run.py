@@ -257,17 +257,16 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, suite: Suite
         run(suite, tmp_path / "file" / "below")
 
 
-def test_events_of_several_processes_and_of_older_folders_are_one_log(tmp_path: Path) -> None:
+def test_events_of_several_processes_are_one_log(tmp_path: Path) -> None:
     (tmp_path / "events").mkdir()
     lines = {
-        "events.jsonl": [("2026-01-01T00:00:00.000+00:00", "old")],
         "events/a-1.jsonl": [("2026-01-02T00:00:00.000+00:00", "a"), ("2026-01-04", "last")],
         "events/b-1.jsonl": [("2026-01-03T00:00:00.000+00:00", "b")],
     }
     for name, events in lines.items():
         text = "".join(json.dumps({"time": t, "stage": s}) + "\n" for t, s in events)
         (tmp_path / name).write_text(text + '{"time": "2026-01-02T00')  # And then it crashed.
-    assert [e["stage"] for e in EventLog(tmp_path).read()] == ["old", "a", "b", "last"]
+    assert [e["stage"] for e in EventLog(tmp_path).read()] == ["a", "b", "last"]
     EventLog(tmp_path).write(stage="now")
     assert EventLog(tmp_path).read()[-1]["stage"] == "now"
     assert len(list((tmp_path / "events").iterdir())) == 3

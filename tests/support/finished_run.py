@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from dbbench.data.prompt import load_prompts
-from dbbench.evaluation.scores import REAL, score_table, write_scores
+from dbbench.evaluation.scores import REAL, score_table, write_parts
 from dbbench.reports import print_leaderboard
 from dbbench.storage.run_folder import (
     ClassImages,
@@ -120,7 +120,7 @@ def write_run(
     if drift:
         images = [{"file": f"{number:04d}.png"} for number in range(3)]
         write_pictures(out / prior_folder("dog"), ClassImages.FILE, {"images": images}, side)
-    write_scores(score_table(rows), out / "scores.parquet")
+    write_parts([score_table(rows)], out / "scores.parquet")
     values: dict[str, Any] = {
         "name": "mini" if banner else "paper",
         "banner": banner,

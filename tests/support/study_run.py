@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dbbench.data.prompt import load_prompts
-from dbbench.evaluation.scores import REAL, score_table, write_scores
+from dbbench.evaluation.scores import REAL, score_table, write_parts
 from dbbench.storage.run_folder import References, Samples, references_folder, samples_folder
 from dbbench.suites.runs import Run
 
@@ -66,7 +66,7 @@ def write_run(
                 for metric in ("dino", "clip-t"):
                     value = 0.7 - 0.1 * level + float(rng.normal(0, 0.05))
                     rows.append(row | {"metric": metric, "value": value})
-    write_scores(score_table(rows), out / "scores.parquet")
+    write_parts([score_table(rows)], out / "scores.parquet")
     (out / "suite.json").write_text(json.dumps({"suite": {"name": "mini", "banner": banner}}))
     return out
 

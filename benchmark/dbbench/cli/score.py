@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from dbbench.advance import silent
 from dbbench.cli.options import Device, names
 from dbbench.errors import UserError
 from dbbench.storage.record import RESULTS
@@ -151,7 +152,7 @@ def shown() -> Iterator[tuple[Any, Any]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield (lambda text: console.print(text, markup=False, highlight=False)), _ignore
+        yield (lambda text: console.print(text, markup=False, highlight=False)), silent
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeLeft())
     with Progress(*columns, console=console, transient=True) as bars:
@@ -164,7 +165,3 @@ def shown() -> Iterator[tuple[Any, Any]]:
             bars.update(task, completed=done, total=total)
 
         yield status, advance
-
-
-def _ignore(done: int, total: int, figures: Mapping[str, Any], /) -> None:
-    pass

@@ -52,11 +52,6 @@ class PictureError(Exception):
     """A file that gives no image; the message follows the file's name: "is empty (0 bytes)"."""
 
 
-def read_picture(path: Path) -> Image.Image:
-    """Return a file's image: RGB, upright, sRGB, opaque. Raises PictureError."""
-    return decode_picture(read_bytes(path))
-
-
 def read_bytes(path: Path) -> bytes:
     """Return a file's bytes. Raises PictureError where it cannot be read."""
     if path.exists() and not path.is_file():  # Opening a pipe would wait for ever.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, get_args
 
@@ -79,7 +78,7 @@ class PromptTemplate:
 def load_applications(live: bool) -> tuple[PromptTemplate, ...]:
     """Return the prompts of the paper's section 4.4 for live subjects or for objects."""
     kind = "live" if live else "object"
-    prompts = _parse(files("dbbench.prompts") / "applications.toml")
+    prompts = parse_prompts(files("dbbench.prompts") / "applications.toml")
     return tuple(prompt for prompt in prompts if prompt.kind in ("", kind))
 
 
@@ -91,18 +90,14 @@ def class_prompt(text: str, class_noun: str) -> PromptTemplate:
 @cache
 def load_prompts(live: bool) -> tuple[PromptTemplate, ...]:
     """Return the data set's 25 templates for live subjects or for objects, in its own order."""
-    return _parse(files("dbbench.prompts") / ("live.toml" if live else "object.toml"))
+    return parse_prompts(files("dbbench.prompts") / ("live.toml" if live else "object.toml"))
 
 
-def parse_prompts(path: Path) -> tuple[PromptTemplate, ...]:
+def parse_prompts(source: Traversable) -> tuple[PromptTemplate, ...]:
     """Read templates from a TOML file with one [[prompt]] table (id, category, text) each.
 
     Raises UserError, naming the file and the prompt, where one cannot be used.
     """
-    return _parse(path)
-
-
-def _parse(source: Traversable) -> tuple[PromptTemplate, ...]:
     try:
         document = tomllib.loads(source.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -18,7 +18,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -28,6 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
 
 from dbbench.files import write_text
 from dbbench.units import parse_size
@@ -47,12 +47,7 @@ def cache_folder() -> Path:
     """Return $DBBENCH_CACHE, or the folder for caches that the system has for each user."""
     if chosen := os.environ.get("DBBENCH_CACHE"):
         return Path(chosen).expanduser()
-    home = Path.home()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData/Local") / "dbbench" / "Cache"
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "dbbench"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "dbbench"
+    return user_cache_path("dbbench", appauthor=False)
 
 
 def cache_limit() -> int:
@@ -66,7 +61,6 @@ class Entry:
     """What the cache holds of one encoder."""
 
     encoder: str
-    fingerprint: str
     images: int
     texts: int
     matrices: int
@@ -275,7 +269,6 @@ def _entry(folder: Path) -> Entry:
             counts[kind] += 1 if kind == "distances" else len(_keys(path))
     return Entry(
         encoder=str(about.get("encoder", "?")),
-        fingerprint=str(about.get("fingerprint", "")),
         images=counts["images"],
         texts=counts["texts"],
         matrices=counts["distances"],

@@ -71,11 +71,6 @@ def check_scores(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def write_scores(table: pd.DataFrame, path: Path) -> None:
-    """Write the checked table as Parquet, to a temporary name first."""
-    write_parts([table], path)
-
-
 def write_parts(parts: Iterable[pd.DataFrame], path: Path) -> None:
     """Write tables one after the other as row groups of one Parquet file, as they come.
 

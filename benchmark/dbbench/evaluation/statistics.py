@@ -118,10 +118,8 @@ def paired_differences(pairs: Iterable[tuple[ArrayLike, ArrayLike]]) -> list[Dif
     return [replace(each, p_holm=p) for each, p in zip(found, adjusted, strict=True)]
 
 
-def detectable_difference(
-    values: ArrayLike, *, comparisons: int = 1, power: float = POWER
-) -> float | None:
-    """Return the smallest true difference that a two-sided test at 5% finds with this power.
+def detectable_difference(values: ArrayLike, *, comparisons: int = 1) -> float | None:
+    """Return the smallest true difference that a two-sided test at 5% finds with the power POWER.
 
     `values` are per subject: differences between two methods, or one method's own scores where it
     is held against a fixed number. Their spread is taken as that of the population; the power is
@@ -140,7 +138,7 @@ def detectable_difference(
 
     def lacking(shift: float) -> float:
         # The other tail, a significant difference the wrong way round, holds less than 1e-4.
-        return float(stats.nct.sf(critical, count - 1, shift)) - power
+        return float(stats.nct.sf(critical, count - 1, shift)) - POWER
 
     shift = optimize.brentq(lacking, 0.0, critical + 4.0)
     return float(shift) * deviation / math.sqrt(count)

@@ -186,14 +186,6 @@ class Backbone:
         with self.autocast():
             return self._codec.encode(images)
 
-    def encode_images(self, images: Sequence[Image], *, seed: int | None = None) -> Tensor:
-        """Latents (N, C, h, w), scaled: the posterior's mode, or with a `seed` a draw from it."""
-        posterior = self.encode_posterior(images)
-        if seed is None:
-            return posterior.mean
-        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(seed))
-        return posterior.draw(torch.arange(len(images), device=self.device), noise.to(self.device))
-
     def decode(self, latents: Tensor) -> list[Image]:
         """RGB images of scaled latents (N, C, h, w)."""
         with self.autocast():

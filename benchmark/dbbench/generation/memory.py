@@ -1,7 +1,7 @@
 """How a training fits into a CUDA device: the recipe is chosen from the free memory, and said.
 
 The needs are estimates: what weights, gradients and optimizer hold is exact, what a pass keeps for
-its way back is not. What a stage really took is in events.jsonl (`peak_cuda_bytes`).
+its way back is not. What a stage really took is in `events/` (`peak_cuda_bytes`).
 """
 
 from __future__ import annotations

@@ -18,10 +18,6 @@ _FLOW = "FlowMatchEulerDiscreteScheduler"
 class Schedule(Protocol):
     """The training side of a diffusers scheduler config; latents are NCHW, timesteps (N,)."""
 
-    timesteps: int
-    """How many there are to draw from."""
-    prediction_type: str
-
     def draw(self, shape: Sequence[int], generator: Generator) -> Tensor:
         """Timesteps at random, int64, as this kind of backbone is trained."""
         ...
@@ -84,8 +80,6 @@ class NoiseSchedule:
 
 class FlowSchedule:
     """Flow matching on straight paths from data to noise (arXiv 2403.03206, eq. 13)."""
-
-    prediction_type = "flow"
 
     def __init__(self, config: Mapping[str, Any], device: torch.device) -> None:
         schedule = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)

@@ -48,7 +48,7 @@ def choose_identifier(tokenizer: Any, given: str | None, *, seed: int, common: b
     return candidates[int(torch.randint(len(candidates), (), generator=generator))]
 
 
-def rare_tokens(tokenizer: Any, count: int = RARE_TOKENS) -> list[str]:
+def rare_tokens(tokenizer: Any) -> list[str]:
     """Return the rarest whole words of at most three letters, the rarest first.
 
     The paper draws among high ids that decode to three characters or fewer (arXiv 2208.12242,
@@ -63,7 +63,7 @@ def rare_tokens(tokenizer: Any, count: int = RARE_TOKENS) -> list[str]:
             continue
         if _ids(tokenizer, word) == [index] and tokenizer.decode([index]).strip() == word:
             words.append(word)
-            if len(words) == count:
+            if len(words) == RARE_TOKENS:
                 break
     return words
 

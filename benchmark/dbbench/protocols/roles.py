@@ -26,12 +26,8 @@ class Cast:
         """Return the encoder that feeds a metric, None where there is none."""
         return self.encoders.get((protocol.name, metric.role))
 
-    def flags(self, protocol: Protocol) -> tuple[Metric, ...]:
-        """Return the metrics that flag images instead of measuring a method."""
-        return tuple(metric for metric in self.metrics[protocol.name] if metric.flag)
-
     def measures(self, protocol: Protocol) -> tuple[Metric, ...]:
-        """Return the other metrics."""
+        """Return the metrics that measure a method instead of flagging images."""
         return tuple(metric for metric in self.metrics[protocol.name] if not metric.flag)
 
     @property

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 EVENTS = "events"
-ONE_FILE = "events.jsonl"
-"""Where folders of earlier versions have them."""
 _TOKEN = secrets.token_hex(3)  # Process ids come again, and machines may have the same name.
 
 
@@ -47,8 +45,8 @@ class EventLog:
 
     def read(self) -> list[dict[str, Any]]:
         """Return the events of all processes so far, by time."""
-        files = [self.out / ONE_FILE, *sorted((self.out / EVENTS).glob("*.jsonl"))]
-        events = [event for path in files if path.is_file() for event in _events(path)]
+        files = sorted((self.out / EVENTS).glob("*.jsonl"))
+        events = [event for path in files for event in _events(path)]
         return sorted(events, key=lambda event: str(event.get("time", "")))
 
 

@@ -47,7 +47,6 @@ Examples = dict[str, dict[tuple[str, str], Pixels]]
 class Drawn:
     """One subject's pictures: what is known of each, and their features."""
 
-    subject: Subject
     pictures: tuple[Picture, ...]
     features: Mapping[str, Vectors]
     """Role -> ND, in the order of the pictures."""
@@ -195,7 +194,6 @@ def _encode(
                if picture.kind == kind]  # fmt: skip
         distances[kind] = network.pairwise_distances(own)
     return Drawn(
-        subject,
         tuple(known),
         {role: e.encode_images(images)[where] for role, e in encoders.items()},
         np.stack([vectors[picture.prompt] for picture in known]),

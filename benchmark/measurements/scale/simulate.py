@@ -3,7 +3,7 @@
     python benchmark/measurements/scale/simulate.py results/mini --overhead 0.02 \\
         --out scale-simulated.json
 
-Takes the mean seconds of each stage and method from a run's events.jsonl, and what the driver
+Takes the mean seconds of each stage and method from a run's `events/`, and what the driver
 needs for one task (nodes.py measures it). Every GPU counts as one process of the machine that was
 measured and does one task at a time; a task starts when those it needs are done and the driver,
 which takes them one after the other, has handed it out. A process's first task loads the networks.
@@ -46,7 +46,7 @@ class Job:
 def main() -> None:
     """Simulate, print a table, and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="an output folder with its events.jsonl")
+    parser.add_argument("run", type=Path, help="an output folder with its events")
     parser.add_argument("--overhead", type=float, required=True, help="driver seconds of a task")
     parser.add_argument("--load", type=float, default=10.0, help="seconds to start a process")
     parser.add_argument("--methods", default="dreambooth,textual_inversion")

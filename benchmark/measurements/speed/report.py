@@ -27,7 +27,7 @@ from PIL import Image
 from dbbench.data.dataset import select_subjects
 from dbbench.data.prompt import load_prompts
 from dbbench.data.subject import Subject
-from dbbench.evaluation.scores import REAL, score_table, write_scores
+from dbbench.evaluation.scores import REAL, score_table, write_parts
 from dbbench.mini.drawing.world import draw, repaint, scene_for_prompt
 from dbbench.mini.source import MiniWorld, identities
 from dbbench.storage.run_folder import (
@@ -124,7 +124,7 @@ def write_run(folder: Path, suite: Suite, subjects: str) -> None:
             if key not in pictures:
                 pictures[key] = _draw(subject, level, rng)
             rows += _samples(folder, suite, method, subject, pictures[key], common, ease, rng)
-    write_scores(score_table(rows), folder / "scores.parquet")
+    write_parts([score_table(rows)], folder / "scores.parquet")
     names = [subject.name for subject in chosen]
     record = {
         "suite": suite.model_dump(mode="json"),

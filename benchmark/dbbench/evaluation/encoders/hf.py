@@ -76,6 +76,8 @@ def load(argument: str, *, device: str) -> HuggingFaceEncoder:
 class HuggingFaceEncoder:
     """A transformers model with its image processor, and its tokenizer if it reads texts."""
 
+    batch_size = 64
+
     def __init__(
         self,
         model: torch.nn.Module,
@@ -84,11 +86,9 @@ class HuggingFaceEncoder:
         *,
         name: str,
         device: str,
-        batch_size: int = 64,
     ) -> None:
         self.name = name
         self.device = torch.device(device)
-        self.batch_size = batch_size
         network: Any = model
         self._model = network.eval().requires_grad_(False).float().to(self.device)
         self._processor, self._tokenizer = processor, tokenizer

@@ -69,6 +69,8 @@ def load(argument: str, *, device: str) -> LpipsDistance:
 class LpipsDistance:
     """An LPIPS network, and what it compares: squares of one size, in [-1, 1]."""
 
+    batch_size = 16
+
     def __init__(
         self,
         model: torch.nn.Module,
@@ -77,11 +79,9 @@ class LpipsDistance:
         name: str,
         size: int,
         device: str,
-        batch_size: int = 16,
     ) -> None:
         self.name, self.net, self.size = name, net, size
         self.device = torch.device(device)
-        self.batch_size = batch_size
         network: Any = model
         self._model = network.eval().requires_grad_(False).float().to(self.device)
 

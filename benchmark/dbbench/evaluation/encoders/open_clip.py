@@ -127,6 +127,8 @@ def load_folder(folder: Path, *, name: str, device: str) -> OpenClipEncoder:
 class OpenClipEncoder:
     """An open_clip model with its preprocessing and its tokenizer."""
 
+    batch_size = 64
+
     def __init__(
         self,
         model: torch.nn.Module,
@@ -135,11 +137,9 @@ class OpenClipEncoder:
         name: str,
         device: str,
         quick_gelu: bool,
-        batch_size: int = 64,
     ) -> None:
         self.name = name
         self.device = torch.device(device)
-        self.batch_size = batch_size
         self.quick_gelu = quick_gelu
         network: Any = model
         self._model = network.eval().requires_grad_(False).float().to(self.device)

@@ -73,12 +73,11 @@ def load_folder(folder: Path, *, name: str, device: str) -> TimmEncoder:
 class TimmEncoder:
     """A timm model without its classifier, with the preprocessing that its weights came with."""
 
-    def __init__(
-        self, model: torch.nn.Module, *, name: str, device: str, batch_size: int = 64
-    ) -> None:
+    batch_size = 64
+
+    def __init__(self, model: torch.nn.Module, *, name: str, device: str) -> None:
         self.name = name
         self.device = torch.device(device)
-        self.batch_size = batch_size
         network: Any = model
         self._model = network.eval().requires_grad_(False).float().to(self.device)
         self._data: dict[str, Any] = library.resolve_model_data_config(self._model)

@@ -36,10 +36,10 @@ class Anchors:
     body: tuple[float, float] = (0.45, 0.95)  # half width, bottom
 
 
-def _eyes(c: Canvas, x: float, y: float, r: float, iris: Color = INK) -> None:
+def _eyes(c: Canvas, x: float, y: float, r: float) -> None:
     for side in (-1, 1):
         c.fill(ellipse(side * x, y, r * 1.3, r * 1.45), PAPER)
-        c.fill(ellipse(side * x, y, r, r * 1.1), iris)
+        c.fill(ellipse(side * x, y, r, r * 1.1), INK)
 
 
 def dog(c: Canvas, k: Look) -> Anchors:

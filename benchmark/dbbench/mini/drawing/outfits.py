@@ -139,10 +139,10 @@ def wizard(c: Canvas, a: Anchors) -> None:
         c.fill(star(x, v, 0.12), GOLD)
 
 
-def star(x: float, y: float, r: float, points: int = 5) -> np.ndarray:
-    """A star around (x, y)."""
-    t = np.arange(2 * points) * np.pi / points - np.pi / 2
-    radius = np.where(np.arange(2 * points) % 2 == 0, r, r * 0.42)
+def star(x: float, y: float, r: float) -> np.ndarray:
+    """A five-pointed star around (x, y)."""
+    t = np.arange(10) * np.pi / 5 - np.pi / 2
+    radius = np.where(np.arange(10) % 2 == 0, r, r * 0.42)
     return np.stack([x + radius * np.cos(t), y + radius * np.sin(t)], axis=1)
 
 

@@ -221,8 +221,8 @@ def _drops(c: Canvas) -> None:
 # ---- captions -----------------------------------------------------------------------------------
 
 
-def caption(scene: Scene, rng: np.random.Generator, *, drop: float = 0.35) -> str:
-    """A caption in the form of the prompts; each attribute is left out with probability `drop`.
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A caption in the form of the prompts; each attribute is left out with probability 0.35.
 
     A fifth of them stand in a neutral template, so that the backbone has met Textual Inversion's
     words.
@@ -231,7 +231,7 @@ def caption(scene: Scene, rng: np.random.Generator, *, drop: float = 0.35) -> st
     words: list[str] = []
     if scene.change:
         words.append({"cube": "cube shaped"}.get(scene.change, scene.change))
-    named = rng.random(3) > drop
+    named = rng.random(3) > 0.35
     if named[0]:
         words.append(identity.main)
         if named[1] and named[2]:

@@ -23,7 +23,6 @@ class RealImage:
     """A reference image of a run."""
 
     run: str
-    subject: str
     class_noun: str
     file: str
     sha256: str
@@ -90,7 +89,6 @@ def read_references(runs: Mapping[str, Path]) -> dict[str, tuple[RealImage, ...]
             images = tuple(
                 RealImage(
                     run=name,
-                    subject=subject,
                     class_noun=recorded.class_noun,
                     file=image.file,
                     sha256=image.sha256,
