@@ -127,7 +127,7 @@ def test_other_weights_of_an_encoder_are_noticed(
 ) -> None:
     before = written(out)
     monkeypatch.setenv("PIXELS_VERSION", "2")
-    monkeypatch.setattr("dbbench.versions.versions", lambda: {"timm": "another"})
+    monkeypatch.setattr("dbbench.planning.identity.versions", lambda: {"timm": "another"})
     run(suite, out)
     after = written(out)
     changed = {name for name in after if after[name] != before[name]}
