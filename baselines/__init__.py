@@ -1,1 +1,1 @@
-"""Baselines: one method a file, each a `dbbench.generation.method.Method`."""
+"""Baselines: one method per file, each a `dbbench.generation.method.Method`."""

@@ -1,4 +1,4 @@
-"""Custom Diffusion: train what cross-attention makes of text, and a new word (arXiv 2212.04488)."""
+"""Custom Diffusion: train the cross-attention projections and a new token (arXiv 2212.04488)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from PIL.Image import Image
 from pydantic import Field
 from torch import Tensor, nn
 
+from dbbench.advance import Advance
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
 from dbbench.baselines.training import snapshots
 from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone
-from dbbench.generation.method import Checkpoint, Concept, Progress, checkpoint_metadata
+from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
 from dbbench.generation.resume import Saves
 from dbbench.generation.tokens import (
     choose_identifier,
@@ -32,25 +33,25 @@ _KEY_AND_VALUE = (".attn2.to_k.weight", ".attn2.to_v.weight")
 
 
 class CustomDiffusion:
-    """Trains key and value projections of the cross-attention and a modifier before the noun.
+    """Trains the cross-attention's key and value projections, and a modifier token before the noun.
 
-    The authors mirror and scale their images at random and stop the gradient at the text's first
-    token; both are left out here, as is their retrieval of real class images.
+    Three things of the authors' code are left out: random mirroring and scaling of images,
+    stopping the gradient at the first text token, and retrieval of real class images.
     """
 
     name = "custom_diffusion"
 
     class Settings(PreservingSettings):
-        """The paper's choices (section 4) at a batch that fits one GPU."""
+        """The paper's choices (section 4), with a batch size that fits one GPU."""
 
         steps: int = Field(default=250, ge=1, description="optimizer steps")
         learning_rate: float = Field(
             default=2e-5, gt=0, description="1e-5 for each image in a batch"
         )
-        batch_size: int = Field(default=2, ge=1, description="reference images in a step")
+        batch_size: int = Field(default=2, ge=1, description="reference images per step")
         initial_word: str | None = Field(
             default=None,
-            description="rare word, of one token, that the modifier begins as; none: drawn",
+            description="rare word, of one token, that initializes the modifier; by default drawn",
         )
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -58,7 +59,7 @@ class CustomDiffusion:
 
     @property
     def needs_prior(self) -> bool:
-        """Class images are needed where their loss has a weight."""
+        """Whether class images are needed: their loss has a weight."""
         return self.settings.prior_weight > 0
 
     def fit(
@@ -67,13 +68,15 @@ class CustomDiffusion:
         backbone: Backbone,
         *,
         seed: int,
-        progress: Progress,
+        progress: Advance,
         saves: Saves | None = None,
     ) -> Checkpoint:
         """Train the projections and the modifier together; the backbone is pristine afterwards."""
         settings = self.settings
         if settings.checkpoint is not None:
-            raise UserError("custom_diffusion samples no checkpoints from elsewhere; train it")
+            raise UserError(
+                "custom_diffusion loads no weights trained elsewhere; remove its setting checkpoint"
+            )
         initial = choose_identifier(backbone.tokenizer, settings.initial_word, seed=seed)
         word, class_noun = new_word(concept.name), concept.class_noun
         vectors = [nn.Parameter(vector[None]) for vector in embeddings_of(backbone, initial)]
@@ -124,7 +127,7 @@ class CustomDiffusion:
         seeds: Sequence[int],
         sample: SampleSettings,
     ) -> Iterator[Image]:
-        """Draw the prompts with the modifier before the class noun."""
+        """Generate the prompts with the modifier before the class noun."""
         word = checkpoint.metadata["token"]
         vectors = find_vectors(word, checkpoint.files[_WORD], backbone)
         texts = [prompt.render(word, class_noun) for prompt in prompts]
@@ -139,9 +142,9 @@ class CustomDiffusion:
 
 
 def _pack(backbone: Backbone, projections: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name the projections as diffusers' processors hold them.
+    """Name the projections as diffusers' attention processors do.
 
-    diffusers wants an entry for self-attention too, an empty one.
+    diffusers also expects an empty entry for each self-attention layer.
     """
     packed: dict[str, Tensor] = {}
     for name, weight in projections.items():
@@ -153,7 +156,7 @@ def _pack(backbone: Backbone, projections: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def _unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name the projections as the denoiser does."""
+    """Name the projections as the denoiser's state dict does."""
     return {
         name.replace(".processor.", ".").replace("_custom_diffusion.", "."): weight
         for name, weight in packed.items()

@@ -9,35 +9,37 @@ from PIL.Image import Image
 from pydantic import Field
 from torch import Tensor
 
+from dbbench.advance import Advance
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
 from dbbench.baselines.training import given_checkpoint, given_word, read_tensors, snapshots
 from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone
-from dbbench.generation.method import Checkpoint, Concept, Progress, checkpoint_metadata
+from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
 from dbbench.generation.resume import Saves
 from dbbench.generation.tokens import choose_identifier
 from dbbench.suites.sampling import SampleSettings
 
 
 class DreamBooth:
-    """Trains on "a [V] [class noun]" and, against forgetting, on the backbone's class images."""
+    """Trains on "a [V] [class noun]", and on class images so that the class is not forgotten."""
 
     name = "dreambooth"
 
     class Settings(PreservingSettings):
-        """The paper's choices for Stable Diffusion; what it leaves open is in the descriptions."""
+        """The paper's choices for Stable Diffusion; descriptions name what it leaves open."""
 
         identifier: str | None = Field(
-            default=None, description="the rare word [V], of one token; none: the seed draws one"
+            default=None,
+            description="the rare word [V], of one token; by default drawn with the seed",
         )
         common_identifier: bool = Field(
             default=False,
-            description="accept a word that means something, to compare with (section 3.2)",
+            description="allow a common word as identifier, for comparison (section 3.2)",
         )
         train_text_encoder: bool = Field(
             default=False,
-            description="train the text encoder too; not published for Stable Diffusion",
+            description="also train the text encoder; not published for Stable Diffusion",
         )
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -45,7 +47,7 @@ class DreamBooth:
 
     @property
     def needs_prior(self) -> bool:
-        """Class images are needed where their loss has a weight, and anything is trained."""
+        """Whether class images are needed: their loss has a weight, and training happens here."""
         return self.settings.prior_weight > 0 and self.settings.checkpoint is None
 
     def fit(
@@ -54,10 +56,10 @@ class DreamBooth:
         backbone: Backbone,
         *,
         seed: int,
-        progress: Progress,
+        progress: Advance,
         saves: Saves | None = None,
     ) -> Checkpoint:
-        """Fine-tune a copy of the denoiser (and text encoders), or take one trained elsewhere."""
+        """Fine-tune the denoiser (and text encoders), or take weights trained elsewhere."""
         settings = self.settings
         folder = given_checkpoint(settings, concept)
         if folder is not None:
@@ -104,7 +106,7 @@ class DreamBooth:
         seeds: Sequence[int],
         sample: SampleSettings,
     ) -> Iterator[Image]:
-        """Draw the prompts with the identifier before the class noun."""
+        """Generate the prompts with the identifier before the class noun."""
         identifier = checkpoint.metadata["identifier"]
         texts = [prompt.render(identifier, class_noun) for prompt in prompts]
         try:
@@ -138,7 +140,7 @@ class DreamBooth:
 
 
 def _read(folder: Path, backbone: Backbone) -> dict[str, dict[str, Tensor]]:
-    """The weights of a pipeline's folder that a training may have changed, once they fit."""
+    """Read the trainable parts from a pipeline's folder, and check that they fit."""
     files = {}
     for part in backbone.parts:
         named, others = folder / backbone.file(part), (folder / part).glob("*.safetensors")
@@ -150,7 +152,7 @@ def _read(folder: Path, backbone: Backbone) -> dict[str, dict[str, Tensor]]:
                 backbone.restore()
     if backbone.file(backbone.denoiser) not in files:
         raise UserError(
-            f"{folder} has no {backbone.denoiser}/*.safetensors; give the folder of a pipeline that"
-            " was trained elsewhere"
+            f"{folder} has no {backbone.denoiser}/*.safetensors; give the folder of a fine-tuned"
+            " pipeline"
         )
     return files

@@ -1,4 +1,4 @@
-"""DreamBooth with low-rank adapters in place of whole layers (arXiv 2208.12242, 2106.09685)."""
+"""DreamBooth that trains low-rank adapters (LoRA) only (arXiv 2208.12242, 2106.09685)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from PIL.Image import Image
 from pydantic import Field
 from torch import Tensor
 
+from dbbench.advance import Advance
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
 from dbbench.baselines.training import given_checkpoint, given_word, read_tensors, snapshots
 from dbbench.data.prompt import PromptTemplate
 from dbbench.generation import lora
 from dbbench.generation.backbone import Backbone
-from dbbench.generation.method import Checkpoint, Concept, Progress, checkpoint_metadata
+from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
 from dbbench.generation.resume import Saves
 from dbbench.generation.tokens import choose_identifier
 from dbbench.suites.sampling import SampleSettings
@@ -22,22 +23,23 @@ _FILE = "pytorch_lora_weights.safetensors"
 
 
 class DreamBoothLora:
-    """Trains adapters beside the attention layers; the backbone's own weights stay frozen."""
+    """Trains adapters in the attention layers; the backbone's own weights stay frozen."""
 
     name = "dreambooth_lora"
 
     class Settings(PreservingSettings):
-        """The choices usual for adapters; the paper has none."""
+        """Usual choices for adapters; the paper gives none."""
 
         learning_rate: float = Field(
             default=1e-4, gt=0, description="AdamW's learning rate after warm-up"
         )
         identifier: str | None = Field(
-            default=None, description="the rare word [V], of one token; none: the seed draws one"
+            default=None,
+            description="the rare word [V], of one token; by default drawn with the seed",
         )
         rank: int = Field(default=16, ge=1, description="rank of each adapter; its scale is 1")
         train_text_encoder: bool = Field(
-            default=False, description="put adapters beside the text encoders' attention too"
+            default=False, description="also train adapters in the text encoders' attention layers"
         )
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -45,7 +47,7 @@ class DreamBoothLora:
 
     @property
     def needs_prior(self) -> bool:
-        """Class images are needed where their loss has a weight, and anything is trained."""
+        """Whether class images are needed: their loss has a weight, and training happens here."""
         return self.settings.prior_weight > 0 and self.settings.checkpoint is None
 
     def fit(
@@ -54,10 +56,10 @@ class DreamBoothLora:
         backbone: Backbone,
         *,
         seed: int,
-        progress: Progress,
+        progress: Advance,
         saves: Saves | None = None,
     ) -> Checkpoint:
-        """Train adapters, or take a file of them that was trained elsewhere."""
+        """Train adapters, or take adapters trained elsewhere."""
         settings = self.settings
         path = given_checkpoint(settings, concept)
         if path is not None:
@@ -108,7 +110,7 @@ class DreamBoothLora:
         seeds: Sequence[int],
         sample: SampleSettings,
     ) -> Iterator[Image]:
-        """Draw the prompts with the identifier before the class noun."""
+        """Generate the prompts with the identifier before the class noun."""
         identifier = checkpoint.metadata["identifier"]
         texts = [prompt.render(identifier, class_noun) for prompt in prompts]
         try:

@@ -1,4 +1,4 @@
-"""Textual Inversion: learn a new word for a subject and nothing else (arXiv 2208.01618)."""
+"""Textual Inversion: learn a placeholder token for a subject only (arXiv 2208.01618)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from PIL.Image import Image
 from pydantic import Field
 from torch import Tensor, nn
 
+from dbbench.advance import Advance
 from dbbench.baselines.training import (
-    Draw,
+    StepBatch,
     TrainSettings,
-    draws,
     encode_references,
     given_checkpoint,
+    join_batches,
     read_tensors,
-    side_by_side,
     snapshots,
+    step_batches,
     train,
 )
 from dbbench.data.prompt import NEUTRAL_TEMPLATES, PromptTemplate
@@ -26,7 +27,7 @@ from dbbench.errors import UserError
 from dbbench.generation.architectures import tokenizer_of
 from dbbench.generation.backbone import Backbone
 from dbbench.generation.latents import Posterior
-from dbbench.generation.method import Checkpoint, Concept, Progress, checkpoint_metadata
+from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
 from dbbench.generation.resume import Saves
 from dbbench.generation.text import Tokens
 from dbbench.generation.tokens import embeddings_of, find_vectors, name_vectors, new_word
@@ -36,30 +37,28 @@ _FILE = "learned_embeds.safetensors"
 
 
 class TextualInversion:
-    """Trains the embedding of a new token; denoiser, autoencoder, text encoders stay as they are.
+    """Trains the embedding of a new token; all networks stay frozen.
 
-    Several subjects can be trained side by side (`fit_many`): they share the frozen networks'
-    passes, and each has its own vectors, draws, gradient norm and optimizer state.
+    Several subjects can be trained together (`fit_many`): they share the passes through the frozen
+    networks. Each has its own vectors, batches, gradient norm and optimizer state.
     """
 
     name = "textual_inversion"
     needs_prior = False
 
     class Settings(TrainSettings):
-        """The choices usual for Stable Diffusion; the paper's own are for another backbone."""
+        """Usual choices for Stable Diffusion; the paper's own are for another backbone."""
 
         steps: int = Field(default=3000, ge=1, description="optimizer steps")
         learning_rate: float = Field(
             default=2e-3, gt=0, description="5e-4 for each image in a batch"
         )
-        batch_size: int = Field(default=4, ge=1, description="reference images in a step")
-        n_vectors: int = Field(
-            default=1, ge=1, description="embedding vectors that the new word stands for"
-        )
+        batch_size: int = Field(default=4, ge=1, description="reference images per step")
+        n_vectors: int = Field(default=1, ge=1, description="embedding vectors of the new token")
         templates: tuple[str, ...] = Field(
             default=NEUTRAL_TEMPLATES,
             min_length=1,
-            description="training prompts; {} is the new word",
+            description="training prompts; {} is replaced by the new token",
         )
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -71,10 +70,10 @@ class TextualInversion:
         backbone: Backbone,
         *,
         seed: int,
-        progress: Progress,
+        progress: Advance,
         saves: Saves | None = None,
     ) -> Checkpoint:
-        """Learn the vectors of a new word, beginning from those of the class noun."""
+        """Learn the vectors of a new token, initialized with the class noun's."""
         (checkpoint,) = self.fit_many(
             [concept], backbone, seeds=[seed], progress=progress, saves=saves
         )
@@ -86,10 +85,10 @@ class TextualInversion:
         backbone: Backbone,
         *,
         seeds: Sequence[int],
-        progress: Progress,
+        progress: Advance,
         saves: Saves | None = None,
     ) -> list[Checkpoint]:
-        """Learn the words of several concepts side by side; each comes out as it would alone."""
+        """Learn the tokens of several concepts together; each result is as if trained alone."""
         settings, size = self.settings, self.settings.batch_size
         if settings.checkpoint is not None:
             return [
@@ -114,16 +113,16 @@ class TextualInversion:
             )
             count = len(contexts[0])
 
-            def errors_of(draw: Draw) -> Tensor:
+            def errors_of(batch: StepBatch) -> Tensor:
                 return backbone.denoising_loss(
-                    posterior.draw(draw.index, draw.posterior_noise),
-                    backbone.encode_tokens(tokens[draw.context]),
-                    noise=draw.noise,
-                    timesteps=draw.timesteps,
+                    posterior.draw(batch.index, batch.posterior_noise),
+                    backbone.encode_tokens(tokens[batch.context]),
+                    noise=batch.noise,
+                    timesteps=batch.timesteps,
                 )
 
             own = [
-                draws(backbone, settings, pools=[len(c.images)], seed=seed, contexts=count)
+                step_batches(backbone, settings, pools=[len(c.images)], seed=seed, contexts=count)
                 for c, seed in zip(concepts, seeds, strict=True)
             ]
             rows = [len(part.mean) for part in posteriors]
@@ -142,7 +141,7 @@ class TextualInversion:
                 list(words.values()),
                 errors_of,
                 shares.repeat_interleave(size, dim=1),
-                side_by_side(own, images=rows, contexts=count),
+                join_batches(own, images=rows, contexts=count),
                 settings,
                 progress=progress,
                 after_step=after_step,
@@ -164,7 +163,7 @@ class TextualInversion:
         seeds: Sequence[int],
         sample: SampleSettings,
     ) -> Iterator[Image]:
-        """Draw the prompts with the new word in place of the class noun."""
+        """Generate the prompts with the new token in place of the class noun."""
         word = checkpoint.metadata["token"]
         texts = [prompt.render(word, "") for prompt in prompts]
         vectors = find_vectors(word, checkpoint.files[_FILE], backbone)
@@ -194,7 +193,7 @@ def _files(word: str, vectors: Sequence[Tensor]) -> dict[str, dict[str, Tensor]]
 def _start(
     concept: Concept, backbone: Backbone, settings: TextualInversion.Settings
 ) -> list[nn.Parameter]:
-    """For each text encoder, the mean of the embeddings of the class noun's tokens: (n, D)."""
+    """Return initial vectors (n, D) for each text encoder: the class noun's mean embedding."""
     return [
         nn.Parameter(vector.repeat(settings.n_vectors, 1))
         for vector in embeddings_of(backbone, concept.class_noun)
@@ -202,7 +201,7 @@ def _start(
 
 
 def _contexts(backbone: Backbone, word: str, settings: TextualInversion.Settings) -> Tokens:
-    """The templates, as tokens, in which the new word is not cut off by the text's end."""
+    """Tokenize the templates; keep those in which no vector of the new token is truncated."""
     tokens = backbone.tokenize([text.format(word) for text in settings.templates])
     whole = torch.ones(len(tokens), dtype=torch.bool, device=backbone.device)
     for part, ids in zip(backbone.text_encoders, tokens.ids, strict=True):
@@ -222,7 +221,7 @@ def _contexts(backbone: Backbone, word: str, settings: TextualInversion.Settings
 def _given(
     concept: Concept, backbone: Backbone, settings: TextualInversion.Settings
 ) -> tuple[str, list[Tensor]]:
-    """The word and its vectors out of a file that was made elsewhere."""
+    """Return the token and its vectors from a file trained elsewhere."""
     path = given_checkpoint(settings, concept)
     assert path is not None
     file = read_tensors(path / _FILE if path.is_dir() else path)

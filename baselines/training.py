@@ -1,4 +1,8 @@
-"""The training loop that the baselines share: seeded draws and AdamW, never waiting."""
+"""The training loop that all baselines share: seeded batches and AdamW.
+
+The train stage calls a method's `fit`, which calls `train`. The loop does not wait for the device,
+except to read losses and to save its state.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +20,22 @@ from PIL.Image import Image, Transpose
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from dbbench.advance import Advance
 from dbbench.baselines.training_state import capture, restore
 from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone
 from dbbench.generation.latents import Posterior
 from dbbench.generation.memory import fitted
-from dbbench.generation.method import Checkpoint, Concept, Diverged, Progress, save_files
+from dbbench.generation.method import Checkpoint, Concept, Diverged, save_files
 from dbbench.generation.resume import Saves
 
-READ_SECONDS = 0.5  # how often losses are read back; each time waits for the device
+READ_SECONDS = 0.5  # interval between reads of the losses; each read waits for the device
 
 log = logging.getLogger(__name__)
 
 
 class TrainSettings(BaseModel):
-    """What every trained method lets one choose."""
+    """Settings that all trained methods share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,49 +43,49 @@ class TrainSettings(BaseModel):
     learning_rate: float = Field(
         default=5e-6, gt=0, description="AdamW's learning rate after warm-up"
     )
-    batch_size: int = Field(default=1, ge=1, description="reference images in a step")
+    batch_size: int = Field(default=1, ge=1, description="reference images per step")
     lr_schedule: Literal["constant", "cosine"] = Field(
         default="constant",
-        description="course of the learning rate after warm-up; cosine ends at zero",
+        description="learning-rate schedule after warm-up; cosine decays to zero",
     )
-    warmup_steps: int = Field(
-        default=0, ge=0, description="steps of linear rise to the learning rate"
-    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(default=1e-2, ge=0, description="AdamW's decoupled weight decay")
     max_grad_norm: float = Field(
-        default=1.0, gt=0, description="gradients are scaled down to this norm"
+        default=1.0, gt=0, description="gradients are clipped to this norm"
     )
-    horizontal_flip: bool = Field(default=False, description="mirror an image in half of its draws")
+    horizontal_flip: bool = Field(
+        default=False, description="mirror each drawn image with probability 1/2"
+    )
     optimizer: Literal["adamw", "adamw8bit"] = Field(
         default="adamw", description="adamw8bit saves memory on CUDA; needs bitsandbytes"
     )
     checkpoint: str | None = Field(
         default=None,
-        description="weights trained elsewhere, sampled as they are; {subject} in the path is"
-        " the subject's name",
+        description="path of weights trained elsewhere, used without training; {subject} in it is"
+        " replaced by the subject's name",
     )
 
 
 @dataclass(frozen=True)
-class Draw:
-    """The random part of one step, for B latents; the same on every device."""
+class StepBatch:
+    """The random choices of one training step, for B latents; the same on every device."""
 
     index: Tensor
-    """(B,) rows of the posterior; flipped images come after all others."""
+    """(B,) rows of the posterior; mirrored images come after all originals."""
     timesteps: Tensor
     """(B,)"""
     context: Tensor
-    """(B,) which of the method's prompts an image is seen under."""
+    """(B,) index of each image's training prompt."""
     noise: Tensor
-    """(B, C, h, w), what is added to the latents."""
+    """(B, C, h, w), the noise added to the latents."""
     posterior_noise: Tensor
-    """(B, C, h, w), what draws latents from their posterior."""
+    """(B, C, h, w), the noise that samples latents from their posterior."""
     rows: slice
-    """Where in the step's whole batch these latents are."""
+    """Position of these latents in the step's whole batch."""
 
-    def __getitem__(self, rows: slice) -> Draw:
-        """A part of the step, to be computed by itself."""
-        return Draw(
+    def __getitem__(self, rows: slice) -> StepBatch:
+        """Return a part of the batch, for a pass of its own."""
+        return StepBatch(
             self.index[rows],
             self.timesteps[rows],
             self.context[rows],
@@ -90,20 +95,20 @@ class Draw:
         )
 
 
-def side_by_side(
-    steps: Sequence[Iterator[Draw]], *, images: Sequence[int], contexts: int
-) -> Iterator[Draw]:
-    """Yield the draws of several concepts as one; `images` are the rows of each one's posterior."""
+def join_batches(
+    steps: Sequence[Iterator[StepBatch]], *, images: Sequence[int], contexts: int
+) -> Iterator[StepBatch]:
+    """Yield the batches of several concepts as one; `images` counts each one's posterior rows."""
     first = [0, *accumulate(images)]
     for several in zip(*steps, strict=True):
-        index = [draw.index + start for draw, start in zip(several, first, strict=False)]
-        context = [draw.context + number * contexts for number, draw in enumerate(several)]
-        yield Draw(
+        index = [batch.index + start for batch, start in zip(several, first, strict=False)]
+        context = [batch.context + number * contexts for number, batch in enumerate(several)]
+        yield StepBatch(
             torch.cat(index),
-            torch.cat([draw.timesteps for draw in several]),
+            torch.cat([batch.timesteps for batch in several]),
             torch.cat(context),
-            torch.cat([draw.noise for draw in several]),
-            torch.cat([draw.posterior_noise for draw in several]),
+            torch.cat([batch.noise for batch in several]),
+            torch.cat([batch.posterior_noise for batch in several]),
             slice(0, sum(len(part) for part in index)),
         )
 
@@ -111,24 +116,24 @@ def side_by_side(
 def encode_references(
     backbone: Backbone, pools: Sequence[Sequence[Image]], *, flip: bool
 ) -> Posterior:
-    """Encode the images of all pools, one after the other, and then, to `flip`, their mirrors."""
+    """Encode the images of all pools in order; with `flip`, their mirror images follow."""
     images = [image for pool in pools for image in pool]
     if flip:
         images += [image.transpose(Transpose.FLIP_LEFT_RIGHT) for image in images]
     return backbone.encode_posterior(images)
 
 
-def draws(
+def step_batches(
     backbone: Backbone,
     settings: TrainSettings,
     *,
     pools: Sequence[int],
     seed: int,
     contexts: int = 1,
-) -> Iterator[Draw]:
-    """Yield each step's draw: `batch_size` images of each pool, shuffled epoch by epoch.
+) -> Iterator[StepBatch]:
+    """Yield one batch a step: `batch_size` images of each pool, shuffled anew in each epoch.
 
-    `pools` are the numbers of images, in the order of `encode_references`.
+    `pools` are image counts, in the order of `encode_references`.
     """
     generator = torch.Generator().manual_seed(seed)
     steps, size = settings.steps, settings.batch_size
@@ -149,21 +154,21 @@ def draws(
     for rows, times, prompts in plan:
         noise = torch.randn(shape, generator=generator)
         if backbone.device.type == "cuda":
-            noise = noise.pin_memory()  # else the copy waits for the device
+            noise = noise.pin_memory()  # otherwise the copy waits for the device
         added, posterior = noise.to(backbone.device, non_blocking=True)
-        yield Draw(rows, times, prompts, added, posterior, slice(0, len(rows)))
+        yield StepBatch(rows, times, prompts, added, posterior, slice(0, len(rows)))
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a training went: the losses of the good steps, and why it stopped early, if it did."""
+    """Result of a training: the losses of the valid steps, and why it stopped early, if so."""
 
     losses: tuple[list[float], ...]
-    """For each group of weights."""
+    """One list for each parameter group."""
     cause: str | None = None
 
     def keep(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Return the checkpoint. Raises Diverged with it where training stopped early."""
+        """Return the checkpoint. Raises Diverged, which carries it, if training stopped early."""
         if self.cause is not None:
             raise Diverged(self.cause, checkpoint)
         return checkpoint
@@ -172,24 +177,24 @@ class Training:
 def train(
     backbone: Backbone,
     groups: Sequence[Sequence[nn.Parameter]],
-    errors_of: Callable[[Draw], Tensor],
+    errors_of: Callable[[StepBatch], Tensor],
     weights: Tensor,
-    steps: Iterator[Draw],
+    steps: Iterator[StepBatch],
     settings: TrainSettings,
     *,
-    progress: Progress,
+    progress: Advance,
     after_step: Callable[[int], None] | None = None,
     saves: Saves | None = None,
 ) -> Training:
-    """Minimise, for each group of parameters, its weighted sum of errors with AdamW.
+    """Minimise each parameter group's weighted sum of errors with AdamW.
 
-    `errors_of` a draw of B latents is (B,), and row g of `weights` (G, B) makes group g's loss of
-    it. Groups share the passes through the networks and nothing else. `after_step` is called with
-    the number of steps done after each. With `saves` the state is kept on the way, and a
-    training that was interrupted goes on with the very same bits.
+    `errors_of(batch)` returns errors (B,). Row g of `weights` (G, B) weighs them into the loss of
+    group g. Groups share the forward and backward passes, and nothing else. After each step,
+    `after_step` gets the number of steps done. With `saves` the state is saved at intervals, and
+    an interrupted training resumes bit for bit.
 
-    Where memory does not suffice, a step is computed in halves, and halves of them. A loss or a
-    gradient that is no longer a number stops training: the weights stay those of the step before.
+    If memory is too small, each step is split into passes of half the size, repeatedly if needed.
+    A NaN or infinite loss or gradient stops training; the weights stay those of the step before.
     """
     parameters = [weight for group in groups for weight in group]
     moment_bytes = 4 if settings.optimizer == "adamw" else 1
@@ -205,9 +210,9 @@ def snapshots(
     settings: TrainSettings,
     files: Callable[[], Mapping[str, Mapping[str, Tensor]]],
 ) -> Callable[[int], None]:
-    """Return what `train` calls after each step to write the concept's snapshots.
+    """Return an `after_step` callback for `train` that writes the concept's snapshots.
 
-    `files` gives a checkpoint's files as they are at that moment.
+    `files` returns the checkpoint's files with the current weights.
     """
     shares = {share: max(1, round(share * settings.steps)) for share in concept.snapshots}
 
@@ -221,33 +226,33 @@ def snapshots(
 
 def _loop(
     groups: Sequence[Sequence[nn.Parameter]],
-    errors_of: Callable[[Draw], Tensor],
+    errors_of: Callable[[StepBatch], Tensor],
     weights: Tensor,
-    steps: Iterator[Draw],
+    steps: Iterator[StepBatch],
     settings: TrainSettings,
-    progress: Progress,
+    progress: Advance,
     at_once: int,
     after_step: Callable[[int], None] | None,
     saves: Saves | None,
 ) -> Training:
-    """Take the steps, `at_once` latents at a time; nothing in here waits for the device."""
+    """Run the steps, `at_once` latents in a pass."""
     parameters = [weight for group in groups for weight in group]
     optimizer = _optimizer(parameters, settings)
     device = parameters[0].device
     losses = torch.zeros(settings.steps, len(groups), device=device)
     norms = torch.zeros(settings.steps, device=device)
-    stopped = torch.zeros((), dtype=torch.float32, device=device)  # as fused AdamW wants it
-    optimizer.found_inf = stopped  # AdamW's own way to pass over a step without waiting for it
+    stopped = torch.zeros((), dtype=torch.float32, device=device)  # the type that fused AdamW needs
+    optimizer.found_inf = stopped  # AdamW skips its step where this is set, without a wait
     first = 0
     if saves is not None and (state := saves.load()) is not None:
         first = saves.resumed_at
         at_once = restore(*state, parameters, optimizer, losses, norms)
         progress(first, settings.steps, {})
     read, last_read = first, time.monotonic()
-    # The data's order and noise are drawn anew from the seed, up to where it goes on.
-    for done, draw in enumerate(islice(steps, first, None), start=first + 1):
+    # Draw the skipped batches again from the seed, so that the generator is in the same state.
+    for done, batch in enumerate(islice(steps, first, None), start=first + 1):
         optimizer.param_groups[0]["lr"] = learning_rate(settings, done - 1)
-        at_once = _backward(draw, errors_of, weights, losses[done - 1], at_once, optimizer)
+        at_once = _backward(batch, errors_of, weights, losses[done - 1], at_once, optimizer)
         for group in groups:
             norms[done - 1] += nn.utils.clip_grad_norm_(group, settings.max_grad_norm)
         finite = torch.isfinite(losses[done - 1].sum() + norms[done - 1])
@@ -273,23 +278,23 @@ def _loop(
 
 
 def _backward(
-    draw: Draw,
-    errors_of: Callable[[Draw], Tensor],
+    batch: StepBatch,
+    errors_of: Callable[[StepBatch], Tensor],
     weights: Tensor,
     losses: Tensor,
     at_once: int,
     optimizer: torch.optim.Optimizer,
 ) -> int:
-    """Add the gradients of a step, `at_once` latents at a time, and fill in its losses (G,).
+    """Accumulate the gradients of a step, `at_once` latents in a pass; fill in its losses (G,).
 
-    Returns how many latents at a time there was memory for.
+    Returns how many latents fitted into memory at once.
     """
     size = weights.shape[1]
     while True:
         try:
             for start in range(0, size, at_once):
                 rows = slice(start, min(start + at_once, size))
-                parts = weights[:, rows] @ errors_of(draw[rows])
+                parts = weights[:, rows] @ errors_of(batch[rows])
                 parts.sum().backward()
                 losses += parts.detach()
             return at_once
@@ -297,14 +302,14 @@ def _backward(
             if at_once == 1:
                 raise UserError(
                     "out of memory with one image at a time; choose a smaller resolution, a method"
-                    " that trains less (dreambooth_lora), or a larger device"
+                    " that trains fewer weights (dreambooth_lora), or a device with more memory"
                 ) from error
-        # Outside of the handler: the error holds on to all that had been computed.
+        # Outside the handler, because the exception keeps the computed tensors alive.
         optimizer.zero_grad()
         losses.zero_()
         at_once = math.ceil(at_once / 2)
         torch.cuda.empty_cache()
-        log.warning("out of memory: from here on %d of %d images at a time", at_once, size)
+        log.warning("out of memory: continuing with %d of %d images at a time", at_once, size)
 
 
 def _optimizer(parameters: Sequence[nn.Parameter], settings: TrainSettings) -> Any:
@@ -317,13 +322,13 @@ def _optimizer(parameters: Sequence[nn.Parameter], settings: TrainSettings) -> A
     except ImportError:
         raise UserError(
             "optimizer adamw8bit needs the package bitsandbytes and a CUDA device; install it, or"
-            " take adamw"
+            " use adamw"
         ) from None
     return AdamW8bit(parameters, betas=(0.9, 0.999), weight_decay=settings.weight_decay)
 
 
 def _stopped(losses: Tensor, norms: Tensor, settings: TrainSettings) -> Training:
-    """What is left of a training whose loss or gradient is no longer a number."""
+    """Return the losses before the first NaN or infinite loss or gradient, and the cause."""
     totals = losses.sum(dim=1)
     step = int(torch.isfinite(totals + norms).int().argmin())
     what, value = (
@@ -337,9 +342,9 @@ def _stopped(losses: Tensor, norms: Tensor, settings: TrainSettings) -> Training
 
 
 def given_checkpoint(settings: TrainSettings, concept: Concept) -> Path | None:
-    """Return the path of weights that were trained elsewhere, None where training is asked for.
+    """Return the path of weights trained elsewhere, or None if the method is trained here.
 
-    Raises UserError where there is nothing.
+    Raises UserError if there is no such path.
     """
     if settings.checkpoint is None:
         return None
@@ -350,17 +355,17 @@ def given_checkpoint(settings: TrainSettings, concept: Concept) -> Path | None:
 
 
 def given_word(identifier: str | None, method: str) -> str:
-    """The word that weights from elsewhere were trained with; it may be any."""
+    """Return the identifier that weights from elsewhere were trained with; any word is accepted."""
     if identifier is None:
         raise UserError(
-            "name the word that the checkpoint was trained with"
+            "set the identifier that the checkpoint was trained with"
             f" (--set methods.{method}.identifier=sks)"
         )
     return identifier
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a .safetensors file. Raises UserError where it is none."""
+    """Read a .safetensors file. Raises UserError if it cannot be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -371,7 +376,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """The learning rate of the step after `step` others: linear warm-up, then the schedule."""
+    """Learning rate after `step` completed steps: linear warm-up, then the schedule."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     if settings.lr_schedule == "constant":
@@ -381,7 +386,7 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 
 
 def _epochs(pool: int, steps: int, size: int, generator: torch.Generator) -> Tensor:
-    """Indices below `pool`, (steps, size): one permutation after another."""
+    """Return indices below `pool`, (steps, size): one random permutation an epoch."""
     count = math.ceil(steps * size / pool)
     order = torch.cat([torch.randperm(pool, generator=generator) for _ in range(count)])
     return order[: steps * size].view(steps, size)

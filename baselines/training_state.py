@@ -1,4 +1,4 @@
-"""The whole state of a training between two steps, as tensors and JSON: what `Saves` keeps."""
+"""The complete state of a training between two steps; `generation/resume.py` writes it to disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-State = tuple[dict[str, Tensor], dict[str, Any]]
+TrainingState = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors for a .safetensors file, and JSON values."""
 
 
 def capture(
@@ -17,10 +18,10 @@ def capture(
     losses: Tensor,
     norms: Tensor,
     at_once: int,
-) -> State:
-    """Return weights, the optimizer's moments, what was noted of each step, and the generators.
+) -> TrainingState:
+    """Return weights, optimizer moments, the losses and norms so far, and generator states.
 
-    The learning rate follows from the number of the step.
+    The learning rate is not stored, because it follows from the step.
     """
     tensors = {"losses": losses, "norms": norms, "random/cpu": torch.get_rng_state()}
     if losses.device.type == "cuda":
@@ -45,7 +46,7 @@ def restore(
     losses: Tensor,
     norms: Tensor,
 ) -> int:
-    """Put everything back where `capture` found it; return how many latents fit at once."""
+    """Restore what `capture` returned; return how many latents fit into memory at once."""
     moments: dict[int, dict[str, Any]] = {}
     kinds: dict[str, dict[str, Any]] = {"optimizer": dict(facts["optimizer"])}
     for name, tensor in tensors.items():
@@ -54,7 +55,7 @@ def restore(
     for name, value in kinds["optimizer"].items():
         number, _, moment = name.partition("/")
         if isinstance(value, Tensor) and value.shape == parameters[int(number)].shape:
-            # In the weight's own layout: the fused step walks through both side by side.
+            # In the weight's memory layout, which the fused optimizer step needs.
             value = torch.empty_like(parameters[int(number)], dtype=value.dtype).copy_(value)
         moments.setdefault(int(number), {})[moment] = value
     with torch.no_grad():

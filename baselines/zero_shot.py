@@ -1,6 +1,6 @@
-"""IP-Adapter: reference images as a prompt, nothing is trained (arXiv 2308.06721).
+"""IP-Adapter: reference images condition the frozen backbone (arXiv 2308.06721).
 
-The pattern for methods without training: `fit` keeps what the references say, `generate` uses it.
+The pattern for methods without training: `fit` encodes the references, `generate` uses them.
 """
 
 from __future__ import annotations
@@ -14,51 +14,52 @@ from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from dbbench.advance import Advance
 from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone
 from dbbench.generation.loading import quiet
-from dbbench.generation.method import Checkpoint, Concept, Progress, checkpoint_metadata
+from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
 from dbbench.suites.sampling import SampleSettings
 
 _FILE = "image_embeds.safetensors"
 
 
 class ZeroShot:
-    """Shows the subject's images to an adapter beside the frozen backbone."""
+    """Conditions the frozen backbone on the subject's images through an adapter."""
 
     name = "zero_shot"
     needs_prior = False
 
     class Settings(BaseModel):
-        """The published adapter for Stable Diffusion 1.5; others by path or hub id."""
+        """Defaults are the published adapter for Stable Diffusion 1.5; others by path or hub id."""
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
         adapter: str = Field(
             default="h94/IP-Adapter", description="folder or hub id with adapter and image encoder"
         )
-        subfolder: str = Field(default="models", description="where in it the adapter lies")
+        subfolder: str = Field(default="models", description="subfolder of the adapter's weights")
         weight_name: str = Field(
-            default="ip-adapter_sd15.safetensors", description="the adapter's file"
+            default="ip-adapter_sd15.safetensors", description="file name of the adapter's weights"
         )
         image_encoder: str = Field(
-            default="models/image_encoder", description="where in it the CLIP image encoder lies"
+            default="models/image_encoder", description="subfolder of the CLIP image encoder"
         )
         scale: float = Field(
-            default=0.6, ge=0, le=1, description="weight of the images beside the text's"
+            default=0.6, ge=0, le=1, description="weight of the image conditioning"
         )
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or self.Settings()
 
     def fit(
-        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Progress
+        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Advance
     ) -> Checkpoint:
-        """Encode the reference images; nothing is learned, and so the losses are empty."""
+        """Encode the reference images; nothing is trained, so the losses are empty."""
         if backbone.denoiser != "unet":
             raise UserError(
-                f"zero_shot puts IP-Adapter beside a UNet, and this backbone is a"
+                f"zero_shot needs a UNet for IP-Adapter, and this backbone is a"
                 f" {backbone.denoiser}; use another method"
             )
         encoder, processor = self._image_encoder()
@@ -81,10 +82,10 @@ class ZeroShot:
         seeds: Sequence[int],
         sample: SampleSettings,
     ) -> Iterator[Image]:
-        """Draw the prompts, which name the class noun alone, beside the reference images."""
+        """Generate the prompts, which name the class noun only, conditioned on the references."""
         texts = [prompt.render("", class_noun) for prompt in prompts]
         embeds = checkpoint.files[_FILE]["image_embeds"].to(backbone.device)[None]
-        # Guidance leads away from zeros in place of images, as diffusers does.
+        # The unconditional half of classifier-free guidance gets zeros, as in diffusers.
         both = torch.cat([torch.zeros_like(embeds), embeds])
         conditions = {"ip_adapter_image_embeds": [both if sample.guidance > 1 else embeds]}
         pipeline = backbone.pipeline
@@ -109,7 +110,7 @@ class ZeroShot:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"the adapter {settings.adapter}/{settings.subfolder}/{settings.weight_name} cannot"
-                f" be loaded beside this backbone ({reason}); give one that was made for it"
+                f" be loaded into this backbone ({reason}); use one made for this backbone"
             ) from error
         backbone.pipeline.set_ip_adapter_scale(settings.scale)
         backbone.module(backbone.denoiser).requires_grad_(False).to(backbone.device)

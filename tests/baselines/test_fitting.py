@@ -95,7 +95,7 @@ def test_out_of_memory_halves_the_passes_and_changes_nothing_else(
     with caplog.at_level(logging.WARNING, logger="dbbench"):
         halved = dreambooth(backbone, train_text_encoder=with_text, prior_weight=0.5)
     assert sizes[:5] == [6, 3, 2, 2, 2]
-    assert "out of memory: from here on 2 of 6 images at a time" in caplog.text
+    assert "out of memory: continuing with 2 of 6 images at a time" in caplog.text
     torch.testing.assert_close(
         torch.tensor(halved.losses), torch.tensor(whole.losses), rtol=1e-4, atol=1e-5
     )
@@ -137,7 +137,7 @@ def test_sampling_out_of_memory_goes_on_in_smaller_batches(
             image.tobytes() for image in backbone.sample(texts, seeds=seeds, settings=settings)
         ]
     assert sizes == [4, 2, 2, 1]
-    assert "out of memory: from here on 2 images at a time" in caplog.text
+    assert "out of memory: continuing with 2 images at a time" in caplog.text
     off = [
         max(abs(a - b) for a, b in zip(one, other, strict=True))
         for one, other in zip(drawn, expected, strict=True)

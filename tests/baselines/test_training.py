@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dbbench.baselines.dreambooth import DreamBooth
 from dbbench.baselines.textual_inversion import TextualInversion
-from dbbench.baselines.training import Draw, draws
+from dbbench.baselines.training import StepBatch, step_batches
 from dbbench.generation.backbone import Backbone, load_backbone
 from dbbench.generation.method import Concept
 
@@ -75,7 +75,9 @@ class Reference:
     pipe: Any
     name: str
 
-    def loss(self, image: Image.Image, text: tuple[Tensor, ...], draw: Draw, row: int) -> Tensor:
+    def loss(
+        self, image: Image.Image, text: tuple[Tensor, ...], draw: StepBatch, row: int
+    ) -> Tensor:
         """E |prediction - target|^2 for one image of a step."""
         vae = self.pipe.vae
         array = np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1
@@ -139,7 +141,9 @@ class Reference:
 
 
 def adamw(
-    weights: Sequence[Tensor], gradient_of: Callable[[Draw], Tensor], steps: Iterable[Draw]
+    weights: Sequence[Tensor],
+    gradient_of: Callable[[StepBatch], Tensor],
+    steps: Iterable[StepBatch],
 ) -> list[float]:
     """Decoupled decay and bias-corrected moments by hand (arXiv 1711.05101, algorithm 2)."""
     rate, decay, b1, b2, tiny = RATE, 1e-2, 0.9, 0.999, 1e-8
@@ -187,7 +191,7 @@ def test_ten_steps_of_dreambooth_equal_the_formulas(
     images = [*CONCEPT.images, *CONCEPT.prior_images]
     prompts = ["a sks stuffed animal"] * 2 + ["a stuffed animal"] * 2
 
-    def loss(draw: Draw) -> Tensor:
+    def loss(draw: StepBatch) -> Tensor:
         rows = range(len(draw.index))
         each = [
             reference.loss(images[int(draw.index[row])], reference.encode(prompts[row]), draw, row)
@@ -198,7 +202,7 @@ def test_ten_steps_of_dreambooth_equal_the_formulas(
 
     pools = [3, 8] if prior_weight else [3]
     weights = [weight for part in parts.values() for weight in part.parameters()]
-    losses = adamw(weights, loss, draws(backbone, settings, pools=pools, seed=5))
+    losses = adamw(weights, loss, step_batches(backbone, settings, pools=pools, seed=5))
 
     np.testing.assert_allclose(checkpoint.losses, losses, rtol=TOLERANCE)
     for part, module in parts.items():
@@ -238,7 +242,7 @@ def test_ten_steps_of_textual_inversion_equal_the_formulas(name: str) -> None:
         learned.append(vectors)
         others.append(matrix)
 
-    def loss(draw: Draw) -> Tensor:
+    def loss(draw: StepBatch) -> Tensor:
         # Stable Diffusion 3's pipeline has no shorthand for the vectors of one word.
         word = "<x> <x>_1" if name == "flow" else "<x>"
         texts = [f"a {word}", f"the red {word}"]
@@ -253,7 +257,7 @@ def test_ten_steps_of_textual_inversion_equal_the_formulas(name: str) -> None:
         ]
         return (each[0] + each[1]) / 2
 
-    losses = adamw(learned, loss, draws(backbone, settings, pools=[3], seed=5, contexts=2))
+    losses = adamw(learned, loss, step_batches(backbone, settings, pools=[3], seed=5, contexts=2))
     np.testing.assert_allclose(checkpoint.losses, losses, rtol=TOLERANCE)
     (file,) = checkpoint.files.values()
     names = ["clip_l", "clip_g", "t5"] if len(learned) > 1 else ["<plushie>"]

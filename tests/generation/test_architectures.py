@@ -148,7 +148,7 @@ def test_flow_timesteps_are_logit_normal() -> None:
 
 
 def test_a_solver_that_cannot_solve_a_flow_is_refused(folders: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match='"ddim" does not solve .* use euler'):
+    with pytest.raises(UserError, match='"ddim" does not support .* use euler'):
         load(folders["sd3"]).sample(["a dog"], seeds=[0], settings=SampleSettings())
 
 

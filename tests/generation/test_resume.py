@@ -15,7 +15,7 @@ from dbbench.errors import UserError
 from dbbench.files import hash_file
 from dbbench.generation.backbone import Backbone, load_backbone
 from dbbench.generation.method import Checkpoint, Concept, load_method
-from dbbench.generation.resume import RECORD, Interval, Saves
+from dbbench.generation.resume import STATE_FILE, SaveInterval, Saves
 from dbbench.interrupts import Stop, Stopped
 
 CONCEPT = Concept(
@@ -93,7 +93,7 @@ def test_a_training_interrupted_twice_ends_with_the_same_bits(
     whole, _ = fit(name, backbone, None, snapshots=tmp_path / "whole")
     folder = tmp_path / "folder"
     folder.mkdir()
-    saves = Saves(folder, "key", Interval.parse("2steps"))
+    saves = Saves(folder, "key", SaveInterval.parse("2steps"))
     with pytest.raises(Interrupted):
         fit(name, backbone, saves, until=5, snapshots=folder)
     torch.manual_seed(99)  # Whatever the next process begins with.
@@ -116,7 +116,7 @@ def test_a_wish_to_stop_is_granted_after_the_step_and_what_was_done_is_kept(
 ) -> None:
     whole, _ = fit("dreambooth_lora", backbone, None)
     stop = Stop(number=15)
-    saves = Saves(tmp_path, "key", Interval(), stop)
+    saves = Saves(tmp_path, "key", SaveInterval(), stop)
     with pytest.raises(Stopped) as caught:
         fit("dreambooth_lora", backbone, saves)
     assert caught.value.number == 15
@@ -130,7 +130,7 @@ def test_a_wish_to_stop_is_granted_after_the_step_and_what_was_done_is_kept(
 def test_a_state_that_is_not_whole_is_not_gone_on_from(
     tmp_path: Path, backbone: Backbone, damage: str
 ) -> None:
-    saves = Saves(tmp_path, "key", Interval(steps=4))
+    saves = Saves(tmp_path, "key", SaveInterval(steps=4))
     with pytest.raises(Interrupted):
         fit("dreambooth_lora", backbone, saves, until=7)
     (state,) = tmp_path.glob(".training-*.safetensors")
@@ -143,7 +143,7 @@ def test_a_state_that_is_not_whole_is_not_gone_on_from(
     elif damage == "remove":
         state.unlink()
     elif damage == "record":
-        (tmp_path / RECORD).write_text("{")
+        (tmp_path / STATE_FILE).write_text("{")
     else:
         saves.key = "another"
     assert saves.load() is None
@@ -151,10 +151,10 @@ def test_a_state_that_is_not_whole_is_not_gone_on_from(
 
 
 def test_the_state_is_kept_by_time_too(tmp_path: Path) -> None:
-    saves = Saves(tmp_path, interval=Interval(seconds=0.0))
+    saves = Saves(tmp_path, interval=SaveInterval(seconds=0.0))
     assert saves.load() is None
     assert saves.due(1)
-    saves.interval = Interval(seconds=60.0)
+    saves.interval = SaveInterval(seconds=60.0)
     saves.save(1, {"x": torch.ones(2)}, {})
     assert not saves.due(2)
     assert saves.load() is not None
@@ -179,13 +179,17 @@ def test_a_full_disk_costs_the_state_and_not_the_training(
 
 @pytest.mark.parametrize(
     ("text", "interval"),
-    [("5min", Interval(300.0)), ("90s", Interval(90.0)), ("1 step", Interval(float("inf"), 1))],
+    [
+        ("5min", SaveInterval(300.0)),
+        ("90s", SaveInterval(90.0)),
+        ("1 step", SaveInterval(float("inf"), 1)),
+    ],
 )
-def test_an_interval_is_written_with_its_unit(text: str, interval: Interval) -> None:
-    assert Interval.parse(text) == interval
+def test_an_interval_is_written_with_its_unit(text: str, interval: SaveInterval) -> None:
+    assert SaveInterval.parse(text) == interval
 
 
 @pytest.mark.parametrize("text", ["5", "0min", "-1s", "often", "5 hours"])
 def test_anything_else_is_no_interval(text: str) -> None:
     with pytest.raises(UserError, match="write 5min"):
-        Interval.parse(text)
+        SaveInterval.parse(text)

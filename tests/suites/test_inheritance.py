@@ -189,6 +189,6 @@ def test_the_common_word_of_the_identifier_suite_can_be_trained_on():
     row = load_suite("identifier", "mini").methods["common-word"]
     word, common = row["identifier"], row["common_identifier"]
     assert choose_identifier(tokenizer, word, seed=0, common=common) == word
-    with pytest.raises(UserError, match="means something"):
+    with pytest.raises(UserError, match="is a common word"):
         choose_identifier(tokenizer, "dog", seed=0)
     assert choose_identifier(tokenizer, "dog", seed=0, common=True) == "dog"

@@ -8,10 +8,11 @@ import numpy as np
 from PIL.Image import Image
 from pydantic import BaseModel
 
+from dbbench.advance import Advance
 from dbbench.data.prompt import PromptTemplate
 from dbbench.evaluation.metric import Comparison, Features, Values
 from dbbench.generation.backbone import Backbone
-from dbbench.generation.method import Checkpoint, Concept, Progress
+from dbbench.generation.method import Checkpoint, Concept
 from dbbench.suites.sampling import SampleSettings
 
 
@@ -30,7 +31,7 @@ class ClassNoun:
         self.settings = settings or self.Settings()
 
     def fit(
-        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Progress
+        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Advance
     ) -> Checkpoint:
         """Learn nothing: `concept.images` are the subject's, and are not looked at."""
         progress(1, 1, {"loss": 0.0})

@@ -1,1 +1,1 @@
-"""Generation: backbones, and what methods train and sample with; knows nothing of scores."""
+"""Generation: backbones, and the tools for methods to train and sample; no scores here."""

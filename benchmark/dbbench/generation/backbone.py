@@ -1,4 +1,4 @@
-"""The frozen text-to-image model under every run: latents, text, loss and samples."""
+"""The frozen text-to-image model of every run; methods use it to train and to sample."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dbbench.generation.architectures import architecture, text_encoders, tokeni
 from dbbench.generation.latents import LatentCodec, Posterior
 from dbbench.generation.loading import load_pipeline
 from dbbench.generation.noise import build_schedule, build_solver
-from dbbench.generation.text import ExtendedEmbedding, Text, Tokens, join
+from dbbench.generation.text import EncodedText, ExtendedEmbedding, Tokens, join
 from dbbench.suites.sampling import SampleSettings
 
 DType = Literal["auto", "float32", "bfloat16"]
@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 
 
 class Backbone:
-    """A diffusers pipeline, frozen, with what methods need of it; one serves run after run.
+    """A frozen diffusers pipeline with the operations that methods need; shared by all runs.
 
-    A method does not ask which pipeline it is: parts, texts, noise and loss look the same.
-    Weights stay float32. `restore` undoes whatever a run did to the denoiser and the text encoders.
+    The interface is the same for every pipeline class: parts, texts, noise and loss.
+    Weights stay float32. `restore` undoes all changes of a run to the denoiser and text encoders.
     """
 
     def __init__(
@@ -52,11 +52,13 @@ class Backbone:
         self._architecture = architecture(kind, source="the pipeline")
         factor = pipeline.vae_scale_factor * self._architecture.multiple
         if resolution % factor:
-            raise UserError(f"resolution {resolution} is not a multiple of {factor}; choose one")
+            raise UserError(
+                f"resolution {resolution} is not a multiple of {factor}; choose a multiple"
+            )
         self.pipeline = pipeline.to(device)
         self.resolution = resolution
         self.device = torch.device(device)
-        # bfloat16 halves a GPU's time; on most CPUs it costs ten times more.
+        # bfloat16 halves the time on a GPU, and takes ten times as long on most CPUs.
         self._half = dtype == "bfloat16" or (dtype == "auto" and self.device.type == "cuda")
         for part in (*self.parts, "vae"):
             self.module(part).float().requires_grad_(False).eval()
@@ -80,17 +82,17 @@ class Backbone:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What may be trained: the denoiser and the text encoders."""
+        """The trainable parts: the denoiser and the text encoders."""
         return (self.denoiser, *self.text_encoders)
 
     @property
     def lora_targets(self) -> tuple[str, ...]:
-        """The denoiser's layers that a LoRA is beside."""
+        """The denoiser's layers that LoRA adapters are added to."""
         return self._architecture.lora_targets
 
     @property
     def tokenizer(self) -> Any:
-        """The first tokenizer, with the tokens of `added_tokens` while that is open."""
+        """The first tokenizer; inside `added_tokens` it includes the added tokens."""
         return self.pipeline.tokenizer
 
     @property
@@ -102,7 +104,7 @@ class Backbone:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the weights and choices that reach an image, whatever the files' layout."""
+        """SHA-256 over the weights and settings that affect an image; file layout has no effect."""
         digest = hashlib.sha256()
         states = [*self._pristine.items(), ("vae", self.pipeline.vae.state_dict())]
         for part, state in states:
@@ -129,15 +131,15 @@ class Backbone:
         return module
 
     def restore(self) -> None:
-        """Put the pristine weights back, bit for bit, and freeze them."""
+        """Restore the original weights bit for bit, and freeze them."""
         remove_adapters(self.pipeline)
         for part in self.parts:
             self.load(part, self._pristine[part])
 
     def load(self, part: str, state: Mapping[str, Tensor]) -> None:
-        """Copy `state` over the weights of `part`, and freeze them.
+        """Copy `state` into the weights of `part`, and freeze them.
 
-        Raises UserError where names or shapes are not this backbone's.
+        Raises UserError if names or shapes do not match this backbone.
         """
         module = self.module(part)
         try:
@@ -145,13 +147,16 @@ class Backbone:
         except RuntimeError as error:
             raise UserError(
                 f"the checkpoint's {part} does not fit this backbone"
-                f" ({str(error).splitlines()[-1].strip()}); use the one that it was trained on"
+                f" ({str(error).splitlines()[-1].strip()}); use the backbone that it was trained on"
             ) from error
         module.requires_grad_(False)
-        module.zero_grad()  # or what a failed run left would enter the next one's first step
+        module.zero_grad()  # a failed run's gradients must not enter the next run
 
     def trainable(self, part: str, *, ending: tuple[str, ...] = ("",)) -> dict[str, nn.Parameter]:
-        """The weights of `part` whose names end so, with gradients until `restore` or `load`."""
+        """Enable gradients for the weights of `part` whose names end with one of `ending`.
+
+        Returns them by name. `restore` or `load` freezes them again.
+        """
         module = self.module(part)
         chosen = {
             name: weight for name, weight in module.named_parameters() if name.endswith(ending)
@@ -161,38 +166,38 @@ class Backbone:
         return chosen
 
     def weights(self, part: str) -> dict[str, Tensor]:
-        """A copy of the weights of `part` on the CPU, named as its own class saves them."""
+        """Return a copy of the weights of `part` on the CPU, named as its class saves them."""
         return {
             name: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, tensor in self.module(part).state_dict().items()
         }
 
     def config(self, part: str) -> dict[str, Any]:
-        """The config of `part` as its own class saves it, less the path that it came from."""
+        """Return the config of `part` as its class saves it, without the path of its source."""
         module = self.module(part)
-        # diffusers' way, transformers' way
+        # diffusers has the method on the model, transformers on its config.
         holder: Any = module if part == self.denoiser else module.config
         config: dict[str, Any] = json.loads(holder.to_json_string())
         config.pop("_name_or_path", None)
         return config
 
     def file(self, part: str) -> str:
-        """Where a pipeline's folder keeps the weights of `part`."""
+        """Return the path of the weights of `part` inside a pipeline's folder."""
         name = "diffusion_pytorch_model" if part == self.denoiser else "model"
         return f"{part}/{name}.safetensors"
 
     def encode_posterior(self, images: Sequence[Image]) -> Posterior:
-        """Encode N images, each brought to the backbone's resolution."""
+        """Encode N images, each resized to the backbone's resolution."""
         with self.autocast():
             return self._codec.encode(images)
 
     def decode(self, latents: Tensor) -> list[Image]:
-        """RGB images of scaled latents (N, C, h, w)."""
+        """Decode scaled latents (N, C, h, w) to RGB images."""
         with self.autocast():
             return self._codec.decode(latents)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Token ids for each text encoder, padded or cut to its own length."""
+        """Return token ids for each text encoder, padded or truncated to its length."""
         ids = []
         lengths = self._architecture.token_lengths
         for part, length in zip(self.text_encoders, lengths, strict=False):
@@ -208,13 +213,13 @@ class Backbone:
             ids.append(encoded.input_ids.to(self.device))
         return Tokens(tuple(ids))
 
-    def encode_tokens(self, tokens: Tokens) -> Text:
-        """Text states of N texts, with gradients where something is trained."""
+    def encode_tokens(self, tokens: Tokens) -> EncodedText:
+        """Encode N texts; gradients flow to weights that are being trained."""
         with self.autocast():
             return self._architecture.encode(self.pipeline, tokens)
 
-    def encode_prompts(self, texts: Sequence[str]) -> Text:
-        """Text states of prompts, without gradients."""
+    def encode_prompts(self, texts: Sequence[str]) -> EncodedText:
+        """Encode prompts without gradients."""
         tokens = self.tokenize(texts)
         with torch.no_grad():
             return join(
@@ -226,11 +231,11 @@ class Backbone:
 
     @contextmanager
     def added_tokens(self, words: Mapping[str, Sequence[Tensor]]) -> Iterator[None]:
-        """While open, each word in a text stands for its vectors, which may be trained.
+        """Inside this context, each word is a placeholder token with its own, trainable vectors.
 
-        A word has (n, D) vectors for each text encoder in turn. The embedding matrices are not
-        touched: the vectors lie beside them. Several vectors are named as diffusers'
-        `load_textual_inversion` names them: <t>, <t>_1, <t>_2, ...
+        `words` maps a word to vectors (n, D) for each text encoder in turn. The embedding matrices
+        stay unchanged; the vectors are kept apart. Several vectors are named as in diffusers'
+        `load_textual_inversion`: <t>, <t>_1, <t>_2, ...
         """
         before = []
         try:
@@ -242,7 +247,7 @@ class Backbone:
                 for word, vectors in words.items():
                     if word in extended.get_vocab():
                         raise UserError(
-                            f'"{word}" is a token of this backbone already; rename the subject'
+                            f'"{word}" is already a token of this backbone; rename the subject'
                         )
                     count = len(vectors[number])
                     extended.add_tokens([word, *(f"{word}_{i}" for i in range(1, count))])
@@ -258,17 +263,17 @@ class Backbone:
                 owner.set_input_embeddings(embedding)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The latents (N, C, h, w) at `timesteps` (N,) of the noise schedule."""
+        """Return latents (N, C, h, w) noised to `timesteps` (N,) of the noise schedule."""
         return self.schedule.add_noise(latents, noise, timesteps)
 
     def training_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the denoiser is to predict there: noise, velocity, latents or a flow."""
+        """Return the denoiser's training target there: noise, velocity, latents or a flow."""
         return self.schedule.target(latents, noise, timesteps)
 
     def denoising_loss(
-        self, latents: Tensor, text: Text, *, noise: Tensor, timesteps: Tensor
+        self, latents: Tensor, text: EncodedText, *, noise: Tensor, timesteps: Tensor
     ) -> Tensor:
-        """Mean squared error of the prediction for each of N latents: (N,), float32."""
+        """Return the mean squared error of each latent's prediction: (N,), float32."""
         noisy = self.add_noise(latents, noise, timesteps)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         with self.autocast():
@@ -279,7 +284,7 @@ class Backbone:
         return torch.mean(error.square(), dim=(1, 2, 3))
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of the models' arithmetic; weights, losses and solvers stay float32."""
+        """Set the precision of the networks; weights, losses and solvers stay float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
 
     def sample(
@@ -290,11 +295,11 @@ class Backbone:
         settings: SampleSettings,
         conditions: Mapping[str, Any] | None = None,
     ) -> Iterator[Image]:
-        """Draw one image for each prompt, in order, from the noise of its own seed.
+        """Generate one image per prompt, in order, each from the noise of its own seed.
 
-        The texts are encoded before this returns; the images come batch by batch from diffusers'
-        own pipeline call, which is given the `conditions` as they are. A batch's size and company
-        change an image by rounding only.
+        Texts are encoded before this returns. Images then come batch by batch from the diffusers
+        pipeline, which also gets the `conditions` as keyword arguments. The batch size and the
+        other images of a batch change an image only by rounding.
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
@@ -309,14 +314,14 @@ class Backbone:
     def _denoise(
         self,
         pipeline: Any,
-        texts: Text,
+        texts: EncodedText,
         rows: Sequence[int],
         seeds: Sequence[int],
         settings: SampleSettings,
         conditions: Mapping[str, Any],
     ) -> Iterator[Image]:
-        """Denoise under the texts at `rows`; row 0 is the empty prompt."""
-        nothing = self._architecture.unconditional(pipeline, texts[0])
+        """Denoise with the texts at `rows`; row 0 is the empty prompt."""
+        unconditional = self._architecture.unconditional(pipeline, texts[0])
         start, size = 0, settings.batch_size
         while start < len(seeds):
             batch = slice(start, start + size)
@@ -324,7 +329,7 @@ class Backbone:
             try:
                 with torch.inference_mode(), self.autocast():
                     latents = pipeline(
-                        **text.arguments(nothing.repeat(len(text))),
+                        **text.arguments(unconditional.repeat(len(text))),
                         height=self.resolution,
                         width=self.resolution,
                         num_inference_steps=settings.steps,
@@ -338,13 +343,13 @@ class Backbone:
                 if size == 1:
                     raise UserError(
                         "out of memory with one image at a time; choose a smaller resolution or a"
-                        " larger device"
+                        " device with more memory"
                     ) from error
                 images = None
-            if images is None:  # outside of the handler: the error holds on to what was computed
+            if images is None:  # outside the handler: the exception keeps tensors alive
                 size = (size + 1) // 2
                 torch.cuda.empty_cache()
-                log.warning("out of memory: from here on %d images at a time", size)
+                log.warning("out of memory: continuing with %d images at a time", size)
                 continue
             start += len(images)
             yield from images
@@ -362,8 +367,8 @@ def load_backbone(
 ) -> Backbone:
     """Load a diffusers folder, a hub id, a single .safetensors file, or the embedded "mini".
 
-    A single file takes its configuration from the folder or hub id `config`. Raises UserError
-    where the source cannot be had or is pickled, or there is no such device.
+    A single file takes its configuration from `config`, a folder or hub id. Raises UserError if
+    the source cannot be loaded or is pickled, or if the device does not exist.
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f'there is no CUDA device for "{device}"; use --device cpu')
@@ -372,7 +377,7 @@ def load_backbone(
 
 
 def _as_named_here(state: Mapping[str, Tensor], module: nn.Module) -> Mapping[str, Tensor]:
-    """Name the weights of a text encoder as this version of transformers does."""
+    """Rename a text encoder's weights to the names of the installed transformers version."""
     known = module.state_dict().keys()
     if known == state.keys():
         return state
@@ -386,7 +391,7 @@ def _as_named_here(state: Mapping[str, Tensor], module: nn.Module) -> Mapping[st
 
 
 def remove_adapters(pipeline: Any) -> None:
-    """Take all adapters away, so that modules and names are as they were loaded."""
+    """Remove all adapters, so that modules and names are as they were loaded."""
     if "peft" not in sys.modules:
         return
     from diffusers.utils import recurse_remove_peft_layers
@@ -395,7 +400,7 @@ def remove_adapters(pipeline: Any) -> None:
     for component in pipeline.components.values():
         if not isinstance(component, nn.Module):
             continue
-        # What failed to load leaves layers without saying so anywhere else.
+        # Adapters that failed to load leave layers behind, but no `peft_config`.
         if any(isinstance(layer, BaseTunerLayer) for layer in component.modules()):
             recurse_remove_peft_layers(component)
         model: Any = component

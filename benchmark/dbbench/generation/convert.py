@@ -1,4 +1,7 @@
-"""Pickled weights -> safetensors, once; no other command reads a pickle of somebody else's."""
+"""Convert pickled weights to safetensors (`dbbench data convert`).
+
+No other command reads pickled weights from users.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
-# Where checkpoints of training scripts keep the weights beside optimizer and counters.
+# Keys under which training scripts store the weights, next to optimizer state and counters.
 INSIDE = ("state_dict", "model_state_dict", "model", "params", "weights")
-RENAMED = {"pytorch_model": "model"}  # As transformers names its files; diffusers keeps its names.
+RENAMED = {"pytorch_model": "model"}  # transformers' file name; diffusers' names stay.
 
 
 def convert(old: Path, new: Path) -> list[Path]:
     """Write the tensors of a file, or of every pickled file below a folder, as .safetensors.
 
-    Of a folder everything else is copied, so that `new` is a pipeline like `old`. The files are
-    read with PyTorch's restricted unpickler, which runs no code. Returns what was written. Raises
-    UserError where there is nothing to convert, `new` exists, or a file holds more than tensors.
+    All other files of a folder are copied, so `new` is a complete pipeline. PyTorch's restricted
+    unpickler reads the files and runs no code. Returns the written paths. Raises UserError if there
+    is nothing to convert, `new` exists, or a file holds more than tensors.
     """
     import shutil
 
@@ -30,7 +33,7 @@ def convert(old: Path, new: Path) -> list[Path]:
         raise UserError(f"{new} exists; choose another name")
     if old.is_file():
         if new.suffix != ".safetensors":
-            raise UserError(f"{new} is to be a .safetensors file; give it that ending")
+            raise UserError(f"{new} must end in .safetensors")
         _convert_file(old, new)
         return [new]
     found = [path for path in sorted(old.rglob("*")) if path.suffix in PICKLED]
@@ -64,12 +67,12 @@ def _convert_file(old: Path, new: Path) -> None:
     if not tensors:
         raise UserError(f"{old} holds no tensors by name; ask its publisher for safetensors")
     new.parent.mkdir(parents=True, exist_ok=True)
-    # Cloned: safetensors refuses names that share memory, as tied weights do.
+    # Clone, because safetensors rejects tensors that share memory, such as tied weights.
     save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, new)
 
 
 def _tensors(document: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield the named tensors of a state dict, or of the one inside a checkpoint."""
+    """Yield the named tensors of a state dict, or of a state dict inside a checkpoint."""
     from torch import Tensor
 
     if not isinstance(document, Mapping):

@@ -1,4 +1,4 @@
-"""Images to latents and back: the backbone's autoencoder, in passes that bound its memory."""
+"""Images to latents and back: the backbone's autoencoder, in passes of limited memory."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ PIXELS_PER_PASS = 8 * 512 * 512
 
 @dataclass(frozen=True)
 class Posterior:
-    """What the autoencoder knows of N images: mean and deviation of their latents, NCHW, scaled.
+    """The autoencoder's posterior of N images: mean and deviation of their latents, NCHW, scaled.
 
-    Encoding once and drawing from this in each step is the same as encoding in each step.
+    Sampling from it in each step gives the same as encoding the images in each step.
     """
 
     mean: Tensor
     std: Tensor
 
     def draw(self, index: Tensor, noise: Tensor) -> Tensor:
-        """Latents (B, C, h, w) of the images `index` (B,) under unit normal `noise`."""
+        """Sample latents (B, C, h, w) of the images `index` (B,) with standard normal `noise`."""
         return torch.addcmul(self.mean[index], self.std[index], noise)
 
 
@@ -40,7 +40,7 @@ class LatentCodec:
 
     @torch.no_grad()
     def encode(self, images: Sequence[Image]) -> Posterior:
-        """Encode N images, each brought to the resolution and to [-1, 1]."""
+        """Encode N images, each resized and mapped to [-1, 1]."""
         means, stds = [], []
         for start in range(0, len(images), self._batch):
             pixels = self._images.preprocess(
@@ -58,7 +58,7 @@ class LatentCodec:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> list[Image]:
-        """RGB images of scaled latents (N, C, h, w)."""
+        """Decode scaled latents (N, C, h, w) to RGB images."""
         images: list[Image] = []
         for part in torch.split(latents, self._batch):
             pixels = self._vae.decode(part / self._scale + self._shift, return_dict=False)[0]

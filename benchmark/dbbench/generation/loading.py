@@ -1,4 +1,4 @@
-"""Where a backbone's weights come from: a folder, a file or the hub; safetensors only."""
+"""Loads a backbone's pipeline from a folder, a file or the hub; safetensors only."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def load_pipeline(source: str, *, revision: str | None = None, config: str | Non
     """Return the pipeline that `source` names, without its safety checker.
 
     `source` is "mini", a diffusers folder, a .safetensors file or a hub id (`HF_HUB_OFFLINE=1`
-    keeps to the local cache); `config` is where a file's configuration comes from, a folder or hub
-    id. Raises UserError where it cannot be had or is of a class that cannot be a backbone.
+    uses the local cache only). `config` is the folder or hub id with a single file's configuration.
+    Raises UserError if it cannot be loaded or its pipeline class is not supported.
     """
     if source == "mini":
         from dbbench import mini
@@ -68,7 +68,7 @@ def _from_folder(folder: Path) -> Any:
                 raise UserError(f"{pickled[0]} is pickled and could run any code; {_CONVERT}")
             raise UserError(f"{folder / part} holds no .safetensors weights; copy the whole folder")
     for entry in index.values():
-        # diffusers takes a component's class from modules already imported, and imports none.
+        # diffusers looks up a component's class only among imported modules.
         if isinstance(entry, list) and str(entry[0]).startswith("dbbench."):
             importlib.import_module(entry[0])
     try:
@@ -86,8 +86,8 @@ def _from_file(path: Path, config: str | None) -> Any:
             return _class(kind).from_single_file(str(path), config=config, **_options(kind, {}))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         advice = (
-            "; its configuration comes from the hub, so without network give the folder of a"
-            " pipeline of its kind (--set backbone.config=FOLDER)"
+            "; its configuration is fetched from the hub; without network, give the folder of a"
+            " pipeline of the same class (--set backbone.config=FOLDER)"
         )
         raise UserError(
             f"cannot load the checkpoint {path}: {_first_line(error)}{'' if config else advice}"
@@ -104,8 +104,8 @@ def _from_hub(repository: str, revision: str | None) -> Any:
             return _class(kind).from_pretrained(repository, revision=revision, **options)
     except OSError as error:
         raise UserError(
-            f'no backbone "{repository}": there is no such folder here, and the hub cannot be'
-            " reached or does not have it as safetensors; where there is network, run"
+            f'no backbone "{repository}": it is no local folder, and the hub cannot be reached or'
+            " does not have it as safetensors; on a machine with network, run"
             f" `hf download {repository} --local-dir FOLDER`, and give FOLDER"
         ) from error
     except (ValueError, RuntimeError) as error:
@@ -117,7 +117,7 @@ def _class(kind: Architecture) -> Any:
 
 
 def _class_in(names: set[str]) -> str:
-    """Return the class of pipeline whose original layout has weights of these names."""
+    """Return the pipeline class of a checkpoint in the original layout, from its weight names."""
     if any(name.endswith("joint_blocks.0.context_block.attn.qkv.weight") for name in names):
         return "StableDiffusion3Pipeline"
     if any(name.startswith("conditioner.embedders.1.") for name in names):
@@ -133,7 +133,7 @@ def _is_text_encoder(name: str, entry: Any) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' own bars and notices off the terminal while weights load."""
+    """Hide the libraries' own progress bars and log lines while weights load."""
     libraries = (diffusers.utils.logging, transformers.utils.logging)
     levels = [library.get_verbosity() for library in libraries]
     for library in libraries:
@@ -150,13 +150,13 @@ def quiet() -> Iterator[None]:
 def _options(kind: Architecture, index: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {
         "use_safetensors": True,
-        "dtype": torch.float32,  # files may hold halves; a Backbone computes from float32
+        "dtype": torch.float32,  # files may be half precision; a Backbone holds float32
     }
     if kind.pipeline == "StableDiffusionPipeline":
         options |= {"safety_checker": None, "requires_safety_checker": False}
     if kind.pipeline == "StableDiffusionXLPipeline":
         options["add_watermarker"] = False
-    if kind.pipeline == "StableDiffusion3Pipeline":  # its T5 may be left out, by name
+    if kind.pipeline == "StableDiffusion3Pipeline":  # its T5 encoder is optional
         optional = ("text_encoder_3", "tokenizer_3")
         options |= {name: None for name in optional if list(index.get(name) or ()) == [None, None]}
     return options

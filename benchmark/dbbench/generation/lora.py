@@ -1,4 +1,4 @@
-"""Low-rank adapters beside a backbone's weights (arXiv 2106.09685), kept as diffusers does."""
+"""LoRA: low-rank adapters in a backbone's layers (arXiv 2106.09685), in diffusers' format."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def add(backbone: Backbone, parts: Sequence[str], *, rank: int, seed: int) -> list[nn.Parameter]:
-    """Put an adapter of `rank` beside the attention layers of these parts; return its weights.
+    """Add adapters of `rank` to the attention layers of these parts; return their weights.
 
-    It begins as nothing: A is Gaussian, B is zero. `Backbone.restore` takes it away.
+    They start with no effect: A is Gaussian, B is zero. `Backbone.restore` removes them.
     """
     from peft import LoraConfig
 
@@ -39,20 +39,20 @@ def add(backbone: Backbone, parts: Sequence[str], *, rank: int, seed: int) -> li
 
 
 def parts_of(backbone: Backbone, *, with_text: bool) -> tuple[str, ...]:
-    """Return the parts that adapters are put beside; T5 is not among them, as in diffusers."""
+    """Return the parts that get adapters; T5 gets none, as in diffusers."""
     encoders = [part for part in backbone.text_encoders if part != "text_encoder_3"]
     return (backbone.denoiser, *(encoders if with_text else ()))
 
 
 def weights(backbone: Backbone, parts: Sequence[str]) -> dict[str, Tensor]:
-    """The adapters of these parts on the CPU, named as `load_lora_weights` wants them."""
+    """Return the adapters of these parts on the CPU, named for diffusers' `load_lora_weights`."""
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
 
     named: dict[str, Tensor] = {}
     for part in parts:
         state = get_peft_model_state_dict(backbone.module(part), save_embedding_layers=False)
-        # A transformer's are read under peft's own names, the others' under older ones.
+        # diffusers reads a transformer's adapters under peft's names, others under older names.
         if part != "transformer":
             state = convert_state_dict_to_diffusers(state)
         for name, tensor in state.items():
@@ -61,14 +61,15 @@ def weights(backbone: Backbone, parts: Sequence[str]) -> dict[str, Tensor]:
 
 
 def load(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
-    """Put adapters beside the backbone's weights. Raises UserError where they do not fit."""
+    """Load adapters into the backbone. Raises UserError if they do not fit."""
     try:
         with quiet():
             backbone.pipeline.load_lora_weights(dict(state))
     except (KeyError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"the LoRA does not fit this backbone ({reason[:200]}); use the one it was trained on"
+            f"the LoRA does not fit this backbone ({reason[:200]}); use the one that it was"
+            " trained on"
         ) from error
     for part in backbone.parts:
         backbone.module(part).requires_grad_(False)

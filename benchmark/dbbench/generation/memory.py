@@ -1,7 +1,7 @@
-"""How a training fits into a CUDA device: the recipe is chosen from the free memory, and said.
+"""Fits a training into a CUDA device: chooses pass size and offloading by free memory.
 
-The needs are estimates: what weights, gradients and optimizer hold is exact, what a pass keeps for
-its way back is not. What a stage really took is in `events/` (`peak_cuda_bytes`).
+The choice is logged. Memory needs are estimates: exact for weights, gradients and optimizer, not
+for activations. The measured peak of a stage is in `events/` (`peak_cuda_bytes`).
 """
 
 from __future__ import annotations
@@ -20,55 +20,57 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-SPARE = 1.5 * GIB  # the CUDA context, workspaces, and what the allocator cannot use
-# Bytes kept for the way back per latent pixel and per channel of the denoiser's first layer, in
-# bfloat16 with fused attention: about 3.5 GiB for one image of Stable Diffusion 1.5 at 512 px.
+SPARE = 1.5 * GIB  # the CUDA context, workspaces, and memory fragmentation
+# Activation bytes kept for the backward pass, per latent pixel and channel of the denoiser's first
+# layer, in bfloat16 with fused attention: 3.5 GiB for an image of Stable Diffusion 1.5 at 512 px.
 KEPT_PER_PIXEL_AND_CHANNEL = 2800
-# With gradient checkpointing only each block's input is kept, and one block's inside at a time.
+# Gradient checkpointing keeps each block's input, and one block's activations at a time.
 CHECKPOINTED = 0.2
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a training asks of a device."""
+    """The sizes that determine a training's memory, in weights unless stated."""
 
     denoiser: int
     """Weights of the denoiser."""
     helpers: int
     """Weights of autoencoder and text encoders."""
     resting: int
-    """Those of them that no step uses, once latents and text are encoded."""
+    """Those of the helpers that no step uses, once latents and text are encoded."""
     trained: int
     """Weights that get gradients."""
     kept: int
-    """Bytes that one image's pass keeps for its way back."""
+    """Activation bytes that one image keeps for the backward pass."""
     batch: int
     """Images in a step."""
     bytes_per_moment: int = 4
-    """Of each of AdamW's two moments; 1 with 8 bits."""
+    """Bytes per weight of each of AdamW's two moments; 1 with 8-bit AdamW."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a training is done; none of it changes what is learned but by rounding."""
+    """How a training saves memory; it changes the result only by rounding."""
 
     at_once: int
-    """Images in a pass; the rest of a step follows, and gradients add up."""
+    """Images per pass; gradients of a step's passes are accumulated."""
     checkpointing: bool = False
-    """Compute the insides of blocks twice in place of keeping them."""
+    """Recompute activations in the backward pass instead of keeping them."""
     offload: bool = False
-    """Put what no step uses on the CPU while training."""
+    """Move networks that no step uses to the CPU while training."""
 
     def estimate(self, demand: Demand) -> int:
-        """Bytes at the peak."""
+        """Return the estimated peak in bytes."""
         helpers = demand.helpers - (demand.resting if self.offload else 0)
-        weights = 4 * (demand.denoiser + helpers) + 2 * demand.denoiser  # float32, and its halves
+        weights = (
+            4 * (demand.denoiser + helpers) + 2 * demand.denoiser
+        )  # float32, and the bfloat16 copy
         training = (4 + 2 * demand.bytes_per_moment) * demand.trained
         kept = self.at_once * demand.kept * (CHECKPOINTED if self.checkpointing else 1)
         return int(weights + training + kept + SPARE)
 
     def describe(self, demand: Demand, free: int) -> str:
-        """Say it in one line."""
+        """Return one line for the log."""
         what = [f"{self.at_once} of {demand.batch} images at a time"]
         if self.checkpointing:
             what.append("gradient checkpointing")
@@ -76,7 +78,7 @@ class Recipe:
             what.append("autoencoder and text encoders on the CPU")
         peak = self.estimate(demand)
         advice = (
-            "; that does not fit: take dreambooth_lora or --set train.optimizer=adamw8bit"
+            "; this does not fit: use dreambooth_lora or --set train.optimizer=adamw8bit"
             if peak > free
             else ""
         )
@@ -87,7 +89,7 @@ class Recipe:
 
 
 def choose(demand: Demand, free: int) -> Recipe:
-    """Return the fastest recipe that fits into `free` bytes, or the smallest where none does."""
+    """Return the fastest recipe that fits into `free` bytes, or the smallest if none fits."""
     sizes = [demand.batch]
     while sizes[-1] > 1:
         sizes.append((sizes[-1] + 1) // 2)
@@ -104,7 +106,7 @@ def choose(demand: Demand, free: int) -> Recipe:
 def measure(
     backbone: Backbone, trained: Sequence[nn.Parameter], *, batch: int, moment_bytes: int = 4
 ) -> Demand:
-    """Return what a training of these weights asks for on this backbone."""
+    """Return the demand of training these weights on this backbone."""
     denoiser: Any = backbone.module(backbone.denoiser)
     learning = {id(weight) for weight in trained}
     helpers = {part: backbone.module(part) for part in (*backbone.text_encoders, "vae")}
@@ -135,9 +137,9 @@ def resting_parts(backbone: Backbone, trained: Sequence[nn.Parameter]) -> list[s
 def fitted(
     backbone: Backbone, trained: Sequence[nn.Parameter], *, batch: int, moment_bytes: int = 4
 ) -> Iterator[int]:
-    """Apply the recipe for this device's free memory while open; give the images in a pass.
+    """Apply the recipe that fits the free memory, inside this context; yield the images per pass.
 
-    Anywhere but on CUDA nothing is changed.
+    On other devices than CUDA nothing changes.
     """
     if backbone.device.type != "cuda":
         yield batch
@@ -147,7 +149,7 @@ def fitted(
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(backbone.device)
     demand = measure(backbone, trained, batch=batch, moment_bytes=moment_bytes)
-    # What is loaded already is part of the estimate, so it counts as free.
+    # Memory of loaded networks counts as free, because the estimate includes them.
     free += torch.cuda.memory_allocated(backbone.device)
     recipe = choose(demand, free)
     log.info(recipe.describe(demand, free))
@@ -157,7 +159,7 @@ def fitted(
 
 @contextmanager
 def applied(recipe: Recipe, backbone: Backbone, trained: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Change the backbone as a recipe says, and back."""
+    """Apply a recipe to the backbone inside this context, and undo it at the end."""
     denoiser: Any = backbone.module(backbone.denoiser)
     parts = resting_parts(backbone, trained) if recipe.offload else []
     try:

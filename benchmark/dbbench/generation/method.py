@@ -1,15 +1,19 @@
-"""The seam between harness and methods: a concept goes in, a checkpoint and images come out."""
+"""The interface between benchmark and methods: concept in, checkpoint and images out.
+
+The train stage calls `Method.fit`, the sample stage `Method.generate`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pydantic import BaseModel, ValidationError
 
+from dbbench.advance import Advance
 from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
 from dbbench.plugins import _load
@@ -22,36 +26,33 @@ if TYPE_CHECKING:
 
     from dbbench.generation.backbone import Backbone
 
-Progress = Callable[[int, int, dict[str, float]], None]
-"""Called with steps done, steps in all, and numbers to show, such as {"loss": 0.1}."""
-
 
 @dataclass(frozen=True)
 class Concept:
-    """What a method may learn from: the reference images of one subject and its class noun."""
+    """The training input of a method: one subject's reference images and its class noun."""
 
     name: str
     class_noun: str
     images: tuple[Image, ...]
     """RGB, 3 to 6 of them."""
     prior_images: tuple[Image, ...] = ()
-    """Images of the class, drawn by the frozen backbone; empty for methods that need none."""
+    """Images of the class from the frozen backbone; empty for methods that need none."""
     snapshots: Mapping[float, Path] = field(default_factory=dict)
-    """Shares of the training -> the folder that what was learned by then goes into."""
+    """Share of the training, 0 to 1 -> folder for the weights at that point."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a method learned: tensors by file, in the layouts that diffusers itself loads."""
+    """What a method learned: tensors by file, in layouts that diffusers loads."""
 
     files: Mapping[str, Mapping[str, Tensor]]
     """Relative .safetensors name -> state dict, on the CPU."""
     metadata: Mapping[str, Any]
-    """JSON: method, settings, seed, and what `generate` needs, such as the identifier."""
+    """JSON values: method, settings, seed, and what `generate` needs, such as the identifier."""
     losses: list[float] = field(default_factory=list)
-    """One for each training step."""
+    """One per training step."""
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Relative .json name -> the config that diffusers wants beside a file."""
+    """Relative .json name -> the config that diffusers expects next to a weights file."""
 
     def save(self, folder: Path) -> None:
         """Write every file, and checkpoint.json with metadata and losses, into `folder`."""
@@ -66,7 +67,7 @@ class Checkpoint:
     def load(cls, folder: Path, *, at: float | None = None) -> Checkpoint:
         """Read what `save` wrote, or with `at` the snapshot at that share of the training.
 
-        Raises UserError where a file is missing or damaged.
+        Raises UserError if a file is missing or damaged.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -90,7 +91,7 @@ class Checkpoint:
 
 
 class Diverged(FloatingPointError):
-    """Training stopped early; `checkpoint` holds the last good state."""
+    """Training stopped early; `checkpoint` holds the last valid state."""
 
     def __init__(self, cause: str, checkpoint: Checkpoint) -> None:
         super().__init__(cause)
@@ -100,23 +101,23 @@ class Diverged(FloatingPointError):
 class Method(Protocol):
     """Learns a concept from a few images on a frozen backbone.
 
-    `fit` and `generate` find the backbone pristine and leave it pristine. A class with these
-    members, built as `SomeMethod(SomeMethod.Settings(...))`, is all that a plugin is.
+    `fit` and `generate` get the backbone in its original state and must restore it. A plug-in is a
+    class with these members; dbbench builds it as `SomeMethod(SomeMethod.Settings(...))`.
     """
 
     @property
     def name(self) -> str:
-        """What suites, tables and folders call the method."""
+        """The method's name in suites, tables and folders."""
         ...
 
     @property
     def Settings(self) -> type[BaseModel]:
-        """The choices that it offers, with their defaults and descriptions."""
+        """The class of its settings, with defaults and descriptions."""
         ...
 
     @property
     def settings(self) -> BaseModel:
-        """The choices that this instance was built with."""
+        """The settings of this instance."""
         ...
 
     @property
@@ -125,9 +126,12 @@ class Method(Protocol):
         ...
 
     def fit(
-        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Progress
+        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Advance
     ) -> Checkpoint:
-        """Learn `concept`; equal seeds give equal checkpoints on one machine."""
+        """Learn `concept`; equal seeds give equal checkpoints on one machine.
+
+        `progress` takes steps done, steps in total, and figures such as {"loss": 0.1}.
+        """
         ...
 
     def generate(
@@ -140,14 +144,14 @@ class Method(Protocol):
         seeds: Sequence[int],
         sample: SampleSettings,
     ) -> Iterator[Image]:
-        """Draw one image for each prompt and its seed, in order."""
+        """Generate one image for each prompt and its seed, in order."""
         ...
 
 
 def checkpoint_metadata(
     method: Method, concept: Concept, backbone: Backbone, **own: Any
 ) -> dict[str, Any]:
-    """Return what every checkpoint says of itself, and `own`, what the method needs of it later."""
+    """Return the metadata of every checkpoint, and `own`, what `generate` needs later."""
     return {
         "method": method.name,
         "settings": method.settings.model_dump(),
@@ -158,7 +162,7 @@ def checkpoint_metadata(
 
 
 def save_files(folder: Path, files: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write state dicts, each into the .safetensors file of its relative name."""
+    """Write state dicts into `folder`, each to the .safetensors file of its relative name."""
     from safetensors.torch import save_file
 
     for name, tensors in files.items():
@@ -168,7 +172,7 @@ def save_files(folder: Path, files: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 
 def snapshot_folder(checkpoint: Path, share: float) -> Path:
-    """Return where a checkpoint's folder keeps what was learned by a share of the training."""
+    """Return the subfolder of a checkpoint for the weights at a share of the training."""
     return checkpoint / f"at-{share:g}"
 
 
@@ -178,12 +182,12 @@ def _write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def setting_names(method: str) -> tuple[str, ...]:
-    """Return the names of a method's settings; imports the method, and so torch."""
+    """Return the names of a method's settings; imports the method, and thus torch."""
     return tuple(_load("methods", method).Settings.model_fields)
 
 
 def load_method(name: str, settings: Mapping[str, Any]) -> Method:
-    """Return a method with its settings checked. Raises UserError for an unknown or bad one."""
+    """Return a method with checked settings. Raises UserError for an unknown method or setting."""
     method_class = _load("methods", name)
     try:
         checked = method_class.Settings.model_validate(dict(settings))

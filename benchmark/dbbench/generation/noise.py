@@ -1,4 +1,4 @@
-"""The backbone's noise: what training adds and asks for, and the solvers that take it away."""
+"""The backbone's noise: schedules and targets for training, solvers for sampling."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class Schedule(Protocol):
     """The training side of a diffusers scheduler config; latents are NCHW, timesteps (N,)."""
 
     def draw(self, shape: Sequence[int], generator: Generator) -> Tensor:
-        """Timesteps at random, int64, as this kind of backbone is trained."""
+        """Draw random timesteps, int64, from the training distribution."""
         ...
 
     def times(self, timesteps: Tensor) -> Tensor:
-        """What the denoiser is told of them."""
+        """Return the denoiser's time input for these timesteps."""
         ...
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The latents at these timesteps."""
+        """Return the latents noised to these timesteps."""
         ...
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the denoiser is to predict there."""
+        """Return the denoiser's training target there."""
         ...
 
 
@@ -42,7 +42,7 @@ def build_schedule(config: Mapping[str, Any], device: torch.device) -> Schedule:
 
 
 class NoiseSchedule:
-    """Diffusion: x_t between data and noise, and what the UNet is to predict."""
+    """Diffusion: x_t between data and noise, and the UNet's training target."""
 
     def __init__(self, config: Mapping[str, Any], device: torch.device) -> None:
         schedule = diffusers.DDPMScheduler.from_config(config)
@@ -53,11 +53,11 @@ class NoiseSchedule:
         self._sigma = (1 - kept).sqrt().float().to(device)
 
     def draw(self, shape: Sequence[int], generator: Generator) -> Tensor:
-        """Uniform (arXiv 2006.11239, algorithm 1)."""
+        """Return uniform timesteps (arXiv 2006.11239, algorithm 1)."""
         return torch.randint(self.timesteps, tuple(shape), generator=generator)
 
     def times(self, timesteps: Tensor) -> Tensor:
-        """Themselves."""
+        """Return the timesteps unchanged."""
         return timesteps
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class NoiseSchedule:
         return signal * latents + sigma * noise
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the UNet is to predict: the noise, x_0, or the velocity (arXiv 2202.00512)."""
+        """Return the noise, x_0, or the velocity (arXiv 2202.00512)."""
         if self.prediction_type == "epsilon":
             return noise
         if self.prediction_type == "sample":
@@ -88,12 +88,12 @@ class FlowSchedule:
         self._times: Tensor = schedule.timesteps[: self.timesteps].to(device)
 
     def draw(self, shape: Sequence[int], generator: Generator) -> Tensor:
-        """Logit-normal with mean 0 and deviation 1, the paper's best (section 3.1, table 1)."""
+        """Return logit-normal timesteps, mean 0, deviation 1: the best in section 3.1, table 1."""
         part = torch.sigmoid(torch.randn(tuple(shape), generator=generator))
         return (part * self.timesteps).long().clamp(max=self.timesteps - 1)
 
     def times(self, timesteps: Tensor) -> Tensor:
-        """The place on the path, times the number of steps, after the resolution's shift."""
+        """Return the position on the path after the resolution shift, times `timesteps`."""
         return self._times[timesteps]
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -102,19 +102,19 @@ class FlowSchedule:
         return (1 - sigma) * latents + sigma * noise
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The path's velocity, e - x_0."""
+        """Return the path's velocity, e - x_0."""
         return noise - latents
 
 
 def build_solver(name: Scheduler, config: Mapping[str, Any]) -> Any:
-    """Return the diffusers scheduler called `name` on the noise schedule of `config`.
+    """Return the diffusers scheduler `name` with the noise schedule of `config`.
 
-    Raises UserError for one that cannot solve a backbone trained by flow matching.
+    Raises UserError if it does not support a backbone trained with flow matching.
     """
     if _is_flow(config):
         return _flow_solver(name, config)
     solver, extra = _SOLVERS[name]
-    # Latents are unbounded, so never clipped; the offset is the one diffusers' pipeline insists on.
+    # Latents are unbounded, so they are not clipped; diffusers' pipeline requires the offset.
     return solver.from_config({**config, "clip_sample": False, "steps_offset": 1, **extra})
 
 
@@ -123,7 +123,7 @@ def _flow_solver(name: Scheduler, config: Mapping[str, Any]) -> Any:
         return diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
     if name not in _FLOW_SOLVERS:
         raise UserError(
-            f'scheduler "{name}" does not solve a backbone trained by flow matching; use'
+            f'scheduler "{name}" does not support a backbone trained with flow matching; use'
             f" euler or {' or '.join(_FLOW_SOLVERS)} (--set sample.scheduler=euler)"
         )
     solver, extra = _FLOW_SOLVERS[name]

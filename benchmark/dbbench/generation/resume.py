@@ -1,4 +1,4 @@
-"""Saves: the state of a training on its way, so that it goes on after an interruption."""
+"""Saves a training's state at intervals, so that an interrupted training resumes from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dbbench.interrupts import Stop
 if TYPE_CHECKING:
     from torch import Tensor
 
-RECORD = ".training.json"
+STATE_FILE = ".training.json"
 _TENSORS = ".training-{step}.safetensors"
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Interval:
-    """How often a training's state is written: every so many seconds, or every so many steps."""
+class SaveInterval:
+    """How often a training's state is written: every `seconds`, or every `steps` if given."""
 
     seconds: float = 300.0
     steps: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Interval:
+    def parse(cls, text: str) -> SaveInterval:
         """Read "5min", "90s", "2h" or "200steps". Raises UserError."""
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|steps?)\s*", text)
         if match is None or float(match[1]) <= 0:
@@ -45,29 +45,29 @@ class Interval:
 
 @dataclass
 class Saves:
-    """Where one training keeps its state: a .safetensors file, and JSON with its hash.
+    """The saved state of one training: a .safetensors file, and a JSON file with its hash.
 
-    A state is gone on from only where it is whole to the last byte and `key` is the same, which
-    says all that the bits depend on beside the artifact's fingerprint.
+    A training resumes only from an undamaged state with the same `key`. The key holds everything
+    that the weights depend on, except what the artifact's fingerprint holds.
     """
 
     folder: Path
     key: str = ""
-    interval: Interval = field(default_factory=Interval)
+    interval: SaveInterval = field(default_factory=SaveInterval)
     stop: Stop = field(default_factory=Stop)
     resumed_at: int = 0
-    """Steps that an earlier attempt had done."""
+    """Steps done by an earlier attempt."""
     _last: tuple[float, int] = (0.0, 0)
     _full: bool = False
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the tensors and facts last saved, None where the training starts afresh."""
+        """Return the tensors and JSON values last saved, or None if training starts from zero."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         self._last = (time.monotonic(), 0)
         try:
-            record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+            record = json.loads((self.folder / STATE_FILE).read_text(encoding="utf-8"))
             path = self.folder / _TENSORS.format(step=int(record["step"]))
             if record["key"] != self.key or hash_file(path) != record["sha256"]:
                 return None
@@ -81,14 +81,14 @@ class Saves:
         return tensors, facts
 
     def due(self, step: int) -> bool:
-        """Whether it is time to save, after so many steps."""
+        """Whether the state should be saved after `step` steps."""
         since, at = self._last
         if self.stop.wanted or step - at >= (self.interval.steps or float("inf")):
             return True
         return time.monotonic() - since >= self.interval.seconds
 
     def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write the state after so many steps. On a full disk the training goes on without."""
+        """Write the state after `step` steps. If that fails (full disk), training continues."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
@@ -99,25 +99,27 @@ class Saves:
             save_file(dict(tensors), path)
             record = {"step": step, "sha256": hash_file(path), "key": self.key, "facts": facts}
             record["beside"] = self._beside()
-            write_text(self.folder / RECORD, json.dumps(record) + "\n")
+            write_text(self.folder / STATE_FILE, json.dumps(record) + "\n")
         except (OSError, SafetensorError) as error:
             if not self.folder.is_dir():
-                raise  # Another process has taken over.
+                raise  # Another process took over this task.
             path.unlink(missing_ok=True)
             if not self._full:
-                log.warning("the training's state cannot be kept (%s); it goes on without", error)
+                log.warning(
+                    "cannot save the training's state (%s); training continues without it", error
+                )
             self._full = True
             return
         self._full = False
         self._remove(but=path)
 
     def clear(self) -> None:
-        """Forget the state: going on from it would lead nowhere."""
-        (self.folder / RECORD).unlink(missing_ok=True)
+        """Delete the state, because resuming from it would fail again."""
+        (self.folder / STATE_FILE).unlink(missing_ok=True)
         self._remove()
 
     def _beside(self) -> dict[str, str]:
-        """Return the hashes of what a method has already written there for good."""
+        """Return the hashes of the final files that the method has already written there."""
         files = (path for path in self.folder.rglob("*") if path.is_file())
         return {
             path.relative_to(self.folder).as_posix(): hash_file(path)

@@ -1,4 +1,4 @@
-"""What prompts are to a backbone: token ids for each of its text encoders, then text states."""
+"""Prompts as a backbone takes them: token ids for each text encoder, then encoded text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-Rows = int | slice | Sequence[int] | Tensor
+RowIndex = int | slice | Sequence[int] | Tensor
+"""Selects texts of a batch; an int keeps the batch dimension."""
 
 
 @dataclass(frozen=True)
@@ -20,38 +21,38 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids[0])
 
-    def __getitem__(self, rows: Rows) -> Tokens:
+    def __getitem__(self, rows: RowIndex) -> Tokens:
         return Tokens(tuple(_at(ids, rows) for ids in self.ids))
 
 
 @dataclass(frozen=True)
-class Text:
-    """N encoded texts: what the denoiser attends to, and where a backbone wants it a summary."""
+class EncodedText:
+    """N encoded texts: hidden states for cross-attention, and pooled vectors if needed."""
 
     states: Tensor
     """(N, L, D) float32"""
     pooled: Tensor | None = None
-    """(N, P) float32, None where the backbone has no use for it."""
+    """(N, P) float32, None if the backbone does not use it."""
 
     def __len__(self) -> int:
         return len(self.states)
 
-    def __getitem__(self, rows: Rows) -> Text:
+    def __getitem__(self, rows: RowIndex) -> EncodedText:
         pooled = None if self.pooled is None else _at(self.pooled, rows)
-        return Text(_at(self.states, rows), pooled)
+        return EncodedText(_at(self.states, rows), pooled)
 
-    def repeat(self, count: int) -> Text:
-        """Each text `count` times in a row."""
+    def repeat(self, count: int) -> EncodedText:
+        """Return each text `count` times in a row."""
         pooled = None if self.pooled is None else self.pooled.repeat_interleave(count, dim=0)
-        return Text(self.states.repeat_interleave(count, dim=0), pooled)
+        return EncodedText(self.states.repeat_interleave(count, dim=0), pooled)
 
-    def zeros(self) -> Text:
-        """As many texts that say nothing at all."""
+    def zeros(self) -> EncodedText:
+        """Return zeros of the same shapes."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
-        return Text(torch.zeros_like(self.states), pooled)
+        return EncodedText(torch.zeros_like(self.states), pooled)
 
-    def arguments(self, negative: Text) -> dict[str, Tensor]:
-        """These texts and the negative ones as the call of any pipeline names them."""
+    def arguments(self, negative: EncodedText) -> dict[str, Tensor]:
+        """Return the keyword arguments of a diffusers pipeline for these texts and negatives."""
         named = {"prompt_embeds": self.states, "negative_prompt_embeds": negative.states}
         if self.pooled is not None and negative.pooled is not None:
             named["pooled_prompt_embeds"] = self.pooled
@@ -59,24 +60,24 @@ class Text:
         return named
 
 
-def join(texts: Sequence[Text]) -> Text:
-    """Texts one after the other."""
+def join(texts: Sequence[EncodedText]) -> EncodedText:
+    """Concatenate texts."""
     pooled = [text.pooled for text in texts if text.pooled is not None]
     states = torch.cat([text.states for text in texts])
-    return Text(states, torch.cat(pooled) if pooled else None)
+    return EncodedText(states, torch.cat(pooled) if pooled else None)
 
 
-def _at(tensor: Tensor, rows: Rows) -> Tensor:
-    """The rows of a tensor, always with their own dimension."""
+def _at(tensor: Tensor, rows: RowIndex) -> Tensor:
+    """Return rows of a tensor; the batch dimension stays."""
     if isinstance(rows, int):
         rows = slice(rows, rows + 1)
     return tensor[rows if isinstance(rows, slice | Tensor) else list(rows)]
 
 
 class ExtendedEmbedding(nn.Module):
-    """A token embedding with a few rows of its own beside the frozen matrix, from id `first` on.
+    """A frozen token embedding, extended by the rows `vectors` from id `first` on.
 
-    The rows may be several tensors, each with gradients of its own.
+    The rows may be several tensors, each with its own gradient.
     """
 
     def __init__(self, embedding: nn.Module, vectors: Sequence[Tensor], *, first: int) -> None:
@@ -84,7 +85,7 @@ class ExtendedEmbedding(nn.Module):
         self.embedding, self.vectors, self.first = embedding, tuple(vectors), first
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Ids (N, L) to embeddings (N, L, D)."""
+        """Map ids (N, L) to embeddings (N, L, D)."""
         new = ids >= self.first
         known = self.embedding(ids.masked_fill(new, 0))
         added = torch.cat(self.vectors)[(ids - self.first).clamp(min=0)]

@@ -1,4 +1,4 @@
-"""Words for a subject: a rare identifier from the vocabulary, or new tokens beside it."""
+"""Words for a subject: a rare identifier from the vocabulary, or a new placeholder token."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from dbbench.generation.backbone import Backbone
 
 RARE_TOKENS = 16
-# Where a backbone has several text encoders, a file of vectors has an entry for each, in order.
+# Entries of a file of vectors for a backbone with several text encoders, in their order.
 ENCODERS = ("clip_l", "clip_g", "t5")
 
 
 def choose_identifier(tokenizer: Any, given: str | None, *, seed: int, common: bool = False) -> str:
-    """Return the identifier [V]: the `given` word, or a rare one that `seed` draws.
+    """Return the identifier [V]: the `given` word, or a rare one drawn with `seed`.
 
-    Raises UserError where the given word is not a single token or, unless `common`, means
-    something, or where the tokenizer has no rare one.
+    Raises UserError if the given word is not a single token, or is a common word without `common`,
+    or if the tokenizer has no rare word.
     """
     if given is not None:
         ids = _ids(tokenizer, given)
-        remedy = 'such as "sks", or leave it out to have a rare one drawn'
+        remedy = 'such as "sks", or leave it out: a rare one is drawn'
         if len(ids) != 1:
             raise UserError(
-                f'the identifier "{given}" is {len(ids)} tokens to this tokenizer; give a word of'
+                f'the identifier "{given}" is {len(ids)} tokens for this tokenizer; give a word of'
                 f" one token, {remedy}"
             )
-        if not common and _means_something(tokenizer, given, ids[0]):
+        if not common and _is_common(tokenizer, given, ids[0]):
             raise UserError(
-                f'the identifier "{given}" means something to this backbone already; give a rare'
+                f'the identifier "{given}" is a common word with a meaning of its own; give a rare'
                 f" word, {remedy}"
             )
         return given
@@ -49,11 +49,11 @@ def choose_identifier(tokenizer: Any, given: str | None, *, seed: int, common: b
 
 
 def rare_tokens(tokenizer: Any) -> list[str]:
-    """Return the rarest whole words of at most three letters, the rarest first.
+    """Return the rarest whole words of three letters, the rarest first.
 
     The paper draws among high ids that decode to three characters or fewer (arXiv 2208.12242,
     section 3.2). Ids of byte-pair vocabularies are ordered by frequency, so the rarest come last.
-    One and two letters are left out: as words or abbreviations they mean too much.
+    Words of one or two letters are left out, because many are words or abbreviations.
     """
     words: list[str] = []
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1], reverse=True)
@@ -69,12 +69,12 @@ def rare_tokens(tokenizer: Any) -> list[str]:
 
 
 def new_word(name: str) -> str:
-    """Return the token that stands for a subject's own vectors."""
+    """Return the placeholder token of a subject's learned vectors."""
     return f"<{re.sub(r'[^a-z0-9]+', '-', name.lower())}>"
 
 
 def embeddings_of(backbone: Backbone, text: str) -> list[Tensor]:
-    """For each text encoder, the mean (D,) of the embeddings of the tokens of `text`."""
+    """Return for each text encoder the mean (D,) of the token embeddings of `text`."""
     vectors = []
     for part in backbone.text_encoders:
         tokenizer = getattr(backbone.pipeline, tokenizer_of(part))
@@ -85,7 +85,7 @@ def embeddings_of(backbone: Backbone, text: str) -> list[Tensor]:
 
 
 def name_vectors(word: str, vectors: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Name a word's vectors, one tensor for each text encoder, as diffusers' files do."""
+    """Name a token's vectors, one tensor for each text encoder, as diffusers' files do."""
     names = [word] if len(vectors) == 1 else ENCODERS
     return {
         name: tensor.detach().to("cpu", copy=True)
@@ -94,9 +94,9 @@ def name_vectors(word: str, vectors: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def find_vectors(word: str, file: Mapping[str, Tensor], backbone: Backbone) -> list[Tensor]:
-    """Return a word's vectors (n, D) for each text encoder out of such a file.
+    """Return a token's vectors (n, D) for each text encoder from such a file.
 
-    Raises UserError where the file is not for this backbone's text encoders.
+    Raises UserError if the file does not fit this backbone's text encoders.
     """
     single = len(backbone.text_encoders) == 1
     names = [word] if single else list(ENCODERS[: len(backbone.text_encoders)])
@@ -105,19 +105,19 @@ def find_vectors(word: str, file: Mapping[str, Tensor], backbone: Backbone) -> l
     if [tensor.shape[-1] for tensor in tensors] != expected:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in file.items())
         raise UserError(
-            f"the vectors {shapes} do not fit this backbone's text encoders ({expected} wide);"
-            " use some that were trained on it"
+            f"the vectors {shapes} do not fit this backbone's text encoders (widths {expected});"
+            " use vectors that were trained on this backbone"
         )
     return [tensor.reshape(-1, tensor.shape[-1]).to(backbone.device) for tensor in tensors]
 
 
-def _means_something(tokenizer: Any, word: str, index: int) -> bool:
-    """Whether a token is among the more frequent half, or a word of the data set's own texts."""
-    known = Photographs()
-    texts = [subject.class_noun for subject in known.subjects]
-    texts += [prompt.text for subject in known.subjects for prompt in known.prompts(subject)]
-    spoken = {part for text in texts for part in re.findall(r"[a-z]+", text.lower())}
-    return index < len(tokenizer) / 2 or word.lower() in spoken
+def _is_common(tokenizer: Any, word: str, index: int) -> bool:
+    """Whether a token is in the frequent half of the vocabulary, or in the data set's texts."""
+    dataset = Photographs()
+    texts = [subject.class_noun for subject in dataset.subjects]
+    texts += [prompt.text for subject in dataset.subjects for prompt in dataset.prompts(subject)]
+    known = {part for text in texts for part in re.findall(r"[a-z]+", text.lower())}
+    return index < len(tokenizer) / 2 or word.lower() in known
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

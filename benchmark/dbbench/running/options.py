@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from dbbench.device import resolve_device
 from dbbench.errors import UserError
-from dbbench.generation.resume import Interval
+from dbbench.generation.resume import SaveInterval
 from dbbench.running.display.tracker import Kind, check_tracker
 
 
@@ -18,7 +18,7 @@ class RunOptions:
     """As in `resolve_device`; "auto" becomes the device that is taken."""
     retries: int = 1
     """How often a task that failed is tried again; not where the user has to change something."""
-    interval: Interval = field(default_factory=Interval)
+    interval: SaveInterval = field(default_factory=SaveInterval)
     """How often trainings keep their state."""
     tracker: Kind | None = None
     """Where training losses go, beside the report."""

@@ -19,7 +19,7 @@ from dbbench.errors import UserError
 from dbbench.evaluation.encoder import Distance
 from dbbench.evaluation.features import FeatureStore
 from dbbench.files import fingerprint
-from dbbench.generation.resume import Interval, Saves
+from dbbench.generation.resume import SaveInterval, Saves
 from dbbench.interrupts import Stop
 from dbbench.planning.task import ImageJob
 from dbbench.running.images import open_image, sample_into, save_png
@@ -107,7 +107,7 @@ def train(
     prior: Artifact | None,
     row: Row,
     advance: Advance = silent,
-    interval: Interval | None = None,
+    interval: SaveInterval | None = None,
     stop: Stop | None = None,
 ) -> int:
     """Fit the method to the subject's references; return the number of steps that were taken.
@@ -132,7 +132,7 @@ def train(
     shutil.rmtree(kept, ignore_errors=True)
     with artifact.create(resume=True) as folder:
         concept = _concept(subject, references, prior, row, folder)
-        saves = Saves(folder, _key([artifact]), interval or Interval(), stop or Stop())
+        saves = Saves(folder, _key([artifact]), interval or SaveInterval(), stop or Stop())
         own: dict[str, Any] = {"saves": saves} if resumable(method) else {}
         try:
             checkpoint = method.fit(concept, backbone, seed=seed, progress=count, **own)
@@ -154,7 +154,7 @@ def train_together(
     references: Sequence[Artifact],
     row: Row,
     advance: Advance = silent,
-    interval: Interval | None = None,
+    interval: SaveInterval | None = None,
     stop: Stop | None = None,
 ) -> int:
     """Fit a method that has `fit_many` to several subjects side by side; return the steps of one.
@@ -178,7 +178,7 @@ def train_together(
             for subject, images, folder in zip(subjects, references, folders, strict=True)
         ]
         seeds = [train_seed(run.seed, run.subject) for run in runs]
-        saves = Saves(folders[0], _key(artifacts), interval or Interval(), stop or Stop())
+        saves = Saves(folders[0], _key(artifacts), interval or SaveInterval(), stop or Stop())
         # What the others have written on the way would not be there any more.
         goes_on = resumable(method) and not row.snapshots
         own: dict[str, Any] = {"saves": saves} if goes_on else {}

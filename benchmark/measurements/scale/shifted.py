@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
+from dbbench.advance import Advance
 from dbbench.data.prompt import PromptTemplate
 from dbbench.generation.backbone import Backbone
-from dbbench.generation.method import Checkpoint, Concept, Progress
+from dbbench.generation.method import Checkpoint, Concept
 from dbbench.suites.sampling import SampleSettings
 
 
@@ -30,7 +31,7 @@ class Shifted:
         self.settings = settings or self.Settings()
 
     def fit(
-        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Progress
+        self, concept: Concept, backbone: Backbone, *, seed: int, progress: Advance
     ) -> Checkpoint:
         """Keep the first image."""
         image = concept.images[0].convert("RGB")

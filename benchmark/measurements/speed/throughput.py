@@ -37,7 +37,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from dbbench.generation.backbone import Backbone
 from dbbench.generation.loading import load_pipeline
-from dbbench.generation.text import Text
+from dbbench.generation.text import EncodedText
 from dbbench.storage.events import peak_memory
 from dbbench.suites.sampling import SampleSettings
 from dbbench.units import per_second
@@ -99,7 +99,7 @@ def operations(backbone: Backbone, batch: int) -> tuple[float, float]:
     return float(forward.get_total_flops()), float(both.get_total_flops())
 
 
-def inputs(backbone: Backbone, batch: int) -> tuple[Tensor, Text, Tensor]:
+def inputs(backbone: Backbone, batch: int) -> tuple[Tensor, EncodedText, Tensor]:
     """Latents, text and timesteps at random."""
     latents = torch.randn(batch, *backbone.latent_shape, device=backbone.device)
     text = backbone.encode_prompts(["a dog"]).repeat(batch)

@@ -1,4 +1,4 @@
-"""The kinds of pipeline that can be a backbone, one file each; `Architecture` is their seam."""
+"""The supported pipeline classes, one file each; `Architecture` is their common interface."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from dbbench.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dbbench.generation.text import Text, Tokens
+    from dbbench.generation.text import EncodedText, Tokens
 
 
 class Architecture(Protocol):
-    """What differs between pipelines; a method sees none of it."""
+    """What differs between pipelines; `Backbone` hides it from methods."""
 
     pipeline: str
-    """diffusers' class of it."""
+    """The name of its diffusers class."""
     denoiser: str
-    """The component that predicts, and so is trained: "unet" or "transformer"."""
+    """The network that predicts, and is trained: "unet" or "transformer"."""
     multiple: int
-    """Latents' height and width are multiples of this."""
+    """Height and width of latents must be multiples of this."""
     lora_targets: tuple[str, ...]
-    """The denoiser's linear layers that a LoRA is beside."""
+    """The denoiser's linear layers that LoRA adapters are added to."""
     token_lengths: tuple[int | None, ...]
-    """Of each text encoder in turn; None takes the tokenizer's own length."""
+    """Tokens per text for each text encoder in turn; None: the tokenizer's own length."""
 
-    def encode(self, pipeline: Any, tokens: Tokens) -> Text:
-        """Encode texts, with gradients where something is trained."""
+    def encode(self, pipeline: Any, tokens: Tokens) -> EncodedText:
+        """Encode texts; gradients flow to weights that are being trained."""
         ...
 
-    def unconditional(self, pipeline: Any, empty: Text) -> Text:
-        """Return what guidance leads away from, given the empty prompt."""
+    def unconditional(self, pipeline: Any, empty: EncodedText) -> EncodedText:
+        """Return the unconditional text of classifier-free guidance, given the empty prompt."""
         ...
 
-    def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
+    def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: EncodedText) -> Tensor:
         """Return the denoiser's prediction for latents (N, C, h, w) at `times` (N,)."""
         ...
 
@@ -49,7 +49,7 @@ SUPPORTED = tuple(_MODULES)
 
 
 def architecture(pipeline: str, *, source: str) -> Architecture:
-    """Return the architecture of a pipeline's class. Raises UserError for one without."""
+    """Return the architecture of a pipeline class. Raises UserError if it is not supported."""
     if pipeline not in _MODULES:
         raise UserError(
             f"{source} is a {pipeline or 'pipeline without a class name'}, which cannot be a"
@@ -66,5 +66,5 @@ def text_encoders(pipeline: Any) -> tuple[str, ...]:
 
 
 def tokenizer_of(text_encoder: str) -> str:
-    """Return the name of the tokenizer that feeds a text encoder: "text_encoder_2" has its own."""
+    """Return the name of a text encoder's tokenizer: "tokenizer_2" for "text_encoder_2"."""
     return text_encoder.replace("text_encoder", "tokenizer")

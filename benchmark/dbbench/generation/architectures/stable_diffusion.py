@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: a UNet that attends to one text encoder's last states."""
+"""Stable Diffusion 1.x and 2.x: a UNet that attends to one text encoder's last hidden states."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from dbbench.generation.text import Text, Tokens
+from dbbench.generation.text import EncodedText, Tokens
 
 
 class StableDiffusion:
-    """StableDiffusionPipeline; 1.4, 1.5, 2.1 differ in their configurations alone."""
+    """StableDiffusionPipeline; 1.4, 1.5 and 2.1 differ only in their configurations."""
 
     pipeline = "StableDiffusionPipeline"
     denoiser = "unet"
@@ -18,15 +18,15 @@ class StableDiffusion:
     lora_targets = ("to_k", "to_q", "to_v", "to_out.0")
     token_lengths = (None,)
 
-    def encode(self, pipeline: Any, tokens: Tokens) -> Text:
-        """The last layer's states, after its norm."""
-        return Text(pipeline.text_encoder(tokens.ids[0])[0].float())
+    def encode(self, pipeline: Any, tokens: Tokens) -> EncodedText:
+        """Return the last layer's hidden states, after the final layer norm."""
+        return EncodedText(pipeline.text_encoder(tokens.ids[0])[0].float())
 
-    def unconditional(self, pipeline: Any, empty: Text) -> Text:
-        """The empty prompt."""
+    def unconditional(self, pipeline: Any, empty: EncodedText) -> EncodedText:
+        """Return the empty prompt."""
         return empty
 
-    def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
-        """One pass of the UNet."""
+    def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: EncodedText) -> Tensor:
+        """Return one forward pass of the UNet."""
         prediction: Tensor = pipeline.unet(noisy, times, text.states, return_dict=False)[0]
         return prediction

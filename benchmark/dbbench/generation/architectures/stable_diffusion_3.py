@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5: a transformer trained by flow matching, under three text encoders."""
+"""Stable Diffusion 3 and 3.5: a flow-matching transformer with three text encoders."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dbbench.generation.text import Text, Tokens
+from dbbench.generation.text import EncodedText, Tokens
 
-T5_LENGTH = 256  # the pipeline's own
+T5_LENGTH = 256  # the pipeline's default
 
 
 class StableDiffusion3:
-    """StableDiffusion3Pipeline (arXiv 2403.03206); its T5 encoder may be left out."""
+    """StableDiffusion3Pipeline (arXiv 2403.03206); its T5 encoder is optional."""
 
     pipeline = "StableDiffusion3Pipeline"
     denoiser = "transformer"
-    multiple = 2  # the transformer's patches
+    multiple = 2  # the side of the transformer's patches
     lora_targets = (
         "attn.to_k", "attn.to_q", "attn.to_v", "attn.to_out.0",
         "attn.add_k_proj", "attn.add_q_proj", "attn.add_v_proj", "attn.to_add_out",
     )  # fmt: skip
     token_lengths = (None, None, T5_LENGTH)
 
-    def encode(self, pipeline: Any, tokens: Tokens) -> Text:
-        """CLIP's states side by side, filled up to T5's width, and T5's states after them."""
+    def encode(self, pipeline: Any, tokens: Tokens) -> EncodedText:
+        """Return both CLIP hidden states, concatenated and zero-padded to T5's width, then T5's."""
         encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
         outputs = [
             encoder(ids, output_hidden_states=True)
@@ -40,14 +40,14 @@ class StableDiffusion3:
         else:
             t5 = pipeline.text_encoder_3(tokens.ids[2])[0]
         states = torch.cat([pad(clip, (0, width - clip.shape[-1])), t5], dim=1)
-        return Text(states.float(), pooled.float())
+        return EncodedText(states.float(), pooled.float())
 
-    def unconditional(self, pipeline: Any, empty: Text) -> Text:
-        """The empty prompt."""
+    def unconditional(self, pipeline: Any, empty: EncodedText) -> EncodedText:
+        """Return the empty prompt."""
         return empty
 
-    def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
-        """One pass of the transformer."""
+    def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: EncodedText) -> Tensor:
+        """Return one forward pass of the transformer."""
         prediction: Tensor = pipeline.transformer(
             hidden_states=noisy,
             timestep=times,

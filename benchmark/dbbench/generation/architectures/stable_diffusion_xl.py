@@ -1,4 +1,4 @@
-"""SDXL: a UNet that attends to two text encoders and is told sizes and a summary of the text."""
+"""SDXL: a UNet that attends to two text encoders; also conditioned on sizes and a pooled text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dbbench.generation.text import Text, Tokens
+from dbbench.generation.text import EncodedText, Tokens
 
 
 class StableDiffusionXL:
@@ -19,24 +19,24 @@ class StableDiffusionXL:
     lora_targets = ("to_k", "to_q", "to_v", "to_out.0")
     token_lengths = (None, None)
 
-    def encode(self, pipeline: Any, tokens: Tokens) -> Text:
-        """The layer before the last of both encoders, side by side; the second's summary."""
+    def encode(self, pipeline: Any, tokens: Tokens) -> EncodedText:
+        """Return both encoders' penultimate hidden states, concatenated; pool the second's."""
         encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
         outputs = [
             encoder(ids, output_hidden_states=True)
             for encoder, ids in zip(encoders, tokens.ids, strict=True)
         ]
         states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-        return Text(states.float(), outputs[1].text_embeds.float())
+        return EncodedText(states.float(), outputs[1].text_embeds.float())
 
-    def unconditional(self, pipeline: Any, empty: Text) -> Text:
-        """Zeros where the pipeline was trained so, else the empty prompt."""
+    def unconditional(self, pipeline: Any, empty: EncodedText) -> EncodedText:
+        """Return zeros if the pipeline was trained with them, otherwise the empty prompt."""
         return empty.zeros() if pipeline.config.force_zeros_for_empty_prompt else empty
 
-    def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
-        """One pass of the UNet for images that were neither scaled up nor cropped."""
+    def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: EncodedText) -> Tensor:
+        """Return one forward pass of the UNet, with the size conditions of an uncropped image."""
         height, width = (side * pipeline.vae_scale_factor for side in noisy.shape[2:])
-        # Original size, corner of the crop, target size (section 2.2); filled in on the device.
+        # Original size, crop corner, target size (section 2.2); filled on the device.
         sizes = noisy.new_zeros(len(noisy), 6)
         sizes[:, 0::4], sizes[:, 1::4] = height, width
         prediction: Tensor = pipeline.unet(
