@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dbbench.evaluation.encoder import Vectors
+from dbbench.evaluation.encoder import UnitVectors
 from dbbench.evaluation.limits import LIMITS, Limit, Shown
 from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.evaluation.scores import REAL
@@ -150,10 +150,10 @@ def _shown(out: Path, run: Run, look: str, meaning: str) -> Shown | None:
     )
 
 
-def read_vectors(folder: Path, name: str = "images") -> Vectors | None:
+def read_vectors(folder: Path, name: str = "images") -> UnitVectors | None:
     """Return the features in a file of a folder; None where they cannot be read."""
     try:
-        vectors: Vectors = np.load(folder / f"{name}.npy", allow_pickle=False)
+        vectors: UnitVectors = np.load(folder / f"{name}.npy", allow_pickle=False)
     except (OSError, ValueError):
         return None
     return vectors

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 from dbbench.data.subject import load_subjects
-from dbbench.evaluation.encoder import Encoder, Vectors, load_encoder
+from dbbench.evaluation.encoder import Encoder, UnitVectors, load_encoder
 from dbbench.evaluation.features import FeatureStore
 
 FROZEN = Path(__file__).with_name("frozen_photographs.json")
@@ -59,7 +59,7 @@ def lite0(folder: Path) -> Encoder:
 ENCODERS = {"small": small, "efficientnet-lite0": lite0}
 
 
-def encode(name: str, photographs: Path, folder: Path) -> tuple[list[str], Vectors]:
+def encode(name: str, photographs: Path, folder: Path) -> tuple[list[str], UnitVectors]:
     """Return the name of each photograph's subject, and its vector."""
     photos = [(subject.name, photo.file) for subject in load_subjects() for photo in subject.photos]
     root = photographs / "dataset" if (photographs / "dataset").is_dir() else photographs
@@ -71,7 +71,7 @@ def encode(name: str, photographs: Path, folder: Path) -> tuple[list[str], Vecto
     return [subject for subject, _ in photos], encoded.vectors
 
 
-def summary(subjects: list[str], vectors: Vectors) -> dict[str, list[float]]:
+def summary(subjects: list[str], vectors: UnitVectors) -> dict[str, list[float]]:
     """One number for each photograph, and each subject's mean similarity without self-pairs."""
     random = np.random.RandomState(1)
     direction = random.standard_normal(vectors.shape[1])

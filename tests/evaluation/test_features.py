@@ -340,7 +340,7 @@ def test_a_cache_that_cannot_be_written_is_said_once_and_costs_only_time(
         second = store.encode_images(Counting(), files)
     assert np.array_equal(first.vectors, second.vectors)
     (record,) = caplog.records
-    assert "features are not kept" in record.getMessage()
+    assert "features are not cached" in record.getMessage()
 
 
 def test_processes_share_one_cache_at_the_same_time(tmp_path: Path, feature_cache: Path) -> None:

@@ -1,4 +1,7 @@
-"""Encoder: images or texts -> unit vectors; the encode stage calls one, `encoders/` holds them."""
+"""The interface of encoders: images or texts -> unit vectors; `encoders/` has the classes.
+
+The encode stage and the feature store call encoders; metrics compare the vectors.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,20 @@ from PIL import Image
 from dbbench.files import fingerprint
 from dbbench.plugins import _load
 
-Vectors = NDArray[np.float32]
+UnitVectors = NDArray[np.float32]
 """ND float32; each row has unit norm."""
 
 
 class Encoder(Protocol):
     """A frozen network with its preprocessing.
 
-    An encoder without a text side raises UserError from `encode_texts`. The result for one image
-    depends on neither its neighbours nor the batch size (to 1e-5 in float32).
+    An encoder for images only raises UserError from `encode_texts`. The vector of an image does
+    not depend on the batch it is in (to 1e-5 in float32).
     """
 
     @property
     def name(self) -> str:
-        """How a suite refers to it, such as "timm:vit_small_patch16_224.dino"."""
+        """Its name in a suite, such as "timm:vit_small_patch16_224.dino"."""
         ...
 
     @property
@@ -38,38 +41,38 @@ class Encoder(Protocol):
         """Length D of a feature vector."""
         ...
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+    def encode_images(self, images: Sequence[Image.Image]) -> UnitVectors:
         """PIL images of any size and mode -> ND float32, unit norm."""
         ...
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+    def encode_texts(self, texts: Sequence[str]) -> UnitVectors:
         """Texts -> ND float32, unit norm, in the space of the images."""
         ...
 
 
 @runtime_checkable
 class Preparing(Protocol):
-    """An encoder whose resizing can be done ahead, in the threads that decode; not a duty.
+    """Optional for an encoder: resize images ahead, in the threads that decode them.
 
     `encode_images(images)` equals `encode_prepared([prepare(image) for image in images])`.
     """
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """Resize and crop to the network's input; called by several threads at once."""
+        """Resize and crop to the network's input size; called by several threads at once."""
         ...
 
-    def encode_prepared(self, images: Sequence[Image.Image]) -> Vectors:
-        """What `prepare` gave -> ND float32, unit norm."""
+    def encode_prepared(self, images: Sequence[Image.Image]) -> UnitVectors:
+        """Images from `prepare` -> ND float32, unit norm."""
         ...
 
 
 @runtime_checkable
 class Distance(Protocol):
-    """A frozen network that compares images with each other and has no vector for one: LPIPS."""
+    """A frozen network that compares pairs of images, and has no vector for one image: LPIPS."""
 
     @property
     def name(self) -> str:
-        """How one refers to it, such as "lpips:alex"."""
+        """Its name in a suite, such as "lpips:alex"."""
         ...
 
     @property
@@ -78,13 +81,13 @@ class Distance(Protocol):
         ...
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """Resize and crop to the network's input; called by several threads, idempotent."""
+        """Resize and crop to the network's input size; called by several threads, idempotent."""
         ...
 
     def pairwise_distances(self, images: Iterable[Image.Image]) -> NDArray[np.float64]:
         """N images of any size -> NN float64, symmetric, zeros on the diagonal.
 
-        Each image goes through the network once; no more than a batch of them is held.
+        Each image goes through the network once; only one batch of images is in memory.
         """
         ...
 
@@ -92,10 +95,10 @@ class Distance(Protocol):
 def encoder_fingerprint(
     *, weights: str, library: str, preprocessing: Mapping[str, Any], dtype: str
 ) -> str:
-    """Return the SHA-256 of all that decides an encoder's numbers.
+    """Return the SHA-256 of everything that affects an encoder's vectors.
 
-    `weights` is a hash of the tensors, `library` names the package with its version,
-    `preprocessing` holds JSON values only: resize filter, antialiasing, crop, normalization, text
+    `weights` is a hash of the tensors, `library` is the package with its version, and
+    `preprocessing` holds JSON values: resize filter, antialiasing, crop, normalization, text
     handling.
     """
     return fingerprint(
@@ -109,6 +112,6 @@ def encoder_fingerprint(
 
 
 def load_encoder(reference: str, *, device: str) -> Encoder:
-    """Return the encoder of "scheme:argument", such as "timm:vit_small_patch16_224.dino"."""
+    """Return the encoder named "scheme:argument", such as "timm:vit_small_patch16_224.dino"."""
     scheme, _, argument = reference.partition(":")
     return cast("Encoder", _load("encoders", scheme)(argument, device=device))

@@ -1,4 +1,4 @@
-"""The cache on disk: what an encoder said of an image or a text, kept for every later command.
+"""The feature cache on disk: vectors of images and texts, for all later commands.
 
     $DBBENCH_CACHE/features/<key>/       one folder for each encoder fingerprint
         about.json                       the encoder's name and fingerprint
@@ -6,9 +6,9 @@
         texts-<key>.safetensors          the same of texts
         distances-<key>.safetensors      keys (N, 32) uint8; matrix (N, N) float64
 
-A file is written under a hidden name and renamed, and never changed after that, so that any number
-of processes read and write without waiting for each other: at worst one works out what another
-just did. Reading moves a file's time of change to now; over the limit the oldest go first.
+A file is written under a hidden name, renamed, and never changed after that. So any number of
+processes can read and write without locks; at worst two of them compute the same vector. Reading a
+file sets its modification time to now. Over the size limit, the oldest files are removed first.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from platformdirs import user_cache_path
 from dbbench.files import write_text
 from dbbench.units import parse_size
 
-Kind = Literal["images", "texts"]
-Rows = dict[bytes, NDArray[np.float32]]
+Modality = Literal["images", "texts"]  # what the vectors describe
+CachedVectors = dict[bytes, NDArray[np.float32]]
 """SHA-256 digest of an image file or a text -> its vector, (D,) float32."""
 
-DEFAULT_LIMIT = 10 * 10**9  # bytes; a million vectors of 512 numbers are two of them
+DEFAULT_LIMIT = 10 * 10**9  # bytes; a million vectors of 512 numbers take 2 GB
 _KEPT_AFTER_EVICTION = 0.9
 _SEAL = "sha256 of "  # followed by a tensor's name
 _ABANDONED_SECONDS = 3600.0
@@ -58,7 +58,7 @@ def cache_limit() -> int:
 
 @dataclass(frozen=True)
 class Entry:
-    """What the cache holds of one encoder."""
+    """Summary of one encoder's cache, for `dbbench cache`."""
 
     encoder: str
     images: int
@@ -78,33 +78,33 @@ class Cache:
     folder: Path = field(default_factory=cache_folder)
     limit: int = field(default_factory=cache_limit)
 
-    def shelf(self, encoder: str, fingerprint: str) -> Shelf:
-        """Return the place of one encoder; `fingerprint` is all that its numbers depend on."""
+    def of_encoder(self, encoder: str, fingerprint: str) -> EncoderCache:
+        """Return one encoder's cache; `fingerprint` covers everything its vectors depend on."""
         key = hashlib.sha256(fingerprint.encode()).hexdigest()[:32]
-        return Shelf(self, self.folder / "features" / key, encoder, fingerprint)
+        return EncoderCache(self, self.folder / "features" / key, encoder, fingerprint)
 
     def entries(self) -> tuple[Entry, ...]:
-        """Return what there is, the last used first."""
-        found = [_entry(folder) for folder in (self.folder / "features").glob("*") if _is(folder)]
-        return tuple(sorted(found, key=lambda entry: -entry.used))
+        """Return one entry per encoder, the last used first."""
+        folders = filter(_is_encoder_folder, (self.folder / "features").glob("*"))
+        return tuple(sorted(map(_entry, folders), key=lambda entry: -entry.used))
 
     def clear(self, encoder: str | None = None) -> tuple[Entry, ...]:
-        """Remove all, or what is of encoders with this name; return what was removed."""
+        """Remove all entries, or those of encoders with this name; return them."""
         chosen = [e for e in self.entries() if encoder is None or e.encoder == encoder]
         for entry in chosen:
             shutil.rmtree(entry.path, ignore_errors=True)
         return tuple(chosen)
 
     def evict(self) -> int:
-        """Remove what was not used for longest until the limit is kept; return how many files."""
+        """Remove the least recently used files until the limit is met; return their number."""
         files = []
         for path in (self.folder / "features").glob("*/*"):
             try:
                 status = path.stat()
             except OSError:
-                continue  # Another process was faster.
+                continue  # Another process removed it.
             if path.name.startswith(".") and time.time() - status.st_mtime > _ABANDONED_SECONDS:
-                path.unlink(missing_ok=True)  # A process died while it wrote this.
+                path.unlink(missing_ok=True)  # A process died while writing this.
             elif path.suffix == ".safetensors":
                 files.append((status.st_mtime_ns, status.st_size, path))
         total = sum(size for _, size, _ in files)
@@ -120,81 +120,82 @@ class Cache:
 
 
 @dataclass
-class Shelf:
-    """All that one encoder said; reads what other processes put there as well."""
+class EncoderCache:
+    """One encoder's cached vectors, including those written by other processes."""
 
     cache: Cache
     folder: Path
     encoder: str
     fingerprint: str
-    _where: dict[tuple[str, bytes], tuple[Path, int]] = field(default_factory=dict, repr=False)
-    _seen: set[Path] = field(default_factory=set, repr=False)
+    _locations: dict[tuple[str, bytes], tuple[Path, int]] = field(default_factory=dict, repr=False)
+    _indexed: set[Path] = field(default_factory=set, repr=False)
 
-    def read(self, kind: Kind, keys: Iterable[bytes]) -> Rows:
-        """Return the rows that are there, each (D,) float32."""
-        self._look(kind)
+    def read(self, modality: Modality, keys: Iterable[bytes]) -> CachedVectors:
+        """Return the cached vectors among `keys`, each (D,) float32."""
+        self._update_index(modality)
         wanted: dict[Path, list[tuple[bytes, int]]] = {}
         for key in keys:
-            if (place := self._where.get((kind, key))) is not None:
+            if (place := self._locations.get((modality, key))) is not None:
                 wanted.setdefault(place[0], []).append((key, place[1]))
-        rows: Rows = {}
+        rows: CachedVectors = {}
         for path, places in wanted.items():
             loaded = _load(path, "rows")
             if loaded is None:
-                self._seen.discard(path)
+                self._indexed.discard(path)
                 continue
             rows |= {key: loaded[row].copy() for key, row in places if row < len(loaded)}
             _touch(path)
         return rows
 
-    def write(self, kind: Kind, rows: Rows) -> None:
-        """Keep these rows. A cache that cannot be written is said once and costs only time."""
+    def write(self, modality: Modality, rows: CachedVectors) -> None:
+        """Save these vectors. A cache that cannot be written gives one warning, and no error."""
         if not rows:
             return
         keys = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(-1, 32)
         name = hashlib.sha256(keys.tobytes()).hexdigest()[:32]
         tensors = {"keys": keys, "rows": np.stack(list(rows.values())).astype(np.float32)}
-        self._save(self.folder / f"{kind}-{name}.safetensors", tensors, {})
+        self._save(self.folder / f"{modality}-{name}.safetensors", tensors, {})
 
     def read_matrix(self, name: str) -> tuple[list[bytes], NDArray[np.float64], dict[str, str]]:
-        """Return keys, matrix and remarks of that name. Raises KeyError where there is none."""
+        """Return keys, matrix and refused files of that name. Raises KeyError if there is none."""
         path = self.folder / f"distances-{name}.safetensors"
         keys, matrix = _load(path, "keys"), _load(path, "matrix")
         if keys is None or matrix is None:
             raise KeyError(name)
         _touch(path)
-        return [key.tobytes() for key in keys], matrix, _remarks(path)
+        return [key.tobytes() for key in keys], matrix, _refusals(path)
 
     def write_matrix(
         self,
         name: str,
         keys: list[bytes],
         matrix: NDArray[np.float64],
-        remarks: Mapping[str, str],
+        refusals: Mapping[str, str],
     ) -> None:
-        """Keep a matrix under a name."""
+        """Save a matrix under a name; `refusals` maps a key in hex to the reason."""
         tensors = {
             "keys": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 32),
             "matrix": np.asarray(matrix, dtype=np.float64),
         }
-        self._save(self.folder / f"distances-{name}.safetensors", tensors, remarks)
+        self._save(self.folder / f"distances-{name}.safetensors", tensors, refusals)
 
-    def _look(self, kind: Kind) -> None:
-        """Take note of files that are new, and forget those that are gone."""
-        there = set(self.folder.glob(f"{kind}-*.safetensors"))
-        gone = {path for path in self._seen - there if path.name.startswith(kind)}
+    def _update_index(self, modality: Modality) -> None:
+        """Index the keys of new files, and drop those of removed files."""
+        present = set(self.folder.glob(f"{modality}-*.safetensors"))
+        gone = {path for path in self._indexed - present if path.name.startswith(modality)}
         if gone:
-            self._where = {k: place for k, place in self._where.items() if place[0] not in gone}
-        self._seen -= gone
-        for path in sorted(there - self._seen):
+            kept = {k: place for k, place in self._locations.items() if place[0] not in gone}
+            self._locations = kept
+        self._indexed -= gone
+        for path in sorted(present - self._indexed):
             keys = _load(path, "keys")
             if keys is None or keys.ndim != 2 or keys.shape[1] != 32:
                 continue
-            self._seen.add(path)
+            self._indexed.add(path)
             for row, key in enumerate(keys):
-                self._where[kind, key.tobytes()] = (path, row)
+                self._locations[modality, key.tobytes()] = (path, row)
 
-    def _save(self, path: Path, tensors: dict[str, Any], remarks: Mapping[str, str]) -> None:
+    def _save(self, path: Path, tensors: dict[str, Any], metadata: Mapping[str, str]) -> None:
         from safetensors.numpy import save
 
         try:
@@ -205,17 +206,17 @@ class Shelf:
             hidden = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
             with hidden.open("wb") as stream:
                 seals = {f"{_SEAL}{name}": _hash(tensor) for name, tensor in tensors.items()}
-                stream.write(save(tensors, metadata=dict(remarks) | seals))
+                stream.write(save(tensors, metadata=dict(metadata) | seals))
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(hidden, path)
             self.cache.evict()
         except OSError as error:
-            _say_once(f"features are not kept: {self.cache.folder} cannot be written ({error})")
+            _warn_once(f"features are not cached: {self.cache.folder} cannot be written ({error})")
 
 
 def _load(path: Path, tensor: str) -> NDArray[Any] | None:
-    """Return a tensor of a file; None where the file is gone; a damaged file is removed."""
+    """Return a tensor of a file, or None if the file is gone or damaged; remove a damaged file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -236,22 +237,22 @@ def _hash(tensor: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(tensor).tobytes()).hexdigest()
 
 
-def _remarks(path: Path) -> dict[str, str]:
+def _refusals(path: Path) -> dict[str, str]:
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as tensors:
-        told = dict(tensors.metadata() or {})
-        return {key: text for key, text in told.items() if not key.startswith(_SEAL)}
+        metadata = dict(tensors.metadata() or {})
+        return {key: text for key, text in metadata.items() if not key.startswith(_SEAL)}
 
 
 def _touch(path: Path) -> None:
     try:
         os.utime(path)
     except OSError:
-        return  # Gone, or a folder that can only be read.
+        return  # The file is gone, or the folder is read-only.
 
 
-def _is(folder: Path) -> bool:
+def _is_encoder_folder(folder: Path) -> bool:
     return (folder / "about.json").is_file()
 
 
@@ -291,10 +292,10 @@ def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
             continue
 
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
-def _say_once(line: str) -> None:
-    if line not in _said:
-        _said.add(line)
+def _warn_once(line: str) -> None:
+    if line not in _warned:
+        _warned.add(line)
         _log.warning("note: %s", line)

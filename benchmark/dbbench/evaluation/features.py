@@ -1,9 +1,9 @@
-"""The feature store: image files and texts -> vectors, each worked out once; every command's way.
+"""The feature store: image files and texts -> vectors, each computed once; used by all commands.
 
-Whatever the number of references, protocols and re-runs, a distinct image is decoded once and goes
-through each encoder once. It is known by the SHA-256 of its file's bytes; a vector by that, the
-encoder's fingerprint and the rules of `picture`. The same picture in two files of other bytes is
-two images: telling that they are the same would mean decoding both.
+A distinct image is decoded once and goes through each encoder once, however many references,
+protocols and runs use it. An image is identified by the SHA-256 of its file. A vector's key is
+this hash, the encoder's fingerprint and the version of the decoding rules (`data/decoding.py`).
+Two files with different bytes are two images, even if their pixels are equal.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from numpy.typing import NDArray
 
 from dbbench.advance import Advance, silent
 from dbbench.data.decoding import RULES, PictureError, decode_picture, read_bytes
-from dbbench.evaluation.encoder import Distance, Encoder, Preparing, Vectors
-from dbbench.evaluation.feature_cache import Cache, Rows, Shelf
+from dbbench.evaluation.encoder import Distance, Encoder, Preparing, UnitVectors
+from dbbench.evaluation.feature_cache import Cache, CachedVectors, EncoderCache
 from dbbench.files import fingerprint
 
 if TYPE_CHECKING:
     from PIL import Image
 
 BATCH = 64
-"""Images that go through an encoder together."""
-_BATCH_PIXELS = 2**26  # Fewer, where an encoder takes images unresized and they are large.
-_ROWS_A_FILE = 16 * BATCH  # So much is lost at most when the process is killed.
+"""Images in a batch of an encoder."""
+_BATCH_PIXELS = 2**26  # A smaller batch, if an encoder takes large images unresized.
+_ROWS_A_FILE = 16 * BATCH  # At most this many vectors are lost if the process is killed.
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One encoder's vectors of some files."""
+    """One encoder's vectors of image files."""
 
-    vectors: Vectors
-    """One row for each file that is an image, in the order of the files."""
+    vectors: UnitVectors
+    """One row for each valid image file, in the order of the files."""
     kept: tuple[int, ...]
     """Row i belongs to files[kept[i]]."""
     refused: Mapping[Path, str]
-    """Why a file is no image, to follow its name: "is empty (0 bytes)"."""
+    """Why a file is not a valid image; follows its name: "is empty (0 bytes)"."""
 
 
 @dataclass(frozen=True)
 class Distances:
-    """The distance of every file to every other."""
+    """The distances between all pairs of files."""
 
     matrix: NDArray[np.float64]
     """KK, symmetric, zeros on the diagonal; K = len(kept)."""
@@ -62,10 +62,10 @@ class Distances:
 
 @dataclass
 class FeatureStore:
-    """Vectors by file and text, from the cache where they are known.
+    """Vectors of files and texts; takes them from the cache if they are there.
 
-    Give all encoders at once to `encode_with`, or decoding is done once for each of them.
-    `workers` threads decode and resize while the encoder computes; what they hold is bounded.
+    Pass all encoders to one call of `encode_with`, so that each file is decoded only once.
+    `workers` threads decode and resize while the encoder computes; their memory is bounded.
     """
 
     cache: Cache = field(default_factory=Cache)
@@ -74,25 +74,25 @@ class FeatureStore:
     """Files decoded so far."""
     encoded: Counter[str] = field(default_factory=Counter)
     """Images that went through each encoder so far, by its name."""
-    _shelves: dict[str, Shelf] = field(default_factory=dict, repr=False)
+    _caches: dict[str, EncoderCache] = field(default_factory=dict, repr=False)
     _hashes: dict[tuple[Any, ...], bytes] = field(default_factory=dict, repr=False)
 
     def encode_images(
         self, encoder: Encoder, files: Sequence[Path], *, advance: Advance = silent
     ) -> Encoded:
-        """Return the vectors of image files; one that is no image is refused by name."""
+        """Return the vectors of image files; invalid files are listed in `refused`."""
         return self.encode_with([encoder], files, advance=advance)[0]
 
     def encode_with(
         self, encoders: Sequence[Encoder], files: Sequence[Path], *, advance: Advance = silent
     ) -> tuple[Encoded, ...]:
-        """Return the vectors of each encoder; every file is read and decoded once for all."""
+        """Return the vectors of each encoder; every file is read and decoded once."""
         keys, problems = self._identify(files)
         distinct = _distinct(keys, files)
-        known: dict[str, Rows] = {}
+        known: dict[str, CachedVectors] = {}
         missing: dict[bytes, list[Encoder]] = {}
         for encoder in {encoder.fingerprint: encoder for encoder in encoders}.values():
-            rows = self._shelf(encoder).read("images", distinct)
+            rows = self._cache_of(encoder).read("images", distinct)
             known[encoder.fingerprint] = rows
             for key in distinct:
                 if key not in rows:
@@ -100,7 +100,7 @@ class FeatureStore:
         total = len(distinct) * len(known)
         done = sum(map(len, known.values()))
         advance(done, total, {})
-        desks = {e.fingerprint: _Desk(self, e, known[e.fingerprint]) for e in encoders}
+        batchers = {e.fingerprint: _Batcher(self, e, known[e.fingerprint]) for e in encoders}
         try:
             for key, result in self._decode(missing, distinct):
                 if isinstance(result, PictureError):
@@ -108,16 +108,16 @@ class FeatureStore:
                     done += len(missing[key])
                     continue
                 for encoder, image in zip(missing[key], result, strict=True):
-                    if count := desks[encoder.fingerprint].take(key, image):
+                    if count := batchers[encoder.fingerprint].add(key, image):
                         done += count
                         advance(done, total, {})
-            for desk in desks.values():
-                if count := desk.finish():
+            for batcher in batchers.values():
+                if count := batcher.flush():
                     done += count
                     advance(done, total, {})
         finally:
-            for desk in desks.values():
-                desk.keep()
+            for batcher in batchers.values():
+                batcher.save()
         refused = _refused(files, keys, problems)
         kept = tuple(i for i, key in enumerate(keys) if key is not None and key not in problems)
         return tuple(
@@ -125,34 +125,34 @@ class FeatureStore:
             for encoder in encoders
         )
 
-    def encode_texts(self, encoder: Encoder, texts: Sequence[str]) -> Vectors:
+    def encode_texts(self, encoder: Encoder, texts: Sequence[str]) -> UnitVectors:
         """Return the vector of each text; ND float32, unit norm."""
         keys = [hashlib.sha256(text.encode()).digest() for text in texts]
         distinct = dict(zip(keys, texts, strict=True))
-        shelf = self._shelf(encoder)
-        rows = shelf.read("texts", distinct)
+        cache = self._cache_of(encoder)
+        rows = cache.read("texts", distinct)
         if missing := [key for key in distinct if key not in rows]:
             vectors = encoder.encode_texts([distinct[key] for key in missing])
             new = dict(zip(missing, np.asarray(vectors, dtype=np.float32), strict=True))
-            shelf.write("texts", new)
+            cache.write("texts", new)
             rows |= new
         return _stack(encoder, rows, keys, range(len(keys)))
 
     def distances(
         self, distance: Distance, files: Sequence[Path], *, advance: Advance = silent
     ) -> Distances:
-        """Return the distance of every file to every other; the network sees each image once.
+        """Return the distances between all pairs of files; each image is encoded once.
 
-        Ask for all files that are compared at once, such as a subject's generated and real images,
-        and take the blocks that are wanted: the matrix is kept as a whole.
+        Pass all files that are compared in one call, such as a subject's generated and real images,
+        and use the needed blocks: the matrix is cached as a whole.
         """
         keys, problems = self._identify(files)
         paths = _distinct(keys, files)
         order = sorted(paths)
-        shelf = self._shelf(distance)
+        cache = self._cache_of(distance)
         name = hashlib.sha256(b"".join(order)).hexdigest()[:32]
         try:
-            seen, matrix, remarks = shelf.read_matrix(name)
+            seen, matrix, refusals = cache.read_matrix(name)
         except KeyError:
             seen = []
             found: dict[str, str] = {}
@@ -166,10 +166,10 @@ class FeatureStore:
                     yield result[0]
                     advance(len(seen) + len(found), len(order), {})
 
-            matrix, remarks = distance.pairwise_distances(images()), found
+            matrix, refusals = distance.pairwise_distances(images()), found
             self.encoded[distance.name] += len(seen)
-            shelf.write_matrix(name, seen, matrix, remarks)
-        problems |= {bytes.fromhex(key): reason for key, reason in remarks.items()}
+            cache.write_matrix(name, seen, matrix, refusals)
+        problems |= {bytes.fromhex(key): reason for key, reason in refusals.items()}
         place = {key: number for number, key in enumerate(seen)}
         kept = tuple(i for i, key in enumerate(keys) if key in place)
         rows = [place[key] for i in kept if (key := keys[i]) is not None]
@@ -177,10 +177,10 @@ class FeatureStore:
         return Distances(matrix[np.ix_(rows, rows)], kept, _refused(files, keys, problems))
 
     def _identify(self, files: Sequence[Path]) -> tuple[list[bytes | None], dict[Any, str]]:
-        """Return each file's SHA-256, None for one that cannot be read, and why, by its path."""
+        """Return each file's SHA-256, or None if unreadable; and the reasons, by path."""
         problems: dict[Any, str] = {}
 
-        def look(path: Path) -> bytes | PictureError:
+        def identify(path: Path) -> bytes | PictureError:
             try:
                 status = path.stat()
                 stamp = (str(path), status.st_size, status.st_mtime_ns, status.st_ino)
@@ -194,7 +194,7 @@ class FeatureStore:
 
         keys: list[bytes | None] = []
         with ThreadPoolExecutor(self.workers) as pool:
-            for path, result in zip(files, pool.map(look, files), strict=True):
+            for path, result in zip(files, pool.map(identify, files), strict=True):
                 keys.append(None if isinstance(result, PictureError) else result)
                 if isinstance(result, PictureError):
                     problems[path] = str(result)
@@ -203,13 +203,13 @@ class FeatureStore:
     def _decode(
         self, wanted: Mapping[bytes, Sequence[Encoder | Distance]], paths: Mapping[bytes, Path]
     ) -> Iterator[tuple[bytes, tuple[Image.Image, ...] | PictureError]]:
-        """Yield each file's image as its encoders want it, in order, decoded ahead by threads."""
+        """Yield each image, prepared for each of its encoders, in order; threads decode ahead."""
 
         def make(key: bytes) -> tuple[Image.Image, ...] | PictureError:
             try:
                 content = read_bytes(paths[key])
                 if hashlib.sha256(content).digest() != key:
-                    return PictureError("was changed while it was read")
+                    return PictureError("changed while it was read")
                 image = decode_picture(content)
             except PictureError as error:
                 return error
@@ -218,7 +218,7 @@ class FeatureStore:
                 for e in wanted[key]
             )
 
-        # Resized images are small; of whole ones only so many are held that all threads have work.
+        # Resized images are small. Of full-size images, hold only enough to keep all threads busy.
         users = {id(e): e for es in wanted.values() for e in es}.values()
         small = all(isinstance(e, Preparing | Distance) for e in users)
         window = 2 * BATCH if small else 2 * self.workers
@@ -238,32 +238,32 @@ class FeatureStore:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _shelf(self, encoder: Encoder | Distance) -> Shelf:
-        mark = encoder.fingerprint
-        if mark not in self._shelves:
-            everything = fingerprint({"encoder": mark, "picture": RULES})
-            self._shelves[mark] = self.cache.shelf(encoder.name, everything)
-        return self._shelves[mark]
+    def _cache_of(self, encoder: Encoder | Distance) -> EncoderCache:
+        key = encoder.fingerprint
+        if key not in self._caches:
+            everything = fingerprint({"encoder": key, "picture": RULES})
+            self._caches[key] = self.cache.of_encoder(encoder.name, everything)
+        return self._caches[key]
 
 
-class _Desk:
-    """Where one encoder's images come together to batches, and its new vectors to files."""
+class _Batcher:
+    """Collects one encoder's images to batches, and saves its new vectors to the cache."""
 
-    def __init__(self, store: FeatureStore, encoder: Encoder, rows: Rows) -> None:
+    def __init__(self, store: FeatureStore, encoder: Encoder, rows: CachedVectors) -> None:
         self._store, self._encoder, self._rows = store, encoder, rows
         self._waiting: list[tuple[bytes, Image.Image]] = []
         self._pixels = 0
-        self._new: Rows = {}
+        self._new: CachedVectors = {}
 
-    def take(self, key: bytes, image: Image.Image) -> int:
-        """Take an image; return how many were encoded now."""
+    def add(self, key: bytes, image: Image.Image) -> int:
+        """Add an image; return how many images were encoded by this call."""
         self._waiting.append((key, image))
         self._pixels += image.width * image.height
         full = len(self._waiting) == BATCH or self._pixels >= _BATCH_PIXELS
-        return self.finish() if full else 0
+        return self.flush() if full else 0
 
-    def finish(self) -> int:
-        """Encode what waits; return how many that were."""
+    def flush(self) -> int:
+        """Encode the waiting images; return their number."""
         keys, images = [key for key, _ in self._waiting], [image for _, image in self._waiting]
         self._waiting, self._pixels = [], 0
         if not images:
@@ -278,17 +278,17 @@ class _Desk:
         self._rows |= new
         self._new |= new
         if len(self._new) >= _ROWS_A_FILE:
-            self.keep()
+            self.save()
         return len(images)
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Write the new vectors to the cache."""
-        self._store._shelf(self._encoder).write("images", self._new)
+        self._store._cache_of(self._encoder).write("images", self._new)
         self._new = {}
 
 
 def _distinct(keys: Sequence[bytes | None], files: Sequence[Path]) -> dict[bytes, Path]:
-    """Return one of the files for each content, in order."""
+    """Return one file for each distinct content, in order."""
     distinct: dict[bytes, Path] = {}
     for key, path in zip(keys, files, strict=True):
         if key is not None:
@@ -297,8 +297,8 @@ def _distinct(keys: Sequence[bytes | None], files: Sequence[Path]) -> dict[bytes
 
 
 def _stack(
-    encoder: Encoder, rows: Rows, keys: Sequence[bytes | None], kept: Sequence[int]
-) -> Vectors:
+    encoder: Encoder, rows: CachedVectors, keys: Sequence[bytes | None], kept: Sequence[int]
+) -> UnitVectors:
     if not kept:
         return np.zeros((0, encoder.dim), dtype=np.float32)
     return np.stack([rows[key] for i in kept if (key := keys[i]) is not None])

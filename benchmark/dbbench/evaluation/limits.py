@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from dbbench.evaluation.encoder import Vectors
+from dbbench.evaluation.encoder import UnitVectors
 from dbbench.evaluation.metric import Values, highest_cosine, real_ceiling, unit_rows
 
 SOURCE = "arXiv 2208.12242, section 4.5"
@@ -26,17 +26,17 @@ SOURCE = "arXiv 2208.12242, section 4.5"
 class Shown:
     """What one method showed of one subject: N images, R real ones, in two encoders' features."""
 
-    look: Vectors
+    look: UnitVectors
     """ND of the images, in the features that tell subjects apart (DINO)."""
-    meaning: Vectors
+    meaning: UnitVectors
     """NE of the images, in the features that texts have too (CLIP)."""
-    texts: Vectors
+    texts: UnitVectors
     """NE of each image's own prompt."""
     prompts: NDArray[np.str_]
     """N ids of the prompts."""
     keeps_look: NDArray[np.bool_]
     """N: whether the prompt asks for a place, and so for no other look of the subject."""
-    real_meaning: Vectors
+    real_meaning: UnitVectors
     """RE of the real images."""
 
     @cached_property

@@ -10,7 +10,7 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dbbench.evaluation.encoder import Vectors
+from dbbench.evaluation.encoder import UnitVectors
 from dbbench.plugins import _load
 
 Values = NDArray[np.float64]
@@ -34,9 +34,9 @@ class Features:
     image. Where the encoder is a distance network, `distances` takes the place of vectors.
     """
 
-    generated: Vectors
-    references: Vectors | None = None
-    texts: Vectors | None = None
+    generated: UnitVectors
+    references: UnitVectors | None = None
+    texts: UnitVectors | None = None
     distances: NDArray[np.floating[typing.Any]] | None = None
     """NN: from each generated image to each other; zero on the diagonal."""
     real_distances: NDArray[np.floating[typing.Any]] | None = None
@@ -105,9 +105,9 @@ def evaluate_from(
     metric: Metric,
     prompts: Sequence[str],
     *,
-    images: Callable[[], Vectors],
-    references: Callable[[], Vectors | None] = lambda: None,
-    texts: Callable[[], Vectors | None] = lambda: None,
+    images: Callable[[], UnitVectors],
+    references: Callable[[], UnitVectors | None] = lambda: None,
+    texts: Callable[[], UnitVectors | None] = lambda: None,
     distances: NDArray[np.floating[typing.Any]] | None = None,
 ) -> Values:
     """As `evaluate`, from what one encoder gives: `images` ND, `references` RD and `texts` ND.
@@ -132,7 +132,7 @@ def evaluate_from(
     return evaluate(metric, prompts, features)
 
 
-def mean_cosine(generated: Vectors, others: Vectors) -> Values:
+def mean_cosine(generated: UnitVectors, others: UnitVectors) -> Values:
     """ND, MD -> N: the mean cosine similarity of each row to all M rows of `others`."""
     _check_match(generated, others)
     # The mean of the cosines is the cosine to the mean of the unit vectors, undivided by its norm.
@@ -140,14 +140,14 @@ def mean_cosine(generated: Vectors, others: Vectors) -> Values:
     return values
 
 
-def highest_cosine(generated: Vectors, others: Vectors) -> Values:
+def highest_cosine(generated: UnitVectors, others: UnitVectors) -> Values:
     """ND, MD -> N: the highest cosine similarity of each row to any one row of `others`."""
     _check_match(generated, others)
     values: Values = (unit_rows(generated) @ unit_rows(others).T).max(axis=1)
     return values
 
 
-def sibling_cosine(generated: Vectors) -> Values:
+def sibling_cosine(generated: UnitVectors) -> Values:
     """ND -> N: the mean cosine similarity of each row to the N-1 others; nothing for one row."""
     if len(generated) < 2:
         return np.zeros(0)
@@ -156,7 +156,7 @@ def sibling_cosine(generated: Vectors) -> Values:
     return values
 
 
-def paired_cosine(generated: Vectors, others: Vectors) -> Values:
+def paired_cosine(generated: UnitVectors, others: UnitVectors) -> Values:
     """ND, ND -> N: the cosine similarity of row i with row i."""
     if generated.ndim != 2 or generated.shape != others.shape:
         raise ValueError(f"features do not match: {generated.shape} and {others.shape}")
@@ -165,7 +165,7 @@ def paired_cosine(generated: Vectors, others: Vectors) -> Values:
 
 
 def score_real(
-    metric: Metric, references: Vectors, *, against: int | None = None, self_pairs: bool = False
+    metric: Metric, references: UnitVectors, *, against: int | None = None, self_pairs: bool = False
 ) -> Values:
     """RD real images of one subject -> up to R values: each scored as if it had been generated.
 
@@ -186,7 +186,7 @@ def score_real(
     return np.concatenate(values) if values else np.zeros(0)
 
 
-def real_ceiling(references: Vectors) -> float | None:
+def real_ceiling(references: UnitVectors) -> float | None:
     """RD -> the highest cosine similarity of two different real images of a subject.
 
     What is closer than this to a reference is closer than the subject's own photographs ever are to
@@ -202,14 +202,14 @@ def real_ceiling(references: Vectors) -> float | None:
     )
 
 
-def _check_match(generated: Vectors, others: Vectors) -> None:
+def _check_match(generated: UnitVectors, others: UnitVectors) -> None:
     if generated.ndim != 2 or others.ndim != 2 or generated.shape[1] != others.shape[1]:
         raise ValueError(f"features do not match: {generated.shape} and {others.shape}")
     if not len(others):
         raise ValueError("no features to compare with")
 
 
-def unit_rows(vectors: Vectors) -> Values:
+def unit_rows(vectors: UnitVectors) -> Values:
     """ND -> ND float64, each row of length one. Raises ValueError for a row that has none."""
     # Cast up: float32 dot products differ in the last digits with the batch and the machine.
     rows = vectors.astype(np.float64)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbbench.errors import UserError
-from dbbench.evaluation.encoder import Distance, Encoder, Vectors, load_encoder
+from dbbench.evaluation.encoder import Distance, Encoder, UnitVectors, load_encoder
 from dbbench.image_sets.image_set import Picture
 from dbbench.protocols.roles import Cast
 
@@ -31,9 +31,9 @@ Group = tuple[str, str, int | None]
 class Encodings:
     """The features of all images and texts, by encoder."""
 
-    vectors: Mapping[str, Mapping[Path, Vectors]]
+    vectors: Mapping[str, Mapping[Path, UnitVectors]]
     """Encoder -> file -> its vector, (D,) float32."""
-    texts: Mapping[str, Mapping[str, Vectors]]
+    texts: Mapping[str, Mapping[str, UnitVectors]]
     distances: Mapping[str, Mapping[Group, NDArray[np.float64]]]
     """Distance network -> group -> MM, the group's pictures and then its subject's references."""
     missing: Mapping[str, str]
@@ -41,7 +41,7 @@ class Encodings:
     refused: Mapping[Path, str] = field(default_factory=dict)
     """File -> why it is no image."""
 
-    def stack(self, encoder: str, files: Sequence[Path]) -> Vectors:
+    def stack(self, encoder: str, files: Sequence[Path]) -> UnitVectors:
         """Return the vectors of some files, ND float32."""
         rows = self.vectors[encoder]
         return np.stack([rows[file] for file in files])
@@ -66,7 +66,7 @@ def encode(
     files = list(
         dict.fromkeys([p.image for p in pictures] + [f for fs in references.values() for f in fs])
     )
-    vectors: dict[str, Mapping[Path, Vectors]] = {}
+    vectors: dict[str, Mapping[Path, UnitVectors]] = {}
     refused: dict[Path, str] = {}
     if encoders:
         status(f"encoding {len(files)} images")
@@ -75,7 +75,7 @@ def encode(
             kept = [files[i] for i in result.kept]
             vectors[reference] = dict(zip(kept, result.vectors, strict=True))
             refused |= result.refused
-    texts: dict[str, Mapping[str, Vectors]] = {}
+    texts: dict[str, Mapping[str, UnitVectors]] = {}
     for reference, wanted in _texts(cast, pictures).items():
         if reference in encoders:
             try:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from dbbench.advance import Advance, silent
 from dbbench.data.subject import Subject
-from dbbench.evaluation.encoder import Distance, Encoder, Vectors, load_encoder
+from dbbench.evaluation.encoder import Distance, Encoder, UnitVectors, load_encoder
 from dbbench.evaluation.metric import CLASS_PROMPT, Metric, Values, evaluate_from, load_metric
 from dbbench.mini.drawing.world import SIZE, draw
 from dbbench.mini.source import MiniWorld, reference_scenes
@@ -48,11 +48,11 @@ class Drawn:
     """One subject's pictures: what is known of each, and their features."""
 
     pictures: tuple[Picture, ...]
-    features: Mapping[str, Vectors]
+    features: Mapping[str, UnitVectors]
     """Role -> ND, in the order of the pictures."""
-    texts: Vectors
+    texts: UnitVectors
     """ND of each picture's prompt."""
-    real: Mapping[str, Vectors]
+    real: Mapping[str, UnitVectors]
     """Role -> RD."""
     distances: Mapping[str, NDArray[np.float64]]
     """Kind -> NN."""

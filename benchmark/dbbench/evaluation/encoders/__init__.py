@@ -1,1 +1,1 @@
-"""Encoders: one file each; every one maps images and texts to unit vectors."""
+"""Encoders: one file per library; each maps images (and texts) to unit vectors."""

@@ -1,4 +1,4 @@
-"""What the encoders share: a file of weights, its hash, and batches through a frozen network."""
+"""Shared by the encoders: finding and hashing weights, and batches through a frozen network."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from safetensors.torch import load_file
 from torchvision.transforms import Compose, ToTensor
 
 from dbbench.errors import UserError
-from dbbench.evaluation.encoder import Vectors
+from dbbench.evaluation.encoder import UnitVectors
 
-Item = TypeVar("Item")
+InputT = TypeVar("InputT")
 
 RESIZER = f"Pillow {PIL.__version__}, antialiased"
-"""Who resizes: torchvision hands PIL images to Pillow, which always filters before it samples."""
+"""The resizing library: torchvision uses Pillow for PIL images, which always antialiases."""
 
 
 def local_weights(path: str | Path, *, encoder: str) -> Path:
-    """Return the path of a safetensors file. Raises UserError for a missing or a pickled one."""
+    """Return the path of a safetensors file. Raises UserError if it is missing or pickled."""
     file = Path(path).expanduser()
     if file.suffix in {".bin", ".ckpt", ".npz", ".pkl", ".pt", ".pth"}:
         raise UserError(
@@ -38,14 +38,14 @@ def local_weights(path: str | Path, *, encoder: str) -> Path:
     if not file.is_file():
         raise UserError(f"{encoder}: no weights at {file}; give the path of a safetensors file")
     if file.suffix != ".safetensors":
-        raise UserError(f"{encoder}: {file} is not a .safetensors file, the only kind read here")
+        raise UserError(f"{encoder}: {file} is not a .safetensors file; only these are read")
     return file
 
 
 def hub_weights(repository: str, filenames: Sequence[str], *, encoder: str) -> Path:
-    """Return the local path of the first of `filenames` in a hub repository, from the cache first.
+    """Return the local path of the first of `filenames` in a hub repository; tries the cache first.
 
-    Raises UserError at once where there is no network, and where the repository holds only pickles.
+    Raises UserError at once without a network, or if the repository holds only pickles.
     """
     from huggingface_hub import get_session, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
@@ -54,13 +54,13 @@ def hub_weights(repository: str, filenames: Sequence[str], *, encoder: str) -> P
         if isinstance(cached, str):
             return Path(cached)
     remedy = (
-        f"get {filenames[0]} of {repository} on a machine with a network and name it: "
+        f"download {filenames[0]} of {repository} on a machine with network, then use "
         f"{encoder}@/path/{filenames[0]}"
     )
     found: str | None = None
     for filename in filenames:
         try:
-            # One question, not the client's five retries: a machine without a network says so now.
+            # One request instead of the client's five retries, so a missing network fails at once.
             reply = get_session().head(
                 hf_hub_url(repository, filename), follow_redirects=True, timeout=20
             )
@@ -72,7 +72,7 @@ def hub_weights(repository: str, filenames: Sequence[str], *, encoder: str) -> P
     if found is None:
         raise UserError(
             f"{encoder}: {repository} offers none of {', '.join(filenames)} on the model hub, and "
-            f"pickled weights are not read; convert them to safetensors and name the file: "
+            f"pickled weights are not read; convert them to safetensors and use "
             f"{encoder}@/path/weights.safetensors"
         )
     try:
@@ -87,7 +87,7 @@ def check_readable(file: Path, *, encoder: str) -> None:
         with safe_open(file, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{encoder}: {file} cannot be read ({error}); fetch it again") from None
+        raise UserError(f"{encoder}: {file} cannot be read ({error}); download it again") from None
 
 
 def read_weights(file: Path, *, encoder: str) -> dict[str, torch.Tensor]:
@@ -100,7 +100,7 @@ def read_weights(file: Path, *, encoder: str) -> dict[str, torch.Tensor]:
 def hash_weights(model: torch.nn.Module) -> str:
     """Return the SHA-256 of a network's tensors: names, shapes, types and bytes.
 
-    It does not depend on the file that they came from.
+    It does not depend on the file layout.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -112,18 +112,18 @@ def hash_weights(model: torch.nn.Module) -> str:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """A library's transform in two parts: Pillow's work, and what makes a tensor of it."""
+    """A library's transform in two parts: steps on the Pillow image, then on the tensor."""
 
     steps: Sequence[Callable[[Any], Any]]
 
     @classmethod
     def of(cls, transform: Compose) -> Preprocessing:
-        """Take a torchvision transform apart."""
+        """Split a torchvision transform into its steps."""
         return cls(tuple(transform.transforms))
 
     @property
     def _first(self) -> int:
-        """The number of steps before the image becomes a tensor; 0 where that cannot be told."""
+        """The number of steps before the image becomes a tensor; 0 if unknown."""
         kinds = [isinstance(step, ToTensor) for step in self.steps]
         return kinds.index(True) if True in kinds else 0
 
@@ -135,7 +135,7 @@ class Preprocessing:
         return result
 
     def stack(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """What `prepare` gave -> NCHW float32, normalized."""
+        """Images from `prepare` -> NCHW float32, normalized."""
         return torch.stack([self._finish(image) for image in images])
 
     def _finish(self, image: Image.Image) -> torch.Tensor:
@@ -148,33 +148,33 @@ class Preprocessing:
 
 @torch.inference_mode()
 def encode(
-    items: Sequence[Item],
-    prepare: Callable[[Sequence[Item]], Any],
+    items: Sequence[InputT],
+    prepare: Callable[[Sequence[InputT]], Any],
     forward: Callable[[Any], torch.Tensor],
     *,
     dim: int,
     device: torch.device,
     batch_size: int,
-) -> Vectors:
-    """Items -> batches -> ND float32 with unit norm. A zero vector is an error, not a direction.
+) -> UnitVectors:
+    """Encode items in batches -> ND float32, unit norm. Raises ValueError for a zero vector.
 
-    `prepare` gives a tensor, or a dictionary of tensors that can be sent to a device as a whole.
+    `prepare` returns a tensor, or a dictionary of tensors with a `to(device)` method.
     """
     parts = [np.zeros((0, dim), dtype=np.float32)]
     with same_everywhere():
         for start in range(0, len(items), batch_size):
             batch = prepare(items[start : start + batch_size]).to(device)
-            features = forward(batch).double()  # Cast up: norms in float32 are off by 1e-7 a term.
+            features = forward(batch).double()  # float32 norms err by 1e-7 per term.
             norms = features.norm(dim=-1, keepdim=True)
             if not bool((norms > 0).all()):
-                raise ValueError("the network gave a feature of length zero; its weights are bad")
+                raise ValueError("the network returned a zero vector; its weights are damaged")
             parts.append((features / norms).float().cpu().numpy())
     return np.concatenate(parts)
 
 
 @contextmanager
 def same_everywhere() -> Iterator[None]:
-    """Compute in full float32 on every device: TF32 would change features by 1e-3 of their size."""
+    """Compute in full float32 on every device: TF32 changes features by a relative 1e-3."""
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32
     matmul.allow_tf32 = False
@@ -189,7 +189,7 @@ def same_everywhere() -> Iterator[None]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' bars and notices off the terminal while weights load."""
+    """Hide transformers' progress bars and log lines while weights load."""
     from transformers.utils import logging as library
 
     level = library.get_verbosity()
@@ -204,7 +204,7 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def collect_log(name: str) -> Iterator[list[str]]:
-    """Collect what a library says only in its log, such as the names of missing tensors."""
+    """Collect the lines of a library's log, such as the names of missing tensors."""
     lines: list[str] = []
 
     class Collector(logging.Handler):

@@ -1,4 +1,4 @@
-"""transformers encoders ("hf:..."): CLIP, SigLIP, DINO, DINOv2 as a folder or hub id has them.
+"""transformers encoders ("hf:..."): CLIP, SigLIP, DINO, DINOv2 from a folder or a hub id.
 
     hf:facebook/dinov2-small              from the hub, such as hf:openai/clip-vit-base-patch32
     hf:/path/folder                       a folder in transformers' own format: config.json,
@@ -6,9 +6,9 @@
                                           tokenizer where the model reads texts
     hf:SOURCE@/path/x.safetensors         the same with weights from a file
 
-Safetensors only, and no code from a repository is run. The feature is what the model itself gives
-for an image and a text (CLIP, SigLIP); of a plain ViT (DINO, DINOv2) the class token after the last
-norm. Images are resized by Pillow, as in transformers before version 5 and in timm and open_clip.
+Only safetensors are read, and no code from a repository is run. The feature is the model's own
+image or text embedding (CLIP, SigLIP), or a plain ViT's class token after the last layer norm
+(DINO, DINOv2). Pillow resizes the images, as in timm, open_clip, and transformers before version 5.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dbbench.errors import UserError
-from dbbench.evaluation.encoder import Vectors, encoder_fingerprint
+from dbbench.evaluation.encoder import UnitVectors, encoder_fingerprint
 from dbbench.evaluation.encoders import _network
 from dbbench.files import fingerprint
 
@@ -41,8 +41,8 @@ _BACKEND: dict[str, Any] = (
 def load(argument: str, *, device: str) -> HuggingFaceEncoder:
     """Return the encoder that "hf:ARGUMENT" names.
 
-    Raises UserError for what is no such folder or repository, a model that is none of these kinds
-    or comes with code, weights that do not fit, pickles, and a missing network.
+    Raises UserError for an unknown folder or repository, an unsupported model, a model that needs
+    its own code, weights that do not fit, pickles, and a missing network.
     """
     name = f"hf:{argument}"
     source, _, file = argument.partition("@")
@@ -50,7 +50,7 @@ def load(argument: str, *, device: str) -> HuggingFaceEncoder:
     if folder.is_dir():
         source = str(folder)
         if not (folder / "config.json").is_file():
-            raise UserError(f"{name}: {folder} has no config.json; it is no folder of transformers")
+            raise UserError(f"{name}: {folder} has no config.json; it is not a transformers folder")
         if not file:
             _check_folder(folder, name)
     elif source.startswith(("/", ".", "~")) or source.count("/") != 1:
@@ -74,7 +74,7 @@ def load(argument: str, *, device: str) -> HuggingFaceEncoder:
 
 
 class HuggingFaceEncoder:
-    """A transformers model with its image processor, and its tokenizer if it reads texts."""
+    """A transformers model with its image processor, and its tokenizer if it encodes texts."""
 
     batch_size = 64
 
@@ -112,27 +112,27 @@ class HuggingFaceEncoder:
             dtype="float32",
         )
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+    def encode_images(self, images: Sequence[Image.Image]) -> UnitVectors:
         """PIL images -> ND float32, unit norm."""
         return _network.encode(
             images,
             lambda batch: self._processor(
                 images=[image.convert("RGB") for image in batch], return_tensors="pt"
             ),
-            self._see,
+            self._forward,
             dim=self.dim,
             device=self.device,
             batch_size=self.batch_size,
         )
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Texts, cut at the context length -> ND float32, unit norm.
+    def encode_texts(self, texts: Sequence[str]) -> UnitVectors:
+        """Texts, truncated at the context length -> ND float32, unit norm.
 
-        Raises UserError for a model that sees images only.
+        Raises UserError for a model that encodes images only.
         """
         if self._tokenizer is None:
             raise UserError(
-                f"{self.name} cannot encode texts; use a CLIP or SigLIP in this place "
+                f"{self.name} cannot encode texts; use a CLIP or SigLIP model for this role "
                 "(dbbench list encoders)"
             )
         return _network.encode(
@@ -148,14 +148,14 @@ class HuggingFaceEncoder:
     def _vision_config(self) -> Any:
         return getattr(self._model.config, "vision_config", self._model.config)
 
-    def _see(self, inputs: Any) -> torch.Tensor:
+    def _forward(self, inputs: Any) -> torch.Tensor:
         if self._tokenizer is not None:
             return _features(self._model.get_image_features(**inputs))
         hidden: torch.Tensor = self._model(**inputs).last_hidden_state
         return hidden[:, 0]
 
     def _tokenize(self, texts: Sequence[str]) -> Any:
-        # SigLIP was trained on texts padded to the full length; CLIP does not look behind the end.
+        # SigLIP was trained with padding to the full length; for CLIP, padding has no effect.
         length = int(self._model.config.text_config.max_position_embeddings)
         return self._tokenizer(  # type: ignore[misc]
             list(texts),
@@ -168,7 +168,7 @@ class HuggingFaceEncoder:
     @torch.inference_mode()
     def _measure(self) -> int:
         grey = self._processor(images=[Image.new("RGB", (32, 32), "grey")], return_tensors="pt")
-        return int(self._see(grey.to(self.device)).shape[-1])
+        return int(self._forward(grey.to(self.device)).shape[-1])
 
     def _describe_tokenizer(self) -> dict[str, Any] | None:
         if self._tokenizer is None:
@@ -177,7 +177,7 @@ class HuggingFaceEncoder:
         rules: dict[str, Any] = {"vocabulary": sorted(self._tokenizer.get_vocab().items())}
         if backend is not None:
             rules = json.loads(backend.to_str())
-            # What the last call asked for is no part of the tokenizer.
+            # Padding and truncation of the last call are not part of the tokenizer.
             rules.pop("padding", None)
             rules.pop("truncation", None)
         return {
@@ -188,7 +188,7 @@ class HuggingFaceEncoder:
 
 
 def _features(output: Any) -> torch.Tensor:
-    """Return the vectors: transformers 5 wraps them in an output object."""
+    """Return the vectors; transformers 5 wraps them in an output object."""
     if isinstance(output, torch.Tensor):
         return output
     pooled: torch.Tensor = output.pooler_output
@@ -205,13 +205,13 @@ def _check_folder(folder: Path, name: str) -> None:
 
 
 def _create(source: str, weights: Path | None, *, name: str) -> torch.nn.Module:
-    """Create the model with its weights. Raises UserError where a tensor is missing or misfits."""
+    """Create the model with its weights. Raises UserError if a tensor is missing or misfits."""
     here = {"trust_remote_code": False, "local_files_only": Path(source).is_dir()}
     try:
         with _network.quiet_transformers(), tempfile.TemporaryDirectory() as folder:
             config = transformers.AutoConfig.from_pretrained(source, **here)
             if weights is not None:
-                # transformers renames older tensors, but only of a folder that it reads by itself.
+                # transformers renames older tensors only when it reads a folder itself.
                 config.save_pretrained(folder)
                 tensors = _network.read_weights(weights, encoder=name)
                 save_file(tensors, Path(folder) / HUB_FILES[0], metadata={"format": "pt"})
@@ -227,8 +227,8 @@ def _create(source: str, weights: Path | None, *, name: str) -> torch.nn.Module:
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name} cannot be loaded: {reason}") from None
-    # The pooler of a plain ViT belongs to classifiers, and DINO's weights have none: left in, it
-    # would be random and change the fingerprint with every load. The class token comes before it.
+    # A plain ViT's pooler is for classifiers, and DINO's weights have none. It would be random and
+    # change the fingerprint at each load. The class token does not depend on it.
     if not hasattr(model, "get_text_features") and getattr(model, "pooler", None) is not None:
         model.pooler = None
     missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
@@ -237,7 +237,7 @@ def _create(source: str, weights: Path | None, *, name: str) -> torch.nn.Module:
         raise UserError(f"{name}: the weights do not fit: {problems[0]} ({len(problems)} tensors)")
     if not (hasattr(model, "get_text_features") or hasattr(config, "patch_size")):
         raise UserError(
-            f"{name} is a {config.model_type}, neither CLIP or SigLIP nor a ViT such as DINO"
+            f"{name} is a {config.model_type}; use a CLIP or SigLIP model, or a ViT such as DINO"
         )
     return model  # type: ignore[no-any-return]
 

@@ -1,16 +1,16 @@
-"""LPIPS ("lpips:alex"): how different two images look; for DIV and distances, not for vectors.
+"""LPIPS ("lpips:alex"): perceptual distance of two images; for DIV, not a source of vectors.
 
-    lpips:alex, lpips:vgg, lpips:squeeze  the trunk's weights from torchvision, its cache first
+    lpips:alex, lpips:vgg, lpips:squeeze  the trunk's weights from torchvision (or its cache)
     lpips:alex:512                        images at 512 px instead of 256
-    lpips:alex@/path/alexnet.pth          the trunk from a file in torchvision's naming, safetensors
-                                          or its own .pth, read as tensors only
+    lpips:alex@/path/alexnet.pth          the trunk from a file with torchvision's names:
+                                          safetensors, or .pth read as tensors only
 
-Zhang et al., arXiv 1801.03924, version 0.1, through the lpips package, which has the linear heads.
+Zhang et al., arXiv 1801.03924, version 0.1, with the linear heads of the lpips package.
 
 The distance is a sum over layers l of a mean over positions of sum_c w_lc (f_lc - g_lc)^2, where f
-and g are features of unit length at each position. As w >= 0 that is the squared Euclidean distance
-of two long vectors, sqrt(w_lc / (H_l W_l)) f_lc for all layers and positions: each image goes
-through the network once, and all pairs are one matrix of inner products.
+and g are features of unit length at each position. As w >= 0, it is the squared Euclidean distance
+of two long vectors, sqrt(w_lc / (H_l W_l)) f_lc for all layers and positions. So each image goes
+through the network once, and all pairs come from one matrix of inner products.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from dbbench.errors import UserError, unknown
-from dbbench.evaluation.encoder import Vectors, encoder_fingerprint
+from dbbench.evaluation.encoder import UnitVectors, encoder_fingerprint
 from dbbench.evaluation.encoders import _network
 
 # torchvision's own release of the ImageNet weights that LPIPS was calibrated on.
@@ -41,15 +41,15 @@ TRUNKS = {
     "squeeze": "SqueezeNet1_1_Weights",
 }
 SIZE = 256
-IN_MEMORY = 512 * 2**20  # bytes of features; more lie in a temporary file
+IN_MEMORY = 512 * 2**20  # bytes of features; the rest goes to a temporary file
 _SMALLEST = 32
 
 
 def load(argument: str, *, device: str) -> LpipsDistance:
     """Return the distance that "lpips:ARGUMENT" names.
 
-    Raises UserError for an unknown network or size, weights that do not fit, and where
-    torchvision's weights are not in its cache and there is no network.
+    Raises UserError for an unknown network or size, weights that do not fit, and if torchvision's
+    weights are neither in its cache nor can be downloaded.
     """
     name = f"lpips:{argument}"
     model, _, file = argument.partition("@")
@@ -57,9 +57,7 @@ def load(argument: str, *, device: str) -> LpipsDistance:
     if net not in TRUNKS:
         raise unknown("LPIPS network", net, TRUNKS, "")
     if size and not (size.isdecimal() and int(size) >= _SMALLEST):
-        raise UserError(
-            f'{name}: "{size}" is no size; write {_SMALLEST} px or more: lpips:{net}:512'
-        )
+        raise UserError(f'{name}: "{size}" is no size; use {_SMALLEST} px or more: lpips:{net}:512')
     trunk = _trunk_file(file, name) if file else _trunk_download(net, name)
     return LpipsDistance(
         _build(net, trunk, name), net=net, name=name, size=int(size or SIZE), device=device
@@ -67,7 +65,7 @@ def load(argument: str, *, device: str) -> LpipsDistance:
 
 
 class LpipsDistance:
-    """An LPIPS network, and what it compares: squares of one size, in [-1, 1]."""
+    """An LPIPS network; it compares square images of one size, in [-1, 1]."""
 
     batch_size = 16
 
@@ -107,16 +105,16 @@ class LpipsDistance:
         """Raise UserError: there is no vector for one image."""
         raise self._no_vectors()
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+    def encode_images(self, images: Sequence[Image.Image]) -> UnitVectors:
         """Raise UserError: there is no vector for one image."""
         raise self._no_vectors()
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Raise UserError: this network sees images only."""
+    def encode_texts(self, texts: Sequence[str]) -> UnitVectors:
+        """Raise UserError: this network takes images only."""
         raise self._no_vectors()
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """Cut to the central square and resize it; a second time it changes nothing."""
+        """Crop to the central square and resize; idempotent."""
         square = (self.size, self.size)
         return ImageOps.fit(image.convert("RGB"), square, Image.Resampling.BICUBIC)
 
@@ -148,8 +146,8 @@ class LpipsDistance:
 
     def _no_vectors(self) -> UserError:
         return UserError(
-            f"{self.name} compares two images and has no vector for one; use it for DIV and "
-            "distances, and a timm, open_clip or hf encoder in this place (dbbench list encoders)"
+            f"{self.name} compares two images and has no vector for one; use it for DIV and LPIPS, "
+            "and a timm, open_clip or hf encoder for this role (dbbench list encoders)"
         )
 
 
@@ -163,8 +161,8 @@ def _squared_distances(blocks: Sequence[NDArray[np.float32]]) -> NDArray[np.floa
     step = max(1024, 2**22 // count)
     for start in range(0, width, step):
         part = np.concatenate([block[:, start : start + step] for block in blocks])
-        # Without their mean the vectors are short, so that little cancels below; and what float32
-        # sums over one part is added up in float64.
+        # Subtract the mean, so that less precision cancels below. Sums over one part are in
+        # float32, and their total in float64.
         part = part - part.mean(axis=0)
         gram += (part @ part.T).astype(np.float64)
     square = np.diag(gram)
@@ -174,7 +172,7 @@ def _squared_distances(blocks: Sequence[NDArray[np.float32]]) -> NDArray[np.floa
 
 
 def _move(block: NDArray[np.float32], file: IO[bytes]) -> NDArray[np.float32]:
-    """Write a block to the end of a file and return it as a view of that file."""
+    """Append a block to a file and return it as a memory map of that file."""
     offset = file.seek(0, 2)
     file.write(block.tobytes())
     file.flush()
@@ -190,8 +188,8 @@ def _batches(images: Iterable[Image.Image], size: int) -> Iterator[list[Image.Im
 def _build(net: str, trunk: dict[str, torch.Tensor], name: str) -> torch.nn.Module:
     """Return the network with its heads from the lpips package and this trunk."""
     with warnings.catch_warnings(), torch.device("meta"):
-        # The package asks torchvision, in a deprecated way, for a whole classifier and drops most
-        # of it; on the device "meta" no memory is filled for that.
+        # The package builds a whole torchvision classifier with a deprecated call and keeps a
+        # small part. The device "meta" allocates no memory for it.
         warnings.simplefilter("ignore")
         model: Any = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
     heads = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
@@ -205,7 +203,7 @@ def _build(net: str, trunk: dict[str, torch.Tensor], name: str) -> torch.nn.Modu
                 f" torchvision's {TRUNKS[net].removesuffix('_Weights')}"
             )
         state[f"net.{key}"] = trunk[source]
-    # Not strict: each head has two names in the module, and the file knows one.
+    # Not strict, because each head has two names in the module and one in the file.
     model.load_state_dict(state, strict=False, assign=True)
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise ValueError(f"{heads} does not hold every head of the lpips package's {net}")
@@ -241,7 +239,7 @@ def _trunk_download(net: str, name: str) -> dict[str, torch.Tensor]:
         )
     except Exception as error:
         raise UserError(
-            f"{name}: {file} is not in torchvision's cache and cannot be fetched ({error}); get"
-            f" {weights.url} on a machine with a network and name it: {name}@/path/{file}"
+            f"{name}: {file} is not in torchvision's cache and cannot be downloaded ({error});"
+            f" download {weights.url} on a machine with network, then use {name}@/path/{file}"
         ) from None
     return loaded

@@ -1,4 +1,4 @@
-"""The embedded world's encoders: DINO's and CLIP's places in suite mini, for no photograph."""
+"""Encoders of the embedded world: roles dino and clip in suite mini; not for photographs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_dino(argument: str, *, device: str) -> TimmEncoder:
-    """Return the small self-supervised ViT in DINO's place; it takes no argument."""
+    """Return the small self-supervised ViT for role dino; it takes no argument."""
     from dbbench.evaluation.encoders.timm import load_folder
 
     _refuse_argument("mini-dino", argument)
@@ -22,7 +22,7 @@ def load_dino(argument: str, *, device: str) -> TimmEncoder:
 
 
 def load_clip(argument: str, *, device: str) -> OpenClipEncoder:
-    """Return the small image-text model in CLIP's place; it takes no argument."""
+    """Return the small image-text model for role clip; it takes no argument."""
     from dbbench.evaluation.encoders.open_clip import load_folder
 
     _refuse_argument("mini-clip", argument)

@@ -1,9 +1,9 @@
-"""The embedded world's LPIPS ("mini-lpips"): how different two drawings look; for DIV in mini.
+"""LPIPS of the embedded world ("mini-lpips"): perceptual distance of drawings; for DIV in mini.
 
-LPIPS (Zhang et al., arXiv 1801.03924) compares features of unit length position by position, layer
-by layer. Here they are those of all four blocks of mini-dino, and all count alike: the embedded
-world has no judgements of people to learn weights from. The distance is the mean over blocks and
-positions of the squared difference, in [0, 4].
+LPIPS (Zhang et al., arXiv 1801.03924) compares features of unit length at each position and layer.
+Here the features come from all four blocks of mini-dino, with equal weights, because the embedded
+world has no human judgements to learn weights from. The distance is the mean squared difference
+over blocks and positions, in [0, 4].
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class MiniLpips:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the ViT's own fingerprint and what is made of its features."""
+        """SHA-256 over the ViT's own fingerprint and the comparison of its features."""
         return encoder_fingerprint(
             weights=self._vit.fingerprint,
             library=f"timm {timm.__version__}",
@@ -53,7 +53,7 @@ class MiniLpips:
         )
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """Resize and crop to the network's input."""
+        """Resize and crop to the network's input size."""
         return self._vit.prepare(image)
 
     def pairwise_distances(self, images: Iterable[Image.Image]) -> NDArray[np.float64]:
@@ -61,8 +61,8 @@ class MiniLpips:
         prepared = [self.prepare(image) for image in images]
         if not prepared:
             return np.zeros((0, 0))
-        # Every position has length one, so that unit rows are these features over sqrt(positions),
-        # and their squared distance is the mean over blocks and positions.
+        # Each position has length one. So a unit row is the features over sqrt(positions), and the
+        # squared distance of two rows is the mean over blocks and positions.
         rows = _network.encode(
             prepared,
             self._vit._preprocessing.stack,
@@ -76,7 +76,7 @@ class MiniLpips:
         return np.asarray((distances + distances.T) / 2)
 
     def _features(self, batch: torch.Tensor) -> torch.Tensor:
-        """Images N3HW -> ND: all blocks and positions side by side."""
+        """Images N3HW -> ND: features of all blocks and positions, concatenated."""
         model: Any = self._vit._model
         blocks = model.forward_intermediates(batch, intermediates_only=True, output_fmt="NCHW")
         unit = [torch.nn.functional.normalize(block, dim=1).flatten(1) for block in blocks]

@@ -1,17 +1,17 @@
-"""open_clip encoders ("open_clip:ARCH:TAG"): any CLIP or SigLIP; for CLIP-I and CLIP-T.
+"""open_clip encoders ("open_clip:ARCH:TAG"): any CLIP or SigLIP model; for CLIP-I and CLIP-T.
 
     open_clip:ARCH:TAG                      from the hub: open_clip:ViT-B-32:openai,
                                             open_clip:ViT-L-14:openai,
                                             open_clip:ViT-B-16-SigLIP2:webli
     open_clip:ARCH@/path/x.safetensors      weights from a file
-    open_clip:ARCH:TAG@/path/x.safetensors  the same, and the tag says whose they are
+    open_clip:ARCH:TAG@/path/x.safetensors  the same; the tag names their origin
     open_clip:local-dir:/path               a folder in open_clip's own format, with its tokenizer:
                                             open_clip_config.json, open_clip_model.safetensors,
                                             tokenizer.json, tokenizer_config.json
 
-OpenAI's weights were trained with QuickGELU; under plain GELU they load and are silently wrong.
-They get QuickGELU here whatever ARCH says, from the hub and from a file. Without a TAG a file that
-may be theirs is refused, not guessed; for any other the activation that was chosen is said.
+OpenAI's weights were trained with QuickGELU. With plain GELU they load without an error, and give
+wrong features. Here they always get QuickGELU, whatever ARCH is. Without a TAG, a file that may be
+OpenAI's is rejected; for any other file, the chosen activation is logged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from dbbench.errors import UserError, unknown
-from dbbench.evaluation.encoder import Vectors, encoder_fingerprint
+from dbbench.evaluation.encoder import UnitVectors, encoder_fingerprint
 from dbbench.evaluation.encoders import _network
 
 _log = logging.getLogger("dbbench")
@@ -40,8 +40,8 @@ HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors
 def load(argument: str, *, device: str) -> OpenClipEncoder:
     """Return the encoder that "open_clip:ARGUMENT" names.
 
-    Raises UserError for an unknown architecture or tag, weights that do not fit, pickles, weights
-    that may be OpenAI's without saying so, and a missing network.
+    Raises UserError for an unknown architecture or tag, weights that do not fit, pickles, untagged
+    weights that may be OpenAI's, and a missing network.
     """
     name = f"open_clip:{argument}"
     if argument.startswith("local-dir:"):
@@ -66,8 +66,8 @@ def load(argument: str, *, device: str) -> OpenClipEncoder:
     else:
         example = f"open_clip:{architecture}:{tag or (tags[0] if tags else 'TAG')}"
         raise UserError(
-            f"{name} names no weights that can be fetched as safetensors; "
-            f"write {example} or {name}@/path/weights.safetensors"
+            f"{name}: its weights cannot be downloaded as safetensors; "
+            f"use {example} or {name}@/path/weights.safetensors"
         )
     _network.check_readable(path, encoder=name)
     quick = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu", False))
@@ -75,14 +75,14 @@ def load(argument: str, *, device: str) -> OpenClipEncoder:
         quick = bool(config.get("quick_gelu", False))
     elif not quick and "openai" in tags and _is_half_precision(path):
         raise UserError(
-            f"{name}: these weights have half precision as OpenAI's have, which need QuickGELU; "
-            f"name their tag: open_clip:{architecture}:openai@{file}, or another tag of "
+            f"{name}: these weights have half precision, like OpenAI's, which need QuickGELU; "
+            f"add their tag: open_clip:{architecture}:openai@{file}, or another tag of "
             f"{', '.join(t for t in tags if t != 'openai')}"
         )
     else:
         _log.warning(
-            "note: %s names no tag: %s, as in the architecture's configuration"
-            " (open_clip:%s:TAG@... names a tag)",
+            "note: %s has no tag; using %s, as in the architecture's configuration"
+            " (give a tag with open_clip:%s:TAG@...)",
             name,
             "QuickGELU" if quick else "plain GELU",
             architecture,
@@ -105,11 +105,11 @@ def load(argument: str, *, device: str) -> OpenClipEncoder:
 
 
 def load_folder(folder: Path, *, name: str, device: str) -> OpenClipEncoder:
-    """Return the encoder in a folder of open_clip's own format, tokenizer included."""
+    """Return the encoder in a folder of open_clip's own format, with its tokenizer."""
     folder = folder.expanduser()
     if not (folder / "open_clip_config.json").is_file():
         raise UserError(
-            f"{name}: {folder} has no open_clip_config.json; it is no folder of open_clip's format"
+            f"{name}: {folder} has no open_clip_config.json; it is not an open_clip folder"
         )
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
@@ -171,16 +171,16 @@ class OpenClipEncoder:
             dtype="float32",
         )
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+    def encode_images(self, images: Sequence[Image.Image]) -> UnitVectors:
         """PIL images -> ND float32, unit norm."""
         return self.encode_prepared([self.prepare(image) for image in images])
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """Resize and crop to the network's input."""
+        """Resize and crop to the network's input size."""
         return self._preprocessing.prepare(image)
 
-    def encode_prepared(self, images: Sequence[Image.Image]) -> Vectors:
-        """What `prepare` gave -> ND float32, unit norm."""
+    def encode_prepared(self, images: Sequence[Image.Image]) -> UnitVectors:
+        """Images from `prepare` -> ND float32, unit norm."""
         return _network.encode(
             images,
             self._preprocessing.stack,
@@ -190,8 +190,8 @@ class OpenClipEncoder:
             batch_size=self.batch_size,
         )
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Texts, cut at the context length -> ND float32, unit norm."""
+    def encode_texts(self, texts: Sequence[str]) -> UnitVectors:
+        """Texts, truncated at the context length -> ND float32, unit norm."""
         return _network.encode(
             texts,
             lambda batch: self._tokenizer(list(batch)),
@@ -232,7 +232,7 @@ def _tokenizer(reference: str, *, name: str) -> Any:
 
 
 def _describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
-    """Return class, context length and, where it can be had, a hash of the whole tokenizer."""
+    """Return class, context length and, if available, a hash of the whole tokenizer."""
     description: dict[str, Any] = {
         "class": type(tokenizer).__name__,
         "context_length": int(tokenizer.context_length),
@@ -244,10 +244,10 @@ def _describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
 
 
 def _is_half_precision(file: Path) -> bool:
-    """Tell whether every matrix of the transformer blocks has values that float16 holds exactly.
+    """Whether float16 holds every matrix of the transformer blocks exactly.
 
-    OpenAI released theirs in float16, and stay so when stored as float32; weights of others were
-    trained and released in float32.
+    OpenAI released its weights in float16, and the values stay the same when stored as float32.
+    Other weights were trained and released in float32.
     """
     with safe_open(file, framework="pt") as tensors:
         matrices = [k for k in tensors.keys() if "resblocks" in k and k.endswith("weight")]  # noqa: SIM118

@@ -1,13 +1,13 @@
-"""timm encoders ("timm:NAME"): any of its models; for DINO, DINOv2-I and PRES, images only.
+"""timm encoders ("timm:NAME"): any timm model, images only; for DINO, DINOv2-I and PRES.
 
     timm:NAME                        weights from the hub, such as timm:vit_small_patch16_224.dino,
                                      timm:vit_small_patch14_dinov2.lvd142m
     timm:NAME@/path/x.safetensors    the same with weights from a file
-    timm:NAME?crop_pct=0.875[@...]   another resize than the weights came with: 224 / 0.875 = 256;
-                                     also interpolation=bicubic
+    timm:NAME?crop_pct=0.875[@...]   another resize than the default of the weights:
+                                     224 / 0.875 = 256; also interpolation=bicubic
     timm:local-dir:/path             a folder in timm's own format: config.json, model.safetensors
 
-The feature is the pooled output in front of the classifier; for a ViT the class token.
+The feature is the pooled output before the classifier; for a ViT, the class token.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import torch
 from PIL import Image
 
 from dbbench.errors import UserError, unknown
-from dbbench.evaluation.encoder import Vectors, encoder_fingerprint
+from dbbench.evaluation.encoder import UnitVectors, encoder_fingerprint
 from dbbench.evaluation.encoders import _network
 
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 
-library: Any = timm.data  # It declares its names in a way that type checkers do not follow.
+library: Any = timm.data  # Type checkers cannot resolve its exported names.
 
 
 def load(argument: str, *, device: str) -> TimmEncoder:
@@ -48,7 +48,7 @@ def load(argument: str, *, device: str) -> TimmEncoder:
     elif config.hf_hub_id:
         path = _network.hub_weights(config.hf_hub_id, ["model.safetensors"], encoder=name)
     else:
-        raise UserError(f"{name}: timm knows no weights for it; give a file: {name}@/path")
+        raise UserError(f"{name}: timm has no weights for it; give a file: {name}@/path")
     overlay = {"file": str(path), "hf_hub_id": None, "url": "", "custom_load": False}
     overlay |= _preprocessing_options(options, name=name)
     return TimmEncoder(
@@ -71,7 +71,7 @@ def load_folder(folder: Path, *, name: str, device: str) -> TimmEncoder:
 
 
 class TimmEncoder:
-    """A timm model without its classifier, with the preprocessing that its weights came with."""
+    """A timm model without its classifier, with the preprocessing published for its weights."""
 
     batch_size = 64
 
@@ -105,16 +105,16 @@ class TimmEncoder:
             dtype="float32",
         )
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+    def encode_images(self, images: Sequence[Image.Image]) -> UnitVectors:
         """PIL images -> ND float32, unit norm."""
         return self.encode_prepared([self.prepare(image) for image in images])
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """Resize and crop to the network's input."""
+        """Resize and crop to the network's input size."""
         return self._preprocessing.prepare(image)
 
-    def encode_prepared(self, images: Sequence[Image.Image]) -> Vectors:
-        """What `prepare` gave -> ND float32, unit norm."""
+    def encode_prepared(self, images: Sequence[Image.Image]) -> UnitVectors:
+        """Images from `prepare` -> ND float32, unit norm."""
         return _network.encode(
             images,
             self._preprocessing.stack,
@@ -124,16 +124,16 @@ class TimmEncoder:
             batch_size=self.batch_size,
         )
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Raise UserError: these networks see images only."""
+    def encode_texts(self, texts: Sequence[str]) -> UnitVectors:
+        """Raise UserError: timm models encode images only."""
         raise UserError(
-            f"{self.name} cannot encode texts; use an open_clip encoder in this place "
+            f"{self.name} cannot encode texts; use an open_clip encoder for this role "
             "(dbbench list encoders)"
         )
 
 
 def _pretrained_config(model_name: str) -> Any:
-    """Return timm's record of the weights. Raises UserError for an unknown model or weights tag."""
+    """Return timm's config of the weights. Raises UserError for an unknown model or weights tag."""
     architecture = model_name.partition(".")[0]
     if not timm.is_model(architecture):
         raise unknown("timm model", architecture, timm.list_models(), "") from None
@@ -144,7 +144,7 @@ def _pretrained_config(model_name: str) -> Any:
 
 
 def _preprocessing_options(text: str, *, name: str) -> dict[str, Any]:
-    """Return what "crop_pct=0.875,interpolation=bicubic" changes. Raises UserError for others."""
+    """Parse "crop_pct=0.875,interpolation=bicubic". Raises UserError for any other option."""
     chosen: dict[str, Any] = {}
     for option in filter(None, text.split(",")):
         key, _, value = option.partition("=")
@@ -161,7 +161,7 @@ def _preprocessing_options(text: str, *, name: str) -> dict[str, Any]:
 
 
 def _create(model_name: str, *, name: str, source: Path, **keywords: Any) -> torch.nn.Module:
-    """Create the model with its weights. Raises UserError where a tensor is missing or misfits."""
+    """Create the model with its weights. Raises UserError if a tensor is missing or misfits."""
     _network.check_readable(source, encoder=name)
     with _network.collect_log("timm.models._builder") as log:
         try:
@@ -171,7 +171,7 @@ def _create(model_name: str, *, name: str, source: Path, **keywords: Any) -> tor
         except (RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
             reason = str(error).strip().splitlines()[-1] if str(error) else type(error).__name__
             raise UserError(f"{name}: the weights in {source} do not fit: {reason}") from None
-    # Without a classifier timm loads leniently: a missing tensor would stay random, unsaid.
+    # Without a classifier, timm only logs a missing tensor and leaves it random.
     missing = next((line for line in log if line.startswith("Missing keys")), None)
     if missing is not None:
         raise UserError(f"{name}: the weights in {source} do not fit: {missing[:160]}")
