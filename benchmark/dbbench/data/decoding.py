@@ -1,21 +1,21 @@
-"""Picture: how a file becomes an RGB image; read by the subjects and by the feature store.
+"""Decodes an image file to an RGB image; used for reference photographs and by the feature store.
 
-One rule for each kind of file, so that the same file gives the same pixels everywhere:
+One rule for each kind of file, so that a file gives the same pixels everywhere:
 
-    zero bytes, truncated, not an image   refused
-    PNG JPEG WebP GIF BMP TIFF PPM AVIF   read; nothing else is, whatever its name says
-    over 89 megapixels (20,000 x 20,000)  refused from its header, before anything is decoded
-    under 8 px on a side (1 x 1)          refused: resized to a network's input it shows nothing
-    longer than 100 times its width       refused: resized by its short side it would not fit
-    EXIF orientation                      turned upright; an EXIF block that cannot be read is none
-    ICC profile                           converted to sRGB, perceptual; one that does not fit the
-                                          pixels or cannot be read counts as sRGB, as in browsers
+    zero bytes, truncated, not an image   rejected
+    PNG JPEG WebP GIF BMP TIFF PPM AVIF   decoded, whatever the name is; all others rejected
+    over 89 megapixels (20,000 x 20,000)  rejected by its header, before decoding
+    under 8 px on a side (1 x 1)          rejected: too small for a network's input
+    longer than 100 times its width       rejected: too large once its short side is resized
+    EXIF orientation                      turned upright; an unreadable EXIF block is ignored
+    ICC profile                           converted to sRGB, perceptual; if it is unreadable or does
+                                          not fit the pixels, it is ignored, as in browsers
     transparent, palette or not           composited onto white
-    palette, grey, black and white, YCbCr brought to RGB
-    CMYK                                  by its profile, without one by Pillow's plain formula
+    palette, grey, black and white, YCbCr converted to RGB
+    CMYK                                  by its profile, or without one by Pillow's simple formula
     16 bits a channel                     scaled to 8: grey is divided by 257 and rounded,
-                                          colour keeps its high byte (Pillow reads no more)
-    floating point, 32-bit integers       refused: what is white in them is not known
+                                          colour keeps its high byte (a limit of Pillow)
+    floating point, 32-bit integers       rejected: their value of white is unknown
     animated, several pages               the first frame
 """
 
@@ -30,31 +30,31 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 RULES = 1
-"""Raised whenever the same file gives other pixels; part of every stored feature's key."""
+"""Increase it when a file gives other pixels; part of every cached feature's key."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF")
-"""What Pillow may try. It would start Ghostscript for an EPS."""
+"""Formats that Pillow may open. For an EPS it would start Ghostscript."""
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"}
 )
-"""How the names of such files end, in lower case; for those who look for images in a folder."""
+"""File name endings of these formats, in lower case; for finding images in a folder."""
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gigabyte in RGB.
 MIN_SIDE = 8
 MAX_RATIO = 100
 
 
-# What Pillow warns of is refused below, with the file's name and its size.
+# Pillow's warning is not needed: such files are rejected below, with their size.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class PictureError(Exception):
-    """A file that gives no image; the message follows the file's name: "is empty (0 bytes)"."""
+    """A file that is not a valid image; the message follows its name: "is empty (0 bytes)"."""
 
 
 def read_bytes(path: Path) -> bytes:
     """Return a file's bytes. Raises PictureError where it cannot be read."""
-    if path.exists() and not path.is_file():  # Opening a pipe would wait for ever.
+    if path.exists() and not path.is_file():  # Opening a pipe would block.
         raise PictureError("is not a file")
     try:
         return path.read_bytes()
@@ -71,12 +71,12 @@ def decode_picture(content: bytes) -> Image.Image:
     try:
         opened = Image.open(io.BytesIO(content), formats=_known_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PictureError(f"is larger than the {MAX_PIXELS:,} pixels that are decoded") from None
+        raise PictureError(f"has more than {MAX_PIXELS:,} pixels, the limit") from None
     except UnidentifiedImageError:
         raise PictureError(
             f"is not an image, or none of {', '.join(f for f in FORMATS if f != 'DIB')}"
         ) from None
-    except Exception as error:  # Pillow's readers raise whatever a damaged header leads to.
+    except Exception as error:  # A damaged header can raise any exception in Pillow.
         raise PictureError(f"is damaged ({_reason(error)})") from None
     with opened:
         _check_size(*opened.size)
@@ -95,27 +95,27 @@ def decode_picture(content: bytes) -> Image.Image:
 
 @cache
 def _known_formats() -> tuple[str, ...]:
-    """Return those of FORMATS that this Pillow has; an older one has no AVIF."""
+    """Return the FORMATS that this version of Pillow supports; older ones have no AVIF."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise PictureError(
-            f"has {width:,} x {height:,} px, more than the {MAX_PIXELS:,} that are decoded"
-        )
+        raise PictureError(f"has {width:,} x {height:,} px; the limit is {MAX_PIXELS:,} pixels")
     if min(width, height) < MIN_SIDE:
-        raise PictureError(f"has {width:,} x {height:,} px; {MIN_SIDE} a side are the least")
+        raise PictureError(f"has {width:,} x {height:,} px; each side needs {MIN_SIDE} px or more")
     if max(width, height) > MAX_RATIO * min(width, height):
-        raise PictureError(f"has {width:,} x {height:,} px, over {MAX_RATIO} times as long as wide")
+        raise PictureError(
+            f"has {width:,} x {height:,} px; its sides differ by a factor over {MAX_RATIO}"
+        )
 
 
 def _to_rgb(opened: Image.Image) -> Image.Image:
     profile = opened.info.get("icc_profile")
     try:
         image = ImageOps.exif_transpose(opened)
-    except Exception:  # Its EXIF block cannot be read: as if there were none.
+    except Exception:  # The EXIF block is unreadable: ignore it.
         image = opened
     if image.mode.startswith("I;16"):
         grey = np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)
@@ -128,12 +128,15 @@ def _to_rgb(opened: Image.Image) -> Image.Image:
 
 
 def _flatten(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Composite onto white, after the colours were converted."""
-    if image.mode in {"La", "RGBa"}:  # Multiplied by alpha; Pillow knows one way back each.
+    """Composite onto white, after converting the colours."""
+    if image.mode in {
+        "La",
+        "RGBa",
+    }:  # Premultiplied by alpha; Pillow converts each to one mode only.
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     rgba = image.convert("RGBA")
     alpha = rgba.getchannel("A")
-    # A profile of greys fits grey pixels only.
+    # A grey profile fits grey pixels only.
     colours = image.convert("L") if image.mode == "LA" else rgba.convert("RGB")
     white = Image.new("RGB", image.size, "white")
     white.paste(_to_srgb(colours, profile), mask=alpha)
