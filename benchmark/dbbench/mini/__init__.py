@@ -1,4 +1,4 @@
-"""The embedded world: drawn subjects and small trained models, so that everything runs anywhere."""
+"""The embedded world: drawn subjects and small trained models; runs without GPU and download."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dbbench.errors import UserError
 
 
 def weights(name: str) -> Path:
-    """The folder of an embedded model: "backbone", "dino", "clip" or "judge".
+    """Return the folder of an embedded model: "backbone", "dino", "clip" or "judge".
 
-    Raises UserError where this installation lacks it.
+    Raises UserError if it is missing.
     """
     folder = Path(__file__).parent / "weights" / name
     if not folder.is_dir():
         raise UserError(
-            f"no embedded weights {name!r} in {folder.parent}; install dbbench again, or make "
+            f"no embedded weights {name!r} in {folder.parent}; install dbbench again, or train "
             f"them: python -m dbbench.mini.training.train {name}"
         )
     return folder

@@ -1,9 +1,9 @@
-"""The embedded world's autoencoder: principal components of 8x8 patches, and a decoder that draws.
+"""The embedded backbone's autoencoder: principal components of 8x8 patches, and a decoder.
 
-The encoder is linear and known in closed form: a patch becomes its first `latent_channels`
-principal components, each divided by the square root of its standard deviation (half-whitened:
-fine detail counts for more than in pixels and for less than its noise would). The decoder adds a
-small convolutional correction to the transpose, which brings back straight edges and flat fills.
+The encoder is linear, in closed form: a patch becomes its first `latent_channels` principal
+components, each divided by the square root of its standard deviation. This is half whitening: fine
+detail weighs more than in pixels, and less than with full whitening. The decoder is the transpose
+plus a small convolutional correction, which restores straight edges and flat fills.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 @dataclass
 class PointDistribution:
-    """The posterior of an autoencoder without noise: one point."""
+    """The posterior of a deterministic autoencoder: a single point."""
 
     point: Tensor
 
@@ -29,20 +29,20 @@ class PointDistribution:
         return self.point
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Return the point, whatever the generator."""
+        """Return the point; the generator has no effect."""
         return self.point
 
 
 @dataclass
 class EncoderOutput:
-    """What `encode` returns, as diffusers' autoencoders name it."""
+    """Output of `encode`, with diffusers' field name."""
 
     latent_dist: PointDistribution
 
 
 @dataclass
 class DecoderOutput:
-    """What `decode` returns, as diffusers' autoencoders name it."""
+    """Output of `decode`, with diffusers' field name."""
 
     sample: Tensor
 
@@ -94,14 +94,14 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         _set(last.bias, torch.zeros(12))
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
-        """Latents of images, as a distribution of one point."""
+        """Encode images to a distribution of one point."""
         point = PointDistribution(self.analysis(x))
         return EncoderOutput(point) if return_dict else (point,)
 
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> Any:
-        """Images of latents."""
+        """Decode latents to images."""
         image = self.synthesis(z) + self.refine(z)
         return DecoderOutput(image) if return_dict else (image,)
 
@@ -129,7 +129,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.analysis.weight.copy_(kernel)
         _set(self.analysis.bias, -(basis @ mean) * gain)
         self.synthesis.weight.copy_((basis / gain[:, None]).reshape(channels, 3, patch, patch))
-        # Of the mean patch its color alone: the decoder's correction learns the rest.
+        # Only the color of the mean patch; the decoder's correction learns the rest.
         _set(self.synthesis.bias, mean.reshape(3, -1).mean(1))
 
 

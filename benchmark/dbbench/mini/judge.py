@@ -1,8 +1,8 @@
-"""A judge that is not a metric: says what an image of the embedded world shows.
+"""The judge: classifies what an image of the embedded world shows; not a metric.
 
-A small convolutional classifier trained on the world's truth. It answers whether a sample shows
-what its prompt asked for; no score, rank or report column is computed from it. (For rating the
-embedded backbone and the methods' recipes, and in the tests.)
+A small convolutional classifier, trained on the known scenes of drawings. It tests whether a sample
+shows what its prompt asks for. No score, rank or report column is computed from it. It rates the
+embedded backbone and the methods' settings (benchmark/measurements/quality), and serves tests.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HEADS: dict[str, tuple[str, ...]] = {
 
 
 def answers(scene: Scene) -> list[int]:
-    """The right answer of each head, as indices."""
+    """Return the correct answer of each head, as indices."""
     truth = {
         "noun": scene.identity.noun,
         "place": scene.place or "studio",
@@ -67,30 +67,30 @@ class Judge(nn.Module):
         self.heads = nn.ModuleDict({h: nn.Linear(192, len(a)) for h, a in HEADS.items()})
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Logits (N, answers) of each head."""
+        """Return the logits (N, answers) of each head."""
         pooled = F.relu(self.pool(self.body(x).flatten(1)))
         return {h: head(pooled) for h, head in self.heads.items()}
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the judge sees in one image; keys as in HEADS."""
+class Judgement:
+    """The judge's answers for one image; keys as in HEADS."""
 
     seen: dict[str, str]
 
     def shows_noun(self, class_noun: str) -> bool:
-        """Is the subject of the right class?"""
+        """Whether the subject has this class."""
         return self.seen["noun"] == class_noun
 
     def shows_prompt(self, prompt: PromptTemplate) -> bool:
-        """Is the prompted place, outfit, change or color there?"""
+        """Whether the prompted place, outfit, change or color is shown."""
         if prompt.id in REPAINTS:
             return self.seen["main"] == prompt.id
         return prompt.id in (self.seen["place"], self.seen["outfit"], self.seen["change"])
 
 
 def load_judge() -> Judge:
-    """The embedded judge, on the CPU."""
+    """Load the embedded judge on the CPU."""
     judge = Judge()
     state = load_file(str(weights("judge") / "model.safetensors"))
     judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
@@ -98,12 +98,14 @@ def load_judge() -> Judge:
 
 
 @torch.inference_mode()
-def judge_images(judge: Judge, images: Sequence[Image.Image]) -> list[Verdict]:
-    """What each image (RGB, 64x64) shows."""
-    verdicts: list[Verdict] = []
+def judge_images(judge: Judge, images: Sequence[Image.Image]) -> list[Judgement]:
+    """Classify images (RGB, 64x64)."""
+    judgements: list[Judgement] = []
     for start in range(0, len(images), 250):
         stack = np.stack([np.asarray(i) for i in images[start : start + 250]])
         x = torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1
         best = {h: logits.argmax(1).tolist() for h, logits in judge(x).items()}
-        verdicts += [Verdict({h: HEADS[h][best[h][i]] for h in HEADS}) for i in range(len(stack))]
-    return verdicts
+        judgements += [
+            Judgement({h: HEADS[h][best[h][i]] for h in HEADS}) for i in range(len(stack))
+        ]
+    return judgements

@@ -1,4 +1,4 @@
-"""The brush of the embedded world: filled, outlined and patterned shapes through one pose."""
+"""Drawing tools of the embedded world: filled, outlined and patterned shapes in a pose."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def shade(color: Color, factor: float) -> Color:
 
 
 def mix(a: Color, b: Color, t: float) -> Color:
-    """The color at fraction t of the way from a to b."""
+    """Return the color at fraction t between a and b."""
     r, g, b_ = (round(x + (y - x) * t) for x, y in zip(a, b, strict=True))
     return r, g, b_
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float, turn: float = 0.0) -> Points:
-    """An ellipse as 36 points, turned by `turn` radians."""
+    """Return an ellipse of 36 points, rotated by `turn` radians."""
     t = np.linspace(0, 2 * math.pi, 36, endpoint=False)
     x, y = rx * np.cos(t), ry * np.sin(t)
     c, s = math.cos(turn), math.sin(turn)
@@ -55,7 +55,7 @@ def ellipse(cx: float, cy: float, rx: float, ry: float, turn: float = 0.0) -> Po
 
 
 def box(x0: float, y0: float, x1: float, y1: float, *, round_: float = 0.0) -> Points:
-    """A rectangle; `round_` in 0..1 bends it towards an ellipse (a superellipse)."""
+    """Return a rectangle; `round_` in 0..1 bends it towards an ellipse (a superellipse)."""
     if round_ <= 0:
         return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], dtype=float)
     t = np.linspace(0, 2 * math.pi, 40, endpoint=False)
@@ -67,7 +67,7 @@ def box(x0: float, y0: float, x1: float, y1: float, *, round_: float = 0.0) -> P
 
 
 def smooth(corners: Sequence[tuple[float, float]], *, steps: int = 6) -> Points:
-    """A closed Catmull-Rom curve through the corners."""
+    """Return a closed Catmull-Rom curve through the corners."""
     p = np.asarray(corners, dtype=float)
     before, after, far = np.roll(p, 1, 0), np.roll(p, -1, 0), np.roll(p, -2, 0)
     t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
@@ -79,13 +79,13 @@ def smooth(corners: Sequence[tuple[float, float]], *, steps: int = 6) -> Points:
 
 
 def polygon(*corners: tuple[float, float]) -> Points:
-    """A polygon from its corners."""
+    """Return a polygon from its corners."""
     return np.asarray(corners, dtype=float)
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a thing stands: centre and half-size as fractions of the frame, tilt in radians."""
+    """Position of an object: centre and half-size as fractions of the frame, tilt in radians."""
 
     x: float = 0.5
     y: float = 0.5
@@ -98,7 +98,7 @@ FRAME = Pose()  # the whole picture: x and y from -1 to 1
 
 
 class Canvas:
-    """A square RGB picture, drawn four times too large and reduced at the end."""
+    """A square RGB picture, drawn at four times its size and reduced at the end."""
 
     def __init__(self, size: int) -> None:
         self.side = size * SUPERSAMPLING
@@ -110,7 +110,7 @@ class Canvas:
         self._mask_pen = ImageDraw.Draw(self._mask)
 
     def place(self, points: Points) -> list[float]:
-        """Local points -> flat pixel coordinates under the present pose."""
+        """Return pixel coordinates x0, y0, x1, ... of local points under the current pose."""
         p = self.pose
         c, s = math.cos(p.tilt) * p.size, math.sin(p.tilt) * p.size
         x = -points[:, 0] if p.flip else points[:, 0]
@@ -131,7 +131,7 @@ class Canvas:
         self.pen.line(self.place(points), fill=color, width=pixels, joint="curve")
 
     def part(self, points: Points, color: Color | None, *, edge: Color | None = None) -> None:
-        """Fill a shape and outline it; color None = the pattern of the present identity."""
+        """Fill a shape and outline it; color None is the pattern set by `set_texture`."""
         at = self.place(points)
         if color is None:
             if self.texture is None:
@@ -146,7 +146,7 @@ class Canvas:
         self.pen.line([*at, *at[:4]], fill=outline, width=width, joint="curve")
 
     def veil(self, points: Points, color: Color, alpha: float) -> None:
-        """Lay a translucent shape over the picture."""
+        """Draw a translucent shape."""
         self._mask_pen.rectangle((0, 0, self.side, self.side), fill=0)
         self._mask_pen.polygon(self.place(points), fill=round(255 * alpha))
         self.image.paste(color, (0, 0, self.side, self.side), self._mask)
@@ -154,8 +154,8 @@ class Canvas:
     def set_texture(self, main: Color, second: Color, pattern: str) -> None:
         """Choose the pattern that `part(..., None)` fills with.
 
-        A pattern belongs to the page, not to the pose, like paper that shapes are cut from: it
-        keeps its phase, in cells of an eighth of the picture.
+        The pattern is fixed to the picture, not to the pose, in cells of an eighth of the
+        picture. Shapes are cut out of it.
         """
         self.texture = Image.new("RGB", (self.side, self.side), main)
         pen = ImageDraw.Draw(self.texture)
@@ -163,12 +163,12 @@ class Canvas:
             pen.polygon((shape * (self.side / 8)).ravel().tolist(), fill=second)
 
     def finish(self, size: int) -> Image.Image:
-        """The picture at its final size."""
+        """Return the picture at its final size."""
         return self.image.resize((size, size), Image.Resampling.BOX)
 
 
 def _pattern(name: str) -> list[Points]:
-    """The second-colored shapes of a pattern on a page of 8 x 8 cells."""
+    """Return the shapes in the second color, on a picture of 8 x 8 cells."""
     cells = range(8)
     if name == "plain":
         return []

@@ -15,19 +15,19 @@ PAPER: Color = (250, 248, 242)
 
 @dataclass(frozen=True)
 class Look:
-    """What a drawing may use of an identity: proportions in 0..1 and its second color."""
+    """The features of an identity that a drawing uses: proportions in 0..1 and second color."""
 
     proportions: tuple[float, float, float, float]
     second: Color
 
     def span(self, index: int, low: float, high: float) -> float:
-        """Proportion `index` mapped to low..high."""
+        """Return proportion `index` mapped to low..high."""
         return low + (high - low) * self.proportions[index]
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """Where clothes go: head centre and radius, neck and body box, in local units."""
+    """Positions for outfits: head centre and radius, eyes, neck, body box; in local units."""
 
     head: tuple[float, float] = (0.0, -0.4)
     radius: float = 0.4

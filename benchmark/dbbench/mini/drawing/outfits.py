@@ -1,4 +1,4 @@
-"""What the live subjects of the embedded world wear: the ten accessory prompts."""
+"""Outfits of the live subjects in the embedded world, for the ten accessory prompts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _shirt(c: Canvas, a: Anchors, color: Color) -> None:
 
 
 def _brim(c: Canvas, a: Anchors, color: Color, *, half: float = 1.0, thick: float = 0.1) -> float:
-    """A hat's brim on the crown of the head; gives the height where the hat goes on."""
+    """Draw a hat's brim on the head; return the height where the hat starts."""
     y = a.head[1] - a.radius * 0.62
     half *= a.radius
     c.part(box(-half, y - thick, half, y + thick, round_=0.6), color)
@@ -140,7 +140,7 @@ def wizard(c: Canvas, a: Anchors) -> None:
 
 
 def star(x: float, y: float, r: float) -> np.ndarray:
-    """A five-pointed star around (x, y)."""
+    """Return the corners of a five-pointed star around (x, y)."""
     t = np.arange(10) * np.pi / 5 - np.pi / 2
     radius = np.where(np.arange(10) % 2 == 0, r, r * 0.42)
     return np.stack([x + radius * np.cos(t), y + radius * np.sin(t)], axis=1)

@@ -1,6 +1,6 @@
-"""The twenty places of the embedded world, and the plain studio of a caption that names none.
+"""The twenty places of the embedded world, and a plain studio for captions without a place.
 
-A place draws what is behind the subject; some also draw what is in front of it (water, leaves).
+A place draws the background; some also draw a foreground in front of the subject (water, leaves).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from dbbench.mini.drawing.canvas import Canvas, Color, box, ellipse, mix, polygon, shade
 
 SKY: Color = (150, 206, 246)
-Draw = Callable[[Canvas, np.random.Generator], None]
+DrawPlace = Callable[[Canvas, np.random.Generator], None]
 
 
 def _ground(c: Canvas, top: Color, bottom: Color, horizon: float = 0.1) -> None:
@@ -305,7 +305,7 @@ def white_rug(c: Canvas, rng: np.random.Generator) -> None:
     c.fill(ellipse(0, 0.64, 0.86, 0.29), rug)
 
 
-PLACES: dict[str, Draw] = {
+PLACES: dict[str, DrawPlace] = {
     "jungle": jungle,
     "snow": snow,
     "beach": beach,
@@ -327,7 +327,7 @@ PLACES: dict[str, Draw] = {
     "dirt-road": dirt_road,
     "white-rug": white_rug,
 }
-FRONTS: dict[str, Draw] = {
+FRONTS: dict[str, DrawPlace] = {
     "jungle": jungle_front,
     "snow": snow_front,
     "water": water_front,

@@ -1,9 +1,9 @@
-"""The embedded world: an identity in a pose, a light and a place, drawn with its truth known.
+"""The embedded world: draws an identity in a pose, a light and a place, as a `Scene` describes.
 
-Each of the 15 class nouns is a parametric drawing (`nouns.py`); an identity is a draw of
-proportions, two colors and a pattern; a scene puts it somewhere (`places.py`), dresses it
-(`outfits.py`) or changes it (shiny, wet, cube shaped). Everything the 25 + 25 prompts say can be
-drawn, and every picture is a function of its `Scene`, so the truth is known for each one.
+Each of the 15 class nouns is a parametric drawing (`nouns.py`). An identity is a random choice of
+proportions, two colors and a pattern. A scene puts it in a place (`places.py`), dresses it
+(`outfits.py`) or changes it (shiny, wet, cube shaped). All 25 + 25 prompts can be drawn. A picture
+depends on its `Scene` only, so the ground truth of each picture is known.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ REPAINTS = ("red", "purple")
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a subject is: class noun, two named colors, a pattern, four proportions in 0..1."""
+    """What a subject is: class noun, two named colors, a pattern, four proportions in 0..1."""
 
     noun: str
     main: str
@@ -52,11 +52,11 @@ class Identity:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What two identities may not share to count as disjoint."""
+        """Two identities with different keys count as disjoint."""
         return self.noun, self.main, self.second, self.pattern
 
     def color(self, name: str) -> Color:
-        """The identity's own version of a named color."""
+        """Return the identity's own version of a named color."""
         r, g, b = (
             int(np.clip(c + t, 0, 255)) for c, t in zip(PALETTE[name], self.tint, strict=True)
         )
@@ -65,7 +65,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that decides a picture, up to antialiasing: the ground truth."""
+    """Everything that determines a picture, up to antialiasing: the ground truth."""
 
     identity: Identity
     place: str | None = None  # a key of PLACES; None is a plain studio
@@ -76,12 +76,12 @@ class Scene:
     view: int = 0  # which of the VIEWS of the place
 
     def truth(self) -> dict[str, object]:
-        """The scene as plain data."""
+        """Return the scene as plain data."""
         return asdict(self)
 
 
 def draw_identity(noun: str, rng: np.random.Generator) -> Identity:
-    """A random identity of a class noun."""
+    """Draw a random identity of a class noun."""
     main, second = rng.choice(list(PALETTE), 2, replace=False)
     p = rng.uniform(0, 1, 4)
     tint = rng.integers(-10, 11, 3)
@@ -103,7 +103,7 @@ def draw_scene(
     outfit: str | None = None,
     change: str | None = None,
 ) -> Scene:
-    """The identity in a random pose and light, in a given place."""
+    """Draw a scene: the identity in a random pose and light, in a given place."""
     live = identity.noun in LIVE
     size = (0.36 if live else 0.4) * rng.uniform(0.97, 1.03)
     pose = Pose(
@@ -119,10 +119,10 @@ def draw_scene(
 
 
 def draw_references(identity: Identity, count: int, rng: np.random.Generator) -> tuple[Scene, ...]:
-    """What people photograph: the identity as it is, each time somewhere else, nothing before it.
+    """Draw reference scenes: the unchanged identity, each time in another place, nothing in front.
 
-    Were all of them in one place, a method could not tell the subject from it, and an encoder
-    would call every picture elsewhere another thing.
+    With all references in one place, a method could not separate subject and place, and an encoder
+    would rate pictures in any other place as another subject.
     """
     known = list(PLACES)[:10] if identity.noun in LIVE else list(PLACES)
     places = [None, *(place for place in known if place not in FRONTS)]
@@ -131,7 +131,7 @@ def draw_references(identity: Identity, count: int, rng: np.random.Generator) ->
 
 
 def scene_for_prompt(identity: Identity, prompt: PromptTemplate, rng: np.random.Generator) -> Scene:
-    """The scene that a prompt asks for: what a perfect method would show."""
+    """Return the scene that a prompt asks for, which a perfect method would show."""
     if prompt.id in PLACES:
         return draw_scene(identity, rng, place=prompt.id)
     if prompt.id in OUTFITS:
@@ -144,7 +144,7 @@ def scene_for_prompt(identity: Identity, prompt: PromptTemplate, rng: np.random.
 
 
 def repaint(identity: Identity, color: str) -> Identity:
-    """The identity with another main color."""
+    """Return the identity with another main color."""
     second = identity.second if identity.second != color else identity.main
     return replace(identity, main=color, second=second)
 
@@ -222,10 +222,10 @@ def _drops(c: Canvas) -> None:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption in the form of the prompts; each attribute is left out with probability 0.35.
+    """Return a caption like the prompts; each attribute is dropped with probability 0.35.
 
-    A fifth of them stand in a neutral template, so that the backbone has met Textual Inversion's
-    words.
+    A fifth of the captions use a neutral template, so that the backbone has seen the templates of
+    Textual Inversion.
     """
     identity = scene.identity
     words: list[str] = []
@@ -262,9 +262,9 @@ def _contexts() -> Mapping[str, str]:
 def draw_random_scene(
     rng: np.random.Generator, *, held_out: frozenset[tuple[str, str, str, str]] = frozenset()
 ) -> Scene:
-    """A scene of the training world: any class noun, an identity that is not held out.
+    """Draw a training scene: any class noun, an identity that is not held out.
 
-    Three in ten are dogs and cats, as among the 30 subjects: only they wear the ten outfits.
+    Three in ten are dogs and cats, as among the 30 subjects; only they wear the ten outfits.
     """
     live = bool(rng.random() < 0.3)
     noun = str(rng.choice([n for n in NOUNS if (n in LIVE) == live]))
@@ -275,7 +275,7 @@ def draw_random_scene(
 
 
 def draw_anywhere(identity: Identity, rng: np.random.Generator) -> Scene:
-    """The identity in a random place or outfit, or changed, or in the studio."""
+    """Draw a scene of the identity in a random place or outfit, or changed, or in the studio."""
     live = identity.noun in LIVE
     kind = rng.random()
     place = outfit = change = None

@@ -1,1 +1,1 @@
-"""How the embedded weights are trained, from nothing: `python -m dbbench.mini.training.train`."""
+"""Trains the embedded weights from scratch: `python -m dbbench.mini.training.train`."""

@@ -1,6 +1,6 @@
-"""The training world on disk: scenes of identities disjoint from the 30, their pictures, captions.
+"""Training data of the embedded models: scenes, pictures and captions, none of the 30 subjects.
 
-Sample i is a function of (seed, i) alone, so a set can be grown or made again anywhere.
+Sample i depends on (seed, i) only, so a set can be extended or reproduced.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def _held_out() -> frozenset[tuple[str, str, str, str]]:
 
 
 def scene(index: int, *, seed: int = 0) -> Scene:
-    """Scene `index` of the training world; no identity of the 30 subjects is among them."""
+    """Return training scene `index`; the identities of the 30 subjects are excluded."""
     return draw_random_scene(np.random.default_rng([seed, index]), held_out=_held_out())
 
 
 def again(index: int, *, seed: int = 0) -> Scene:
-    """The identity of scene `index` once more, somewhere else."""
+    """Return another scene with the identity of scene `index`."""
     return draw_anywhere(scene(index, seed=seed).identity, np.random.default_rng([seed, index, 2]))
 
 
 def captions(index: int, count: int, *, seed: int = 0) -> list[str]:
-    """`count` captions of scene `index`, each naming its own choice of attributes."""
+    """Return `count` captions of scene `index`, each with its own choice of attributes."""
     rng = np.random.default_rng([seed, index, 1])
     here = scene(index, seed=seed)
     return [caption(here, rng) for _ in range(count)]
@@ -50,9 +50,9 @@ def _render(start: int, *, of: Callable[..., Scene], seed: int) -> NDArray[np.ui
 def render(
     folder: Path, count: int, *, of: Callable[..., Scene] = scene, seed: int = 0
 ) -> NDArray[np.uint8]:
-    """Pictures 0..count of `scene` or `again` as a memory map (count, 64, 64, 3), uint8.
+    """Return pictures 0..count of `scene` or `again` as a memory map (count, 64, 64, 3), uint8.
 
-    Chunks that are there already are kept: an interrupted rendering goes on where it stopped.
+    Existing chunks are kept, so an interrupted rendering resumes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, count, CHUNK)

@@ -1,4 +1,4 @@
-"""The embedded backbone's vocabulary: the words of the prompts, and rare identifiers at its end."""
+"""The embedded backbone's tokenizer: the words of the prompts, then rare identifiers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_LENGTH = 24
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,.!?'"
 START, END = "<|startoftext|>", "<|endoftext|>"
 
-# Rare identifiers: no caption holds them, so the backbone knows nothing about them.
+# Rare identifiers: no caption contains them, so they have no meaning for the backbone.
 RARE = (
     "sks", "zwx", "ohw", "qvb", "xjy", "kzr", "vqu", "wzj", "jxk", "pfv", "gqx", "bzd",
     "mwq", "xuh", "yvz", "hqj", "ckx", "dvw", "tzq", "lxg", "fjw", "qkp", "uvx", "zpt",
@@ -21,7 +21,7 @@ RARE = (
 
 
 def words() -> list[str]:
-    """Every word that a caption or a prompt of the embedded world may hold."""
+    """Return every word that a caption or prompt of the embedded world may contain."""
     texts = [*PALETTE, *PATTERNS, *NOUNS, *NEUTRAL_TEMPLATES, "an", "and", "a picture of a"]
     texts += [p.render("", "") for live in (False, True) for p in load_prompts(live)]
     found: set[str] = set()
@@ -31,9 +31,9 @@ def words() -> list[str]:
 
 
 def make_tokenizer() -> Any:
-    """A CLIPTokenizer in which every word of the world, and every rare identifier, is one token.
+    """Return a CLIPTokenizer in which each word and each rare identifier is one token.
 
-    Merges are learned word by word, the rare identifiers last: always the same vocabulary.
+    Merges are added word by word, rare identifiers last, so the vocabulary is always the same.
     """
     from transformers import CLIPTokenizer
 
@@ -56,7 +56,7 @@ def make_tokenizer() -> Any:
 
 
 def _split(word: str, merges: dict[tuple[str, str], int]) -> list[str]:
-    """The parts of a word under byte-pair encoding: the earliest known pair is merged first."""
+    """Split a word by byte-pair encoding: the earliest known pair is merged first."""
     parts = [*word[:-1], f"{word[-1]}</w>"]
     while known := [pair for pair in pairwise(parts) if pair in merges]:
         at = list(pairwise(parts)).index(min(known, key=merges.__getitem__))

@@ -1,8 +1,8 @@
 """Trains the embedded backbone: first the autoencoder, then the text-to-image UNet.
 
 The recipe: v-prediction (arXiv 2202.00512) on a cosine schedule, min-SNR-5 weighting
-(arXiv 2303.09556), 10% of captions dropped for guidance, AdamW, warm-up then cosine decay,
-an exponential moving average of the weights. Everything is seeded and resumes at its last save.
+(arXiv 2303.09556), 10% of captions dropped for classifier-free guidance, AdamW, warm-up then cosine
+decay, an exponential moving average of the weights. It is seeded and resumes from its last save.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def images_to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
 
 
 def linear_autoencoder(pictures: NDArray[np.uint8], out: Path) -> PatchAutoencoder:
-    """The autoencoder with its components found and its decoder not yet trained.
+    """Return the autoencoder with its principal components, and an untrained decoder.
 
-    The components are kept in `out`: everything is trained on the same latents.
+    The components are saved in `out`, so that all networks are trained on the same latents.
     """
     model: PatchAutoencoder = PatchAutoencoder(latent_channels=LATENT_CHANNELS)
     file = out / "components.pt"
@@ -55,10 +55,10 @@ def linear_autoencoder(pictures: NDArray[np.uint8], out: Path) -> PatchAutoencod
 def train_autoencoder(
     pictures: NDArray[np.uint8], out: Path, *, steps: int, batch: int = 32, seed: int = 0
 ) -> None:
-    """Principal components of 8x8 patches, then the decoder's correction by gradient descent.
+    """Find the principal components of 8x8 patches, then train the decoder's correction.
 
-    A little noise is added to the latents, so that the decoder also straightens the small errors
-    of a diffusion model.
+    A little noise is added to the latents, so that the decoder also corrects small errors of a
+    diffusion model.
     """
     torch.manual_seed(seed)
     model = linear_autoencoder(pictures, out)
@@ -87,9 +87,9 @@ def train_autoencoder(
 
 
 def make_unet() -> UNet2DConditionModel:
-    """An 8x8 UNet of 7.3 million weights, attending to itself and to the text at 8x8 and 4x4.
+    """Return an 8x8 UNet of 7.3 million weights, with self- and cross-attention at 8x8 and 4x4.
 
-    Without attention at 8x8 the patches of one thing do not agree on its colors.
+    Without attention at 8x8, patches of one object get different colors.
     """
     return UNet2DConditionModel(
         sample_size=8,
@@ -106,7 +106,7 @@ def make_unet() -> UNet2DConditionModel:
 
 
 def make_text_encoder(tokenizer: Any) -> CLIPTextModel:
-    """Two layers, 128 wide, trained together with the UNet."""
+    """Return a text encoder of two layers, 128 wide; it is trained together with the UNet."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -124,7 +124,7 @@ def make_text_encoder(tokenizer: Any) -> CLIPTextModel:
 
 
 def make_scheduler() -> DDIMScheduler:
-    """The noise schedule that the backbone is trained with."""
+    """Return the noise schedule that the backbone is trained with."""
     return DDIMScheduler(
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
@@ -136,7 +136,7 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def tokenize_world(count: int, file: Path, *, seed: int = 0) -> NDArray[np.uint16]:
-    """Token ids of the captions, (count, CAPTIONS, MAX_LENGTH); kept in `file`."""
+    """Return token ids of the captions, (count, CAPTIONS, MAX_LENGTH); cached in `file`."""
     if not file.exists():
         tokenizer = make_tokenizer()
         texts = [
@@ -150,7 +150,7 @@ def tokenize_world(count: int, file: Path, *, seed: int = 0) -> NDArray[np.uint1
 
 @torch.no_grad()
 def encode_world(pictures: NDArray[np.uint8], vae: PatchAutoencoder) -> Tensor:
-    """Latents of all pictures, (count, channels, 8, 8), float16."""
+    """Return the latents of all pictures, (count, channels, 8, 8), float16."""
     parts = []
     for start in range(0, len(pictures), 2000):
         x = images_to_tensor(pictures[start : start + 2000])
@@ -176,7 +176,7 @@ def train_backbone(
     compile_: bool = True,
     seed: int = 0,
 ) -> None:
-    """Train UNet and text encoder, and keep a moving average of their weights."""
+    """Train UNet and text encoder, and maintain a moving average of their weights."""
     torch.manual_seed(seed)
     latents = encode_world(pictures, linear_autoencoder(pictures, out))
     tokens = torch.from_numpy(
@@ -198,7 +198,7 @@ def train_backbone(
         which = torch.randint(CAPTIONS, (batch,), generator=rng)
         ids = tokens[pick, which]
         ids[torch.rand(batch, generator=rng) < 0.1] = empty
-        # Stratified timesteps: the loss of a batch varies less.
+        # Stratified timesteps reduce the variance of the loss.
         t = ((torch.arange(batch) + torch.rand(batch, generator=rng)) / batch * 1000).long()
         noise = torch.randn(z.shape, generator=rng)
         a = signal[t].view(-1, 1, 1, 1)
@@ -239,7 +239,7 @@ def export_backbone(out: Path, folder: Path) -> None:
     )
     pipeline.to(torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    config = folder / "vae" / "config.json"  # diffusers notes there the folder that it came from
+    config = folder / "vae" / "config.json"  # diffusers writes its source folder there
     settings = json.loads(config.read_text())
     settings.pop("_name_or_path", None)
     config.write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,11 +1,11 @@
-"""Trains what looks at the embedded world: mini-dino, mini-clip, and the judge.
+"""Trains the encoders of the embedded world, mini-dino and mini-clip, and the judge.
 
-mini-dino is a timm ViT trained without labels: two pictures of one thing, in other places, and the
-crops of one picture shall be nearer to each other than to any other picture, against a slowly
-moving copy of itself (arXiv 2104.02057). With crops of one picture alone it sees the place above
-all: of the right subject in the prompts' places it then thinks little more than of another one.
+mini-dino is a timm ViT trained without labels, by contrastive learning against a momentum encoder
+(arXiv 2104.02057). Positive pairs are crops of one picture, and two pictures of one object in
+different places. With crops of one picture only, it mostly encodes the place: then the right
+subject in the prompts' places scores little higher than another subject.
 mini-clip is an open_clip model trained on pictures and captions (arXiv 2103.00020).
-The judge is a classifier of the truth (`judge.py`); no score is made from it.
+The judge classifies what a picture shows (`judge.py`); no score is computed from it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ DINO = {
 
 
 def crops(x: Tensor, rng: torch.Generator, *, size: int, scale: tuple[float, float]) -> Tensor:
-    """A random resized crop of each picture, half of them mirrored, with a little light and noise.
+    """Return random resized crops, half of them mirrored, with slight changes of light and noise.
 
     (N, 3, H, W) in -1..1 -> (N, 3, size, size).
     """
@@ -73,7 +73,7 @@ def _batches(pictures: NDArray[np.uint8], batch: int, seed: int) -> Callable[[in
 
 
 class _Projected(nn.Module):
-    """A ViT with the projector and predictor that only its training uses."""
+    """A ViT with the projector and predictor heads, which only training uses."""
 
     def __init__(self, vit: nn.Module, width: int, *, predict: bool) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ def train_dino(
     batch: int = 64,
     seed: int = 1,
 ) -> None:
-    """Self-supervised: a local crop, and the same thing elsewhere, against the teacher's crop.
+    """Train mini-dino: match a local crop, and another scene of it, to the teacher's crop.
 
     `others[i]` shows the identity of `pictures[i]` in another scene.
     """
@@ -141,9 +141,9 @@ def train_dino(
 
 @torch.no_grad()
 def centre(vit: nn.Module, pictures: NDArray[np.uint8]) -> None:
-    """Move the features' mean over the world to the origin, by the bias of the last norm.
+    """Center the features on their mean over the world, through the bias of the last norm.
 
-    All pictures have much in common; with it in the features every cosine similarity is near 1.
+    Pictures have much in common; without centering, every cosine similarity is near 1.
     """
     parts = [vit(images_to_tensor(pictures[s : s + 500])) for s in range(0, 4000, 500)]
     norm: Any = vit.norm
@@ -203,7 +203,7 @@ def train_clip(
     batch: int = 96,
     seed: int = 2,
 ) -> None:
-    """The contrastive loss between pictures and their captions."""
+    """Train mini-clip with the contrastive loss between pictures and captions."""
     torch.manual_seed(seed)
     model = open_clip.model.CLIP(**_clip_config())
     get = _batches(pictures, batch, seed)
@@ -242,7 +242,7 @@ def export_clip(out: Path, folder: Path) -> None:
 def train_judge(
     pictures: NDArray[np.uint8], out: Path, *, steps: int, batch: int = 64, seed: int = 3
 ) -> None:
-    """The classifier of the truth, on pictures and on what the autoencoder makes of them."""
+    """Train the judge on pictures, and on their reconstructions by the autoencoder."""
     torch.manual_seed(seed)
     model = Judge().to(memory_format=torch.channels_last)
     vae = PatchAutoencoder.from_pretrained(out / "vae")

@@ -1,8 +1,8 @@
-"""The loop that every embedded model is trained with: seeded, resumable, and as long as it says.
+"""The training loop of all embedded models: seeded, resumable, with a fixed number of steps.
 
-AdamW; the rate warms up, stays, and falls on a cosine. The state is saved every two minutes, and a
-call on a saved state goes on from there. On a processor that computes in bfloat16 (AVX512-BF16,
-AMX) the forward pass does so, in half the time; the weights stay in float32.
+AdamW; the learning rate warms up, stays constant, and decays on a cosine. The state is saved every
+two minutes, and a call with a saved state resumes from it. On a processor that computes in bfloat16
+(AVX512-BF16, AMX) the forward pass uses it, in half the time; the weights stay in float32.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def train_loop(
     betas: tuple[float, float] = (0.9, 0.99),
     weight_decay: float = 0.02,
 ) -> None:
-    """Take the model to `steps` optimizer steps; its state is kept in `file`, its losses beside it.
+    """Train the model up to `steps` optimizer steps; save its state in `file`, its losses as CSV.
 
-    `loss_of(step)` draws batch number `step` and must be a function of it alone. `after(step)`
-    follows each step, for averages; `extra` is saved with the model. The rate stays at its peak for
-    the fraction `hold` of the steps. Raises FloatingPointError where a loss is no number.
+    `loss_of(step)` draws batch number `step` and must depend on it only. `after(step)` is called
+    after each step, for averages; `extra` is saved with the model. The learning rate stays at its
+    peak for the fraction `hold` of the steps. Raises FloatingPointError for a NaN or infinite loss.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -55,7 +55,8 @@ def train_loop(
         if extra is not None:
             extra.load_state_dict(state["extra"])
         step, spent = state["step"], state["spent"]
-    log = Log(file.with_suffix(".csv"), ("step", "minutes", "loss", "rate", "samples_per_s"), step)
+    columns = ("step", "minutes", "loss", "rate", "samples_per_s")
+    curve = LossCurve(file.with_suffix(".csv"), columns, step)
     losses: list[Tensor] = []
     began = saved = logged = time.monotonic()
     with _bar() as bar:
@@ -78,10 +79,10 @@ def train_loop(
                     raise FloatingPointError(f"{file.stem}: the loss is {mean} at step {step}")
                 speed = len(losses) * batch / (now - logged)
                 minutes = (spent + now - began) / 60
-                log.row(step, minutes, mean, optimizer.param_groups[0]["lr"], speed)
+                curve.row(step, minutes, mean, optimizer.param_groups[0]["lr"], speed)
                 losses, logged = [], now
                 bar.update(task, completed=step)
-            # Only where a line of the log ends, so that a resumed log has no gap and no double.
+            # Save only when a row was logged, so that a resumed curve has no gap and no duplicate.
             if (step % LOG_STEPS == 0 and now - saved > SAVE_SECONDS) or step == steps:
                 save_state(
                     file,
@@ -95,19 +96,19 @@ def train_loop(
 
 
 def scheduled(step: int, steps: int, peak: float, warmup: int, hold: float) -> float:
-    """The rate of a step: linear warm-up, a plateau, a cosine down to a hundredth of the peak."""
+    """Return a step's learning rate: linear warm-up, plateau, cosine decay to 1% of the peak."""
     falling = max(0.0, (step / steps - hold) / (1 - hold))
     cosine = 0.01 + 0.99 * math.cos(falling * math.pi / 2) ** 2
     return peak * min(1.0, (step + 1) / warmup) * cosine
 
 
 def computes_in_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 itself; where it does not it is far slower."""
+    """Whether this processor has bfloat16 instructions; without them bfloat16 is far slower."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-class Log:
-    """A CSV file that a resumed training goes on writing, from the step that was saved."""
+class LossCurve:
+    """A CSV file of losses; a resumed training continues it from the saved step."""
 
     def __init__(self, file: Path, columns: tuple[str, ...], step: int) -> None:
         self.file = file
@@ -127,7 +128,7 @@ class Log:
 
 
 def save_state(file: Path, **state: Any) -> None:
-    """Replace a training state in one move."""
+    """Replace a saved training state atomically."""
     partial = file.with_suffix(".part")
     torch.save(state, partial)
     partial.rename(file)
