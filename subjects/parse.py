@@ -1,9 +1,9 @@
-"""Makes subjects.toml from a copy of the DreamBooth data set; run once, kept as the record of how.
+"""Creates subjects.toml from a copy of the DreamBooth data set. It was run once.
 
     python -m dbbench.subjects.parse DATA_FOLDER > subjects/subjects.toml
 
-DATA_FOLDER is the data set's own folder: `prompts_and_classes.txt`, `references_and_licenses.txt`
-and one folder of photographs per subject. Only facts are kept: names, hashes and attribution.
+DATA_FOLDER is the folder of the data set: `prompts_and_classes.txt`, `references_and_licenses.txt`
+and one folder of photographs per subject. The output holds facts only: names, hashes, attribution.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-# The data set calls these two classes "live" by giving them the second prompt list.
+# The data set gives the second prompt list, for live subjects, to these two classes.
 LIVE_CLASSES = ("cat", "dog")
 
 CC_BY = "CC-BY-4.0"
@@ -33,7 +33,7 @@ HEADER = """\
 def parse_subjects(folder: Path) -> list[dict[str, Any]]:
     """Read the data set's class table, references and photographs; return plain dictionaries.
 
-    Raises ValueError where the folder is not the data set or its files disagree.
+    Raises ValueError if the folder is not the data set, or its files disagree.
     """
     classes = parse_classes((folder / "prompts_and_classes.txt").read_text("utf-8"))
     credits = parse_references((folder / "references_and_licenses.txt").read_text("utf-8"))
@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _credit(remark: str, lines: list[str]) -> dict[str, Any]:
-    """Read one subject's entry: one remark on all its photos, or a profile and one line a file."""
+    """Parse one subject's entry: one remark on all photos, or a profile and one line per file."""
     if artist := re.match(r"Art by ([^(]+?) \(credit: (\S+)\)", remark):
         return {"author": artist[1], "licence": PERMISSION, "url": artist[2], "files": {}}
     if photographer := re.fullmatch(r"Photos (?:taken )?by (.+)", remark):
@@ -117,7 +117,7 @@ def _credit(remark: str, lines: list[str]) -> dict[str, Any]:
 
 
 def _photo(path: Path, credit: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts about one photograph; a file line that is no address becomes a note."""
+    """Return the facts about one photograph; a line that is not a URL becomes a note."""
     content = path.read_bytes()
     photo = {
         "file": path.name,
