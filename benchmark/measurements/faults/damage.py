@@ -1,12 +1,12 @@
-"""Damage at random, each followed by the same command: is there ever a wrong score?
+"""Injects random damage, repeats the command, and checks that no score is ever wrong.
 
     python benchmark/measurements/faults/damage.py --times 40 \\
         --out benchmark/measurements/results/faults-damage.json
 
-A truncated file, a flipped byte, a deleted manifest, a folder that cannot be written, a full disk;
-in a run that is finished, in one that is not, and while it is running. Afterwards every score has
-to be that of an undamaged run or missing, what was printed has to end in a sentence, and the same
-command, on a disk that is in order again, has to give the very files of an undamaged run.
+Kinds of damage: a truncated file, a flipped bit, a deleted manifest, a read-only folder, a full
+disk; in a finished run, in an unfinished run, and during a run. After it, every score must equal
+that of an undamaged run or be missing, and the output must end with a readable message. With the
+disk repaired, the same command must produce the same files as an undamaged run.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ WHEN = ("finished", "half finished", "running")
 
 @dataclass
 class World:
-    """One undamaged run, and the place for copies of it."""
+    """One undamaged run, and the folder for copies of it."""
 
     job: Job
     work: Path
     whole: dict[str, str]
     draw: random.Random
     seconds: float
-    """What the undamaged run took, with the libraries."""
+    """Duration of the undamaged run, including the import of libraries."""
 
     def copy(self) -> Path:
-        """Return a fresh copy of the run, with a copy of the features that were kept."""
+        """Return a fresh copy of the run, with a copy of its feature cache."""
         out, cache = self.work / "out", self.work / "cache"
         for folder, source in ((out, "whole"), (cache, "cache-whole")):
             shutil.rmtree(folder, ignore_errors=True)
@@ -55,7 +55,7 @@ class World:
 
 
 def main() -> int:
-    """Damage, call, compare, write; return 1 where anything was wrong."""
+    """Damage, call, compare, write; return 1 if anything was wrong."""
     options = _options()
     work = Path(options.work or tempfile.mkdtemp(prefix="faults-"))
     job = Job(options.subjects, options.steps, options.save_every)
@@ -69,11 +69,11 @@ def main() -> int:
 
 
 def damage_again_and_again(job: Job, work: Path, times: int, seed: int) -> dict[str, Any]:
-    """Return what came of so many injections, each kind and moment in turn."""
+    """Return the result of `times` injections, each kind and moment in turn."""
     begun = time.monotonic()
-    code, said = dbbench(work, job.arguments(work / "whole"))
-    assert code == 0, said
-    # The copies lie at another path, and nothing may depend on that.
+    code, output = dbbench(work, job.arguments(work / "whole"))
+    assert code == 0, output
+    # The copies have another path, and nothing may depend on it.
     (work / "cache").rename(work / "cache-whole")
     took = time.monotonic() - begun
     world = World(job, work, hashes(work / "whole"), random.Random(seed), took)
@@ -99,26 +99,26 @@ def damage_again_and_again(job: Job, work: Path, times: int, seed: int) -> dict[
 
 
 def _one(world: World, kind: str, when: str) -> dict[str, Any]:
-    """Damage one copy and call the command on it, then heal it and call it again."""
+    """Damage one copy and call the command on it, then repair it and call again."""
     out, wrong = world.copy(), []
     if when != "finished" or kind in {"read-only", "full disk"}:
         _undo_some(world, out)
     command = world.job.arguments(out)
     with _injection(world, kind, when, out) as (hit, options):
-        code, said = dbbench(world.work, command, **options)
+        code, output = dbbench(world.work, command, **options)
     where = hit[0] if hit else "nothing: it was too late"
     if code not in (0, 1, 2):
         wrong.append(f"exit code {code}")
-    if bare_traceback(said):
-        wrong.append(f"a traceback without a sentence: {said[-300:]}")
+    if bare_traceback(output):
+        wrong.append(f"a traceback without a sentence: {output[-300:]}")
     if kind in {"flip", "truncate"} and when == "finished" and where.startswith("runs/"):
-        # It is not read, so it may go unnoticed; verify has to see it.
+        # The file is not read, so it may go unnoticed; verify must detect it.
         found, _ = dbbench(world.work, ["verify", str(out)])
         if code == 0 and found != 1 and _differs(world, out, where):
             wrong.append(f"verify did not see it (exit code {found})")
     wrong += [f"a wrong {name}" for name in _wrong_scores(world, out, code, where)]
-    wrong += _heal(world, out, said, command)
-    last = said.strip().splitlines()[-1] if said.strip() else ""
+    wrong += _heal(world, out, output, command)
+    last = output.strip().splitlines()[-1] if output.strip() else ""
     last = last.replace(str(world.work), "WORK")
     return {
         "kind": kind, "when": when, "where": where, "code": code,
@@ -126,36 +126,36 @@ def _one(world: World, kind: str, when: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _heal(world: World, out: Path, said: str, command: list[str]) -> list[str]:
-    """Do what the message asks for, and call again; return what is still wrong."""
-    if f"{out / 'suite.json'}" in said and "remove that file" in said:
+def _heal(world: World, out: Path, output: str, command: list[str]) -> list[str]:
+    """Follow the advice of the message, and call again; return what is still wrong."""
+    if f"{out / 'suite.json'}" in output and "remove that file" in output:
         (out / "suite.json").unlink()
     dbbench(world.work, ["verify", str(out)])
     code, again = dbbench(world.work, command)
     if code:
-        return [f"not mended: exit code {code}, {again[-300:]}"]
+        return [f"not repaired: exit code {code}, {again[-300:]}"]
     wrong = [f"{name} differs" for name in differences(out, world.whole)]
     wrong += [f"{name} left behind" for name in left_behind(out)]
     code, again = dbbench(world.work, ["verify", str(out)])
-    return wrong + ([f"verify is not content: {again[-300:]}"] if code else [])
+    return wrong + ([f"verify still finds a problem: {again[-300:]}"] if code else [])
 
 
 def _undo_some(world: World, out: Path) -> None:
-    """Take some artifacts away, as if the run had not come so far; always the scores."""
+    """Remove some artifacts, as in an unfinished run; always the scores."""
     (out / "scores.json").unlink()
     artifacts = sorted(path.parent for path in out.glob("runs/**/manifest.json"))
     for folder in world.draw.sample(artifacts, k=len(artifacts) // 3):
-        # A checkpoint alone would not be missed: it is made again for new samples only.
+        # A missing checkpoint has no effect alone: it is only needed for new samples.
         gone = [folder] if folder.name != "checkpoint" else sorted(folder.parent.iterdir())
         for path in gone:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _wrong_scores(world: World, out: Path, code: int, where: str) -> Iterator[str]:
-    """Yield tables that say something else than those of an undamaged run.
+    """Yield the tables whose content is wrong.
 
-    After a success they have to be the same. After a failure a table may lack runs, or be the very
-    file that was damaged, which no command reads any more without noticing.
+    After a success they must equal those of the undamaged run. After a failure, a table may lack
+    runs, or be the damaged file itself, because every command detects that on reading.
     """
     for name in ("scores.parquet", "leaderboard.csv"):
         path = out / name
@@ -182,7 +182,7 @@ def _differs(world: World, out: Path, name: str) -> bool:
 def _injection(
     world: World, kind: str, when: str, out: Path
 ) -> Iterator[tuple[list[str], dict[str, Any]]]:
-    """Damage something now, or while the command that is called inside is running."""
+    """Inject damage now, or while the command inside this context is running."""
     if kind == "read-only":
         with _read_only(out):
             yield ["all"], {}
@@ -202,7 +202,7 @@ def _injection(
 
 
 def _damage(world: World, kind: str, out: Path) -> str:
-    """Damage one file; return which."""
+    """Damage one file; return its path."""
     path = _choose(world.draw, out, world.work / "cache", manifests=kind == "manifest")
     try:
         content = bytearray(path.read_bytes())
@@ -220,7 +220,7 @@ def _damage(world: World, kind: str, out: Path) -> str:
 
 
 def _choose(draw: random.Random, out: Path, cache: Path, *, manifests: bool) -> Path:
-    """Choose a file: kinds of files are as likely as each other, else nearly all are pictures."""
+    """Choose a file: first its kind at random, because nearly all files are pictures."""
     by_kind: dict[str, list[Path]] = {}
     for folder, _, names in sorted([*os.walk(out), *os.walk(cache)]):
         for name in sorted(names):
@@ -254,7 +254,7 @@ def _read_only(out: Path) -> Iterator[None]:
 
 @contextmanager
 def _full_disk(world: World, out: Path) -> Iterator[dict[str, Any]]:
-    """Give the run a disk that is full after some more files."""
+    """Give the run a disk that gets full after some more files."""
     if not _can_mount():
         most = world.draw.choice([2_000, 20_000, 200_000])
         yield {"limit": most}
@@ -263,7 +263,7 @@ def _full_disk(world: World, out: Path) -> Iterator[dict[str, Any]]:
     out.rename(moved)
     out.mkdir()
     size = sum(-(-p.stat().st_size // 4096) * 4096 + 4096 for p in moved.rglob("*") if p.is_file())
-    # dbbench itself asks for 64 MB of room before it begins.
+    # dbbench requires 64 MB of free space before it starts.
     room = size + 64 * 2**20 + world.draw.randrange(40 * 2**20)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "none", out], check=True)
     try:
@@ -286,7 +286,7 @@ def _full_disk(world: World, out: Path) -> Iterator[dict[str, Any]]:
 
 
 def _fill(path: Path, late: float, stop: threading.Event, part: float) -> None:
-    """Fill the disk after some seconds, as another program would, but for a few pages."""
+    """Fill the disk after some seconds, except for a few pages, as another program could."""
     if stop.wait(late):
         return
     free = shutil.disk_usage(path.parent).free
@@ -298,7 +298,7 @@ def _fill(path: Path, late: float, stop: threading.Event, part: float) -> None:
 
 
 def _can_mount() -> bool:
-    """Whether this process may mount: as root, with the right to."""
+    """Whether this process may mount file systems."""
     if os.geteuid() != 0 or shutil.which("mount") is None:
         return False
     with tempfile.TemporaryDirectory() as folder:
@@ -319,7 +319,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8, help="of each training")
     parser.add_argument("--save-every", type=int, default=3, help="steps of training")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", help="folder for what is made on the way; default: a new one")
+    parser.add_argument("--work", help="working folder; default: a temporary one")
     parser.add_argument(
         "--out",
         type=Path,

@@ -1,10 +1,10 @@
-"""`kill -9` at random moments, each followed by the same command: is anything lost or wrong?
+"""Kills runs (`kill -9`) at random moments, repeats the command, checks for lost or wrong results.
 
     python benchmark/measurements/faults/kill.py --kills 100 \\
         --out benchmark/measurements/results/faults-kill.json
 
-Four subjects of the embedded world, training cut short. Whenever the run comes to its end before
-the kills are used up, it is compared with one that was never interrupted, and begun anew.
+Four subjects of the embedded world, with short training. Each time a run finishes, it is compared
+with an uninterrupted run. Then a new run starts, until the number of kills is reached.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from shared import Job, begin, dbbench, differences, hashes, left_behind, write_
 from dbbench.storage.events import EVENTS, EventLog
 
 EARLY = 0.2
-"""Share of the kills that may hit anything from the start on; the others wait for work to begin."""
+"""Share of the kills at any moment from the start; the others wait until work has begun."""
 
 
 def main() -> int:
-    """Run, kill, compare, write; return 1 where anything was lost or wrong."""
+    """Run, kill, compare, write; return 1 if anything was lost or wrong."""
     options = _options()
     job = Job(options.subjects, options.steps, options.save_every)
     work = Path(options.work or tempfile.mkdtemp(prefix="faults-"))
@@ -46,12 +46,12 @@ def main() -> int:
 def kill_again_and_again(
     job: Job, work: Path, kills: int, seed: int, mean: float
 ) -> dict[str, Any]:
-    """Return what came of so many kills; `mean` seconds pass between beginning of work and kill."""
+    """Return the result of `kills` kills, on average `mean` seconds after work has begun."""
     begun = time.monotonic()
-    code, said = dbbench(work, job.arguments(work / "whole"))
-    assert code == 0, said
+    code, output = dbbench(work, job.arguments(work / "whole"))
+    assert code == 0, output
     whole, alone = hashes(work / "whole"), time.monotonic() - begun
-    say(f"uninterrupted: {alone:.0f} s, {len(whole)} files")
+    report(f"uninterrupted: {alone:.0f} s, {len(whole)} files")
     draw = random.Random(seed)
     killed, bad, rounds = 0, [], 0
     redone: dict[str, list[int]] = {"steps": [], "images": []}
@@ -65,10 +65,10 @@ def kill_again_and_again(
             ended = not call_and_kill(job, work, out, trace, draw, mean)
             killed += not ended
             if not ended and killed % 10 == 0:
-                say(f"{killed} kills, round {rounds}, {time.monotonic() - begun:.0f} s")
+                report(f"{killed} kills, round {rounds}, {time.monotonic() - begun:.0f} s")
         if not ended:
-            code, said = dbbench(work, job.arguments(out))
-            bad += [] if code == 0 else [f"round {rounds}: exit code {code}: {said[-500:]}"]
+            code, output = dbbench(work, job.arguments(out))
+            bad += [] if code == 0 else [f"round {rounds}: exit code {code}: {output[-500:]}"]
         bad += [f"round {rounds}: {name} differs" for name in differences(out, whole)]
         bad += [f"round {rounds}: {name} left behind" for name in left_behind(out)]
         twice, counts = stages_done(out)
@@ -105,7 +105,7 @@ def kill_again_and_again(
 def call_and_kill(
     job: Job, work: Path, out: Path, trace: Path, draw: random.Random, mean: float
 ) -> bool:
-    """Call the command and kill it; return whether it was killed before it came to its end."""
+    """Call the command and kill it; return whether it was killed before its end."""
     call = begin(work, job.arguments(out), trace=trace)
     early, before = draw.random() < EARLY, _sizes(out, trace)
     while not early and not call.ended and _sizes(out, trace) == before:
@@ -114,9 +114,9 @@ def call_and_kill(
     while not call.ended and time.monotonic() < limit:
         time.sleep(0.005)
     call.kill()
-    code, said = call.wait()
+    code, output = call.wait()
     if code not in (0, -signal.SIGKILL):
-        raise SystemExit(f"exit code {code}: {said[-2000:]}")
+        raise SystemExit(f"exit code {code}: {output[-2000:]}")
     return code != 0
 
 
@@ -126,7 +126,7 @@ def _sizes(out: Path, trace: Path) -> list[int]:
 
 
 def stages_done(out: Path) -> tuple[list[str], Counter[str]]:
-    """Return the stages that were done more than once, and how many of each there were."""
+    """Return the stages that were done more than once, and the count of each stage."""
     events = EventLog(out).read()
     done = Counter((e["stage"], e.get("name", "")) for e in events if e.get("status") == "done")
     counts: Counter[str] = Counter()
@@ -136,7 +136,7 @@ def stages_done(out: Path) -> tuple[list[str], Counter[str]]:
 
 
 def work_redone(trace: Path) -> dict[str, list[int]]:
-    """Return for each time that work went on in a new process how much of it was done again."""
+    """Return how much work was redone each time that a new process resumed it."""
     last: dict[str, tuple[str, int]] = {}
     steps: list[int] = []
     seen: dict[str, str] = {}
@@ -156,8 +156,8 @@ def work_redone(trace: Path) -> dict[str, list[int]]:
     return {"steps": steps, "images": list(images.values())}
 
 
-def say(text: str) -> None:
-    """Print a line at once."""
+def report(text: str) -> None:
+    """Print a line immediately."""
     print(text, flush=True)
 
 
@@ -171,7 +171,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--save-every", type=int, default=4, help="steps of training")
     parser.add_argument("--mean", type=float, default=2.5, help="seconds of work between kills")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", help="folder for what is made on the way; default: a new one")
+    parser.add_argument("--work", help="working folder; default: a temporary one")
     parser.add_argument(
         "--out",
         type=Path,

@@ -1,4 +1,4 @@
-"""What the fault tests share: one small run of the embedded world, and how two are compared."""
+"""Shared by the fault tests: one small run of the embedded world, and comparison of two runs."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Job:
     subjects: str
     steps: int
     save_every: int
-    """Steps of training between two states that are kept."""
+    """Training steps between two saves of the state."""
 
     def arguments(self, out: Path) -> list[str]:
-        """Return the words after `dbbench`."""
+        """Return the arguments of `dbbench`."""
         settings = {
             "train.steps": self.steps,
             "sample.steps": 2,
@@ -59,14 +59,14 @@ class Job:
 
 @dataclass
 class Call:
-    """One call of dbbench, in a process of its own."""
+    """One call of dbbench, in its own process."""
 
     process: Any
     output: Path
 
     @property
     def ended(self) -> bool:
-        """Whether it has come to its end, or was killed."""
+        """Whether it has ended or was killed."""
         return not self.process.is_alive()
 
     def kill(self) -> None:
@@ -74,7 +74,7 @@ class Call:
         self.process.kill()
 
     def wait(self) -> tuple[int, str]:
-        """Return its exit code, -9 where it was killed, and all that it printed."""
+        """Return its exit code (-9 if killed) and its output."""
         self.process.join()
         return int(self.process.exitcode), self.output.read_text(encoding="utf-8")
 
@@ -82,28 +82,28 @@ class Call:
 def begin(
     work: Path, arguments: Sequence[str], *, trace: Path | None = None, limit: int | None = None
 ) -> Call:
-    """Begin a call; `trace` is as in traced.py, `limit` the most bytes that a file may have.
+    """Start a call; `trace` is as in traced.py, `limit` is the largest size of a file in bytes.
 
-    The process is forked from one that has the libraries loaded: that takes longer than all that
-    so short a run does.
+    The process is forked from one with the libraries loaded, because loading them takes longer
+    than such a short run.
     """
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LIBRARIES)
     output = work / "said.txt"
     output.write_text("", encoding="utf-8")
     process = context.Process(
-        target=_be_dbbench, args=(work, list(arguments), output, trace, limit)
+        target=_run_dbbench, args=(work, list(arguments), output, trace, limit)
     )
     process.start()
     return Call(process, output)
 
 
 def dbbench(work: Path, arguments: Sequence[str], limit: int | None = None) -> tuple[int, str]:
-    """Call dbbench; return its exit code and all that it printed."""
+    """Call dbbench; return its exit code and its output."""
     return begin(work, arguments, limit=limit).wait()
 
 
-def _be_dbbench(
+def _run_dbbench(
     work: Path, arguments: list[str], output: Path, trace: Path | None, limit: int | None
 ) -> None:
     import torch
@@ -123,7 +123,7 @@ def _be_dbbench(
 
 
 def hashes(out: Path) -> dict[str, str]:
-    """Return the SHA-256 of every artifact's files, of the scores and of the leaderboard."""
+    """Return the SHA-256 of each file of artifacts, scores and leaderboard."""
     paths = [path for pattern in (*MADE, *TABLES) for path in sorted(out.glob(pattern))]
     return {
         path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -139,20 +139,20 @@ def differences(out: Path, whole: dict[str, str]) -> list[str]:
 
 
 def left_behind(out: Path) -> list[str]:
-    """Return what is temporary and still there."""
+    """Return temporary files that are still there."""
     hidden = [p for p in out.rglob(".*") if p.suffix in LEFT_BEHIND or p.name == ".leases"]
     return sorted(path.relative_to(out).as_posix() for path in hidden)
 
 
-def bare_traceback(said: str) -> bool:
-    """Whether there is a traceback and no sentence at its end that says what to do."""
-    return "Traceback (most recent call last)" in said and not re.search(
-        r"^(error:|dbbench failed in a way)", said.split("Traceback")[-1], flags=re.MULTILINE
+def bare_traceback(output: str) -> bool:
+    """Whether the output has a traceback without a message after it."""
+    return "Traceback (most recent call last)" in output and not re.search(
+        r"^(error:|dbbench failed in a way)", output.split("Traceback")[-1], flags=re.MULTILINE
     )
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write what was measured, and on what kind of machine."""
+    """Write the result, with the kind of machine."""
     machine = {"python": platform.python_version(), "system": platform.system()}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result | {"machine": machine}, indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
-"""`dbbench`, and a line for each step and each image: python traced.py TRACE run --suite mini ...
+"""Runs `dbbench` and traces each step and image: python traced.py TRACE run --suite mini ...
 
-The lines are written as the work is done, so that they tell how far a killed process had come.
+The trace is written immediately, so it shows how far a killed process came.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dbbench.running import images as image_files
 
 
 def trace_into(path: Path) -> None:
-    """Write "step PLACE NUMBER" and "image PLACE 1", a line at once."""
+    """Write a line "step PLACE NUMBER" or "image PLACE 1" immediately after each."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def note(kind: str, place: str, number: int) -> None:
@@ -37,7 +37,7 @@ def trace_into(path: Path) -> None:
 
 
 def _place(folder: Path) -> str:
-    """Return a folder of an attempt without what changes from attempt to attempt."""
+    """Return the folder of an attempt without the part that changes between attempts."""
     return "/".join([*folder.parts[-4:-1], folder.name.lstrip(".").split(".")[0]])
 
 

@@ -1,12 +1,12 @@
-"""How often the regression gate raises a false alarm, and whether it sees two real faults.
+"""Measures how often the regression gate raises a false alarm, and if it detects two real faults.
 
 python benchmark/measurements/gate/measure.py /tmp/gate --subjects 8 --seeds 7 \\
     --out benchmark/measurements/results/gate.json
 
-Suite `gate` on mini is run with several seeds. No change: every pair of seeds is checked, the one
-as the other's baseline (7 seeds are 21 pairs). Faults: half the learning rate, and no prior loss,
+Suite `gate` on mini is run with several seeds. False alarms: every pair of seeds is checked, one as
+the baseline of the other (7 seeds are 21 pairs). Faults: half the learning rate, and no prior loss,
 each with the first seed against the baseline of the same seed. Pairs share seeds, so they are not
-independent; the count of alarms is what is reported. Runs that are there are not made again.
+independent; only the count of alarms is reported. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -28,16 +28,19 @@ SUBJECTS = load_suite("gate", "mini").subjects.split(",")
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where the runs are made and kept.")],
-    subjects: Annotated[int, typer.Option(help="How many of the suite's.", min=7)] = 8,
-    seeds: Annotated[int, typer.Option(help="Seeds; n of them are n(n-1)/2 pairs.", min=2)] = 7,
+    folder: Annotated[Path, typer.Argument(help="Folder of the runs.")],
+    subjects: Annotated[int, typer.Option(help="Number of the suite's subjects.", min=7)] = 8,
+    seeds: Annotated[
+        int, typer.Option(help="Number of seeds n, which give n(n-1)/2 pairs.", min=2)
+    ] = 7,
     jobs: Annotated[int, typer.Option(help="Trainings at once; the result is the same.")] = 1,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Settings for all runs, to make them small.")
+        list[str] | None,
+        typer.Option("--set", help="Settings of all runs, for example to make them small."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the result to this JSON file.")] = None,
 ) -> None:
-    """Make the runs, check all pairs, print and write what came of it."""
+    """Make the runs, check all pairs, print and write the result."""
     names, common = ",".join(SUBJECTS[:subjects]), settings or []
     for seed in range(seeds):
         _run(folder / f"seed-{seed}", names, seed, jobs, common)

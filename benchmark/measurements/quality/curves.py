@@ -21,7 +21,7 @@ NAMES = ("autoencoder", "backbone", "dino", "clip", "judge")
 
 
 def main(out: Annotated[Path, typer.Argument(help="The PNG to write.")]) -> None:
-    """Plot loss against steps, one panel a model."""
+    """Plot loss against steps, one panel per model."""
     folder = weights("backbone").parent / "curves"
     figure, axes = plt.subplots(1, len(NAMES), figsize=(15, 2.8), layout="constrained")
     for axis, name in zip(axes, NAMES, strict=True):

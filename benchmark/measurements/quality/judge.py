@@ -1,11 +1,11 @@
-"""Does an image of the embedded world show what its prompt said? The judge's answer, in numbers.
+"""Measures how often images of the embedded world show what their prompts ask for.
 
     python benchmark/measurements/quality/judge.py backbone --images 4
     python benchmark/measurements/quality/judge.py run results/mini
 
-`backbone` samples the embedded backbone itself ("a dog in the jungle": 15 class nouns, every
-prompt of theirs); `run` reads the samples of a finished run. The judge (dbbench.mini.judge) is a
-classifier of the world's truth: it takes no part in any score.
+`backbone` samples the embedded backbone itself, with each of the 15 class nouns in each of its
+prompts ("a dog in the jungle"). `run` reads the samples of a finished run. The judge
+(dbbench.mini.judge) classifies what an image shows; no score is computed from it.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def _rows(
             "noun": noun,
             "prompt": prompt.id,
             "category": prompt.category,
-            "right_noun": verdict.shows_noun(noun),
-            "right_prompt": verdict.shows_prompt(prompt),
+            "right_noun": judgement.shows_noun(noun),
+            "right_prompt": judgement.shows_prompt(prompt),
         }
-        for (noun, prompt), verdict in zip(asked, judge_images(judge, pictures), strict=True)
+        for (noun, prompt), judgement in zip(asked, judge_images(judge, pictures), strict=True)
     ]
 
 

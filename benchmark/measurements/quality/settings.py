@@ -1,11 +1,11 @@
-"""Which settings should suite `mini` train its methods with? Tried on subjects kept for that.
+"""Finds the training settings of suite `mini`, on subjects reserved for this purpose.
 
     python benchmark/measurements/quality/settings.py \\
         --out benchmark/measurements/results/mini-settings.csv
 
-The candidates, their equal budget and the rule of choice stand in `settings.toml`, beside this
-file. A row that is in the output already is not run again. Three rows are no methods: the class
-noun alone, the references given back, and the scenes that the prompts ask for, drawn.
+The candidates, their equal budget and the rule of choice are in `settings.toml`, next to this file.
+Rows that are already in the output are not run again. Three rows are reference points, not methods:
+the class noun alone, the unchanged references, and drawings of what the prompts ask for.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ KINDS = ("recontextualization", "accessory", "property")
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="CSV of what was tried.")] = Path("mini-settings.csv"),
-    plan: Annotated[Path, typer.Option(help="What to try.")] = PLAN,
+    out: Annotated[Path, typer.Option(help="CSV of the results.")] = Path("mini-settings.csv"),
+    plan: Annotated[Path, typer.Option(help="TOML file of the candidates.")] = PLAN,
 ) -> None:
-    """Try every candidate on the subjects kept for it, and name each method's choice."""
+    """Try every candidate on the reserved subjects, and print the choice for each method."""
     wanted = tomllib.loads(plan.read_text(encoding="utf-8"))
     suite = load_suite("mini")
     backbone = load_backbone("mini", resolution=64, device="cpu")
@@ -69,7 +69,7 @@ def main(
             if key in done:
                 continue
             if method in METHODS:
-                # What is tried must not depend on what the suite chose before.
+                # Candidates must not depend on earlier choices in the suite.
                 varied = {key for candidate in wanted[method] for key in candidate}
                 common = {k: v for k, v in suite.methods[method].items() if k not in varied}
                 make = partial(_train_and_sample, method, common | settings, suite, backbone)
@@ -92,9 +92,9 @@ def main(
 
 
 def choose(candidates: pd.DataFrame, *, lowest: float, level: float) -> str:
-    """The settings with the highest rating of those that leave no kind of prompt unshown.
+    """Return the settings with the highest rating among those that show every kind of prompt.
 
-    Of ratings within `level` of the highest the first in the list counts.
+    Of ratings within `level` of the highest, the first in the list is chosen.
     """
     shown = candidates[candidates["judge_lowest"] >= lowest]
     if shown.empty:
@@ -104,7 +104,7 @@ def choose(candidates: pd.DataFrame, *, lowest: float, level: float) -> str:
 
 
 def rate(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the columns that the rule of choice is about, each from 0 to 1 (see settings.toml)."""
+    """Add the columns that the rule of choice uses, each from 0 to 1 (see settings.toml)."""
     scores = table.set_index("method")
     bare, copy = scores.loc["class noun alone"], scores.loc["references given back"]
     ends = {"dino": (bare, copy), "clip-i": (bare, copy), "clip-t": (copy, bare)}
@@ -120,12 +120,12 @@ def rate(table: pd.DataFrame) -> pd.DataFrame:
     return table.round(4)
 
 
-Kept = tuple[Identity, Concept]
+ReservedSubject = tuple[Identity, Concept]
 Job = tuple[PromptTemplate, int]
-Make = Callable[[Kept, Sequence[Job]], list[Image.Image]]
+MakeImages = Callable[[ReservedSubject, Sequence[Job]], list[Image.Image]]
 
 
-def draw_subjects(count: int, seed: int, suite: Suite, backbone: Backbone) -> list[Kept]:
+def draw_subjects(count: int, seed: int, suite: Suite, backbone: Backbone) -> list[ReservedSubject]:
     """Draw subjects with five references each, three in ten of them live, none among the 30."""
     rng = np.random.default_rng(seed)
     taken = {identity.key for identity in identities().values()}
@@ -158,7 +158,7 @@ def _train_and_sample(
     settings: Mapping[str, Any],
     suite: Suite,
     backbone: Backbone,
-    subject: Kept,
+    subject: ReservedSubject,
     jobs: Sequence[Job],
 ) -> list[Image.Image]:
     concept, method = subject[1], load_method(name, settings)
@@ -172,7 +172,7 @@ def _train_and_sample(
 
 
 def _class_noun_alone(
-    suite: Suite, backbone: Backbone, subject: Kept, jobs: Sequence[Job]
+    suite: Suite, backbone: Backbone, subject: ReservedSubject, jobs: Sequence[Job]
 ) -> list[Image.Image]:
     concept = subject[1]
     texts = [prompt.render("", concept.class_noun) for prompt, _ in jobs]
@@ -180,14 +180,14 @@ def _class_noun_alone(
 
 
 def _references_given_back(
-    suite: Suite, backbone: Backbone, subject: Kept, jobs: Sequence[Job]
+    suite: Suite, backbone: Backbone, subject: ReservedSubject, jobs: Sequence[Job]
 ) -> list[Image.Image]:
     images = subject[1].images
     return [images[number % len(images)] for number in range(len(jobs))]
 
 
 def _drawn(
-    suite: Suite, backbone: Backbone, subject: Kept, jobs: Sequence[Job]
+    suite: Suite, backbone: Backbone, subject: ReservedSubject, jobs: Sequence[Job]
 ) -> list[Image.Image]:
     identity, concept = subject
     seeds = _seeds(concept, jobs)
@@ -209,9 +209,12 @@ def _seeds(concept: Concept, jobs: Sequence[Job]) -> list[int]:
 
 
 def _try(
-    make: Make, subject: Kept, images_per_prompt: int, encoders: Mapping[str, Encoder]
+    make: MakeImages,
+    subject: ReservedSubject,
+    images_per_prompt: int,
+    encoders: Mapping[str, Encoder],
 ) -> dict[str, float]:
-    """Make the images of one subject; their mean scores, what the judge found, the seconds."""
+    """Generate one subject's images; return mean scores, the judge's results and seconds."""
     began = time.monotonic()
     concept = subject[1]
     prompts = load_prompts(concept.class_noun in LIVE)
@@ -229,13 +232,13 @@ def _try(
             texts=partial(encoder.encode_texts, texts),
         )
         result[metric.name] = float(np.mean(values))
-    verdicts = judge_images(load_judge(), made)
-    shown = [v.shows_prompt(prompt) for v, (prompt, _) in zip(verdicts, jobs, strict=True)]
+    judgements = judge_images(load_judge(), made)
+    shown = [v.shows_prompt(prompt) for v, (prompt, _) in zip(judgements, jobs, strict=True)]
     result["judge_prompt"] = float(np.mean(shown))
     for kind in dict.fromkeys(prompt.category for prompt in prompts):
         of_kind = [s for s, (prompt, _) in zip(shown, jobs, strict=True) if prompt.category == kind]
         result[f"judge_{kind}"] = float(np.mean(of_kind))
-    result["judge_noun"] = float(np.mean([v.shows_noun(concept.class_noun) for v in verdicts]))
+    result["judge_noun"] = float(np.mean([v.shows_noun(concept.class_noun) for v in judgements]))
     return result
 
 

@@ -1,10 +1,10 @@
-"""How fast, and with how much memory, does a cluster score 100,000 small images?
+"""Measures time and memory of scoring 100,000 small images on a cluster.
 
     python benchmark/measurements/scale/images.py --images 100000 \\
         --out benchmark/measurements/results/scale-images.json
 
-The images are a method's that costs nothing (shifted.py); encoding, scoring and the report are
-mini's own, on a Ray cluster of this machine. Memory is each process's peak as the kernel saw it.
+The images come from a method without cost (shifted.py). Encoding, scoring and the report are those
+of mini, on a Ray cluster of this machine. Memory is the peak resident size of each process.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ METHOD = f"{Path(__file__).resolve().parent / 'shifted.py'}:Shifted"
 
 
 def main() -> None:
-    """Measure, and write what was found as JSON."""
+    """Measure, and write the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--folder", type=Path, help="where the run is kept")
+    parser.add_argument("--folder", type=Path, help="folder of the run")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="scale-"))
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def _stages(out: Path) -> dict[str, Any]:
-    """Return by stage how many things were done, in how many seconds of all workers."""
+    """Return for each stage the count of its items, and the seconds of all workers."""
     counts: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0.0, 0])
     for event in EventLog(out).read():
         if event.get("status") == "done":
@@ -95,9 +95,9 @@ def _stages(out: Path) -> dict[str, Any]:
 
 
 class Watch:
-    """Notes peak memory and CPU time of this process and of Ray's, five times a second.
+    """Records peak memory and CPU time of this process and of Ray's, five times a second.
 
-    On a machine with other work CPU time says more than the clock.
+    On a busy machine, CPU time is more reliable than wall time.
     """
 
     def __init__(self) -> None:

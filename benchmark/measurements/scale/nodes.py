@@ -1,11 +1,11 @@
-"""Is a run on a cluster that loses a node the same as one on this machine, and what does it cost?
+"""Compares a run on a cluster that loses a node with a run on this machine; measures overhead.
 
     python benchmark/measurements/scale/nodes.py \\
         --out benchmark/measurements/results/scale-nodes.json
 
-Runs mini, trained shortly, in this process; then on a local cluster of three nodes, one of which is
-killed as soon as half of the tasks are done; compares every file; and at last gives the finished
-tasks to the cluster once more, where each only finds itself done: that is Ray's and our overhead.
+Runs mini with short training, first in this process, then on a local cluster of three nodes. One
+node is killed when half of the tasks are done. All files are compared. Then the finished tasks are
+given to the cluster once more: they only find that they are done, which measures the overhead.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ CONSOLE = Console(stderr=True, width=160)
 
 
 def main() -> None:
-    """Measure, and write what was found as JSON."""
+    """Measure, and write the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--subjects", type=int, default=8, help="how many of the 30")
     parser.add_argument("--steps", type=int, default=4, help="of each training")
     parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where the two runs are kept")
+    parser.add_argument("--folder", type=Path, help="folder of the two runs")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="scale-"))
@@ -74,7 +74,7 @@ def main() -> None:
     document["seconds_here"] = round(time.monotonic() - begun, 1)
 
     os.environ["DBBENCH_CACHE"] = str(folder / "cache-there")
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # Of a busy machine.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # For a busy machine.
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     workers = [nodes.add_node(num_cpus=1, memory=3 * 10**9) for _ in range(options.nodes)]
     try:
@@ -130,12 +130,12 @@ def _when(holds: Callable[[], bool], act: Callable[[], object]) -> threading.Thr
 
 
 def _overhead(suite: Suite, out: Path, runs: tuple[Run, ...], cluster: Any) -> dict[str, Any]:
-    """Give all tasks to the cluster though they are done; return seconds for each."""
+    """Give all finished tasks to the cluster again; return the seconds per task."""
     plan = make_plan(Request(suite, out, MiniWorld(), runs), "cpu")
     plan.identities.resolve_methods(suite.methods)
     tasks = _done_tasks(plan, runs)
     session = Session(plan, Models(plan, "cpu"), Workspace(out), Outcome(), RunOptions("cpu"))
-    cluster.work(session, tasks, PlainProgress(CONSOLE, tasks))  # Processes are warm after this.
+    cluster.work(session, tasks, PlainProgress(CONSOLE, tasks))  # Warms up the processes.
     begun = time.monotonic()
     cluster.work(session, tasks, PlainProgress(CONSOLE, tasks))
     seconds = time.monotonic() - begun
@@ -164,7 +164,7 @@ def _count(out: Path) -> int:
 
 
 def _contents(out: Path) -> dict[str, str]:
-    """Return the hash of every file but those that say when and how long."""
+    """Return the hash of every file, except those with dates and durations."""
     wanted = ("references/**/*", "prior/**/*", "runs/**/*", "features/**/*", "leaderboard*.csv")
     return {
         path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,6 +1,6 @@
-"""A method that costs nothing: a subject's first reference, shifted and tinted by the seed.
+"""A method without cost: a subject's first reference, shifted and tinted by the seed.
 
-For measurements of everything but training and sampling: `--methods shifted.py:Shifted`.
+For measuring everything except training and sampling: `--methods shifted.py:Shifted`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from dbbench.suites.sampling import SampleSettings
 
 
 class Shifted:
-    """Learns one image by heart, and gives a different one for each seed."""
+    """Stores one image, and returns a variant of it for each seed."""
 
     name = "shifted"
     needs_prior = False
 
     class Settings(BaseModel, extra="forbid"):
-        """There is nothing to choose."""
+        """No settings."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or self.Settings()
@@ -33,7 +33,7 @@ class Shifted:
     def fit(
         self, concept: Concept, backbone: Backbone, *, seed: int, progress: Advance
     ) -> Checkpoint:
-        """Keep the first image."""
+        """Store the first image."""
         image = concept.images[0].convert("RGB")
         pixels = {"size": list(image.size), "pixels": image.tobytes().hex()}
         return Checkpoint(files={}, metadata=pixels)
@@ -48,7 +48,7 @@ class Shifted:
         seeds: Sequence[int],
         sample: SampleSettings,
     ) -> Iterator[Image.Image]:
-        """Shift it around its edges and change its colours a little."""
+        """Shift the image cyclically and change its colours a little."""
         width, height = checkpoint.metadata["size"]
         content = bytes.fromhex(checkpoint.metadata["pixels"])
         pixels = np.frombuffer(content, np.uint8).reshape(height, width, 3)

@@ -1,12 +1,12 @@
-"""How long would it take on so many GPUs, and what would hold it up? From measured stage times.
+"""Simulates the time on many GPUs, and finds the bottleneck, from measured stage times.
 
     python benchmark/measurements/scale/simulate.py results/mini --overhead 0.02 \\
         --out scale-simulated.json
 
-Takes the mean seconds of each stage and method from a run's `events/`, and what the driver
-needs for one task (nodes.py measures it). Every GPU counts as one process of the machine that was
-measured and does one task at a time; a task starts when those it needs are done and the driver,
-which takes them one after the other, has handed it out. A process's first task loads the networks.
+Input: the mean seconds of each stage and method from a run's `events/`, and the driver's seconds
+per task (nodes.py measures them). Each GPU is one process of the measured machine, with one task at
+a time. A task starts when its dependencies are done and the driver has assigned it; the driver
+assigns one task after the other. The first task of a process also loads the networks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one task, by "stage method" or "stage"; `score` is for an image."""
+    """Seconds per task, by "stage method" or "stage"; `score` is per image."""
 
     tasks: dict[str, float]
     score: float
@@ -47,11 +47,11 @@ def main() -> None:
     """Simulate, print a table, and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="an output folder with its events")
-    parser.add_argument("--overhead", type=float, required=True, help="driver seconds of a task")
+    parser.add_argument("--overhead", type=float, required=True, help="driver seconds per task")
     parser.add_argument("--load", type=float, default=10.0, help="seconds to start a process")
     parser.add_argument("--methods", default="dreambooth,textual_inversion")
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 16])
-    parser.add_argument("--images", type=int, default=100, help="of one run")
+    parser.add_argument("--images", type=int, default=100, help="images per run")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     times = read_times(options.run, options.overhead, options.load)
@@ -71,7 +71,7 @@ def main() -> None:
             document.append(row)
             print(
                 f"{seeds:3} seeds {gpus:4} GPUs: {total:9.0f} s, {row['speedup']:6.1f} times as"
-                f" fast as one; held up by {row['limit']}"
+                f" fast as one; limited by {row['limit']}"
             )
     if options.out:
         what = {"times": times.__dict__, "run": str(options.run), "rows": document}
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def read_times(run: Path, overhead: float, load: float) -> Times:
-    """Return the mean seconds of each kind of task, and of scoring an image."""
+    """Return the mean seconds of each kind of task, and of scoring one image."""
     seconds: defaultdict[str, list[float]] = defaultdict(list)
     score = 0.0
     for event in EventLog(run).read():
@@ -94,7 +94,7 @@ def read_times(run: Path, overhead: float, load: float) -> Times:
 
 
 def plan(times: Times, methods: list[str], seeds: int) -> list[Job]:
-    """Return the jobs of all 30 subjects in the order in which the driver hands them out."""
+    """Return the jobs of all 30 subjects in the order in which the driver assigns them."""
     jobs: list[Job] = []
     priors: dict[str, int] = {}
 
@@ -120,8 +120,8 @@ def plan(times: Times, methods: list[str], seeds: int) -> list[Job]:
 
 
 def simulate(jobs: list[Job], gpus: int, times: Times) -> dict[str, float]:
-    """Return when the last job ends, the longest chain, and how busy driver and GPUs are."""
-    warm: list[float] = []  # When each GPU with loaded networks is free.
+    """Return the end of the last job, the longest chain, and the work of driver and GPUs."""
+    warm: list[float] = []  # Times at which the GPUs with loaded networks are free.
     cold = gpus
     ends = [0.0] * len(jobs)
     chains = [0.0] * len(jobs)
@@ -135,7 +135,7 @@ def simulate(jobs: list[Job], gpus: int, times: Times) -> dict[str, float]:
             heapq.heappush(waiting, (times.overhead * (number + 1), number))
     while waiting:
         ready, number = heapq.heappop(waiting)
-        # As Ray does: an idle process with its networks first, then a new one, else wait.
+        # Like Ray: prefer an idle process with loaded networks, then a new one, else wait.
         if cold and not (warm and warm[0] <= ready):
             cold -= 1
             at, load = 0.0, times.load
@@ -159,7 +159,7 @@ def simulate(jobs: list[Job], gpus: int, times: Times) -> dict[str, float]:
 
 
 def limit(row: dict[str, float]) -> str:
-    """Return the part that is the largest lower bound of the whole."""
+    """Return the part with the largest lower bound on the total time."""
     parts = {
         "the GPUs": row["gpu_seconds"],
         "one run's prior, train, sample, encode": row["chain_seconds"],

@@ -1,12 +1,12 @@
-"""What the feature store promises, measured: counts, time, memory, and LPIPS against its package.
+"""Measures the feature store: counts, time, memory, and LPIPS against the lpips package.
 
     python benchmark/measurements/scoring/features.py count --photographs ../shared/dreambooth
     python benchmark/measurements/scoring/features.py share
     python benchmark/measurements/scoring/features.py lpips
     python benchmark/measurements/scoring/features.py memory
 
-Each draws its own images into a temporary folder and uses a cache of its own. Forwards are counted
-and timed inside the networks, decodes where Pillow opens a file. `--out` writes a JSON file.
+Each command draws its own images into a temporary folder and uses its own cache. Forward passes are
+counted and timed in the networks, decodes where Pillow opens a file. `--out` writes a JSON file.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ SMALL, REAL = "mini-dino,mini-clip", "random-vit-s-16,random-vit-b-32"
 @app.command()
 def count(
     photographs: Annotated[Path, typer.Option(help="The data set's photographs.")],
-    images: Annotated[int, typer.Option(help="Generated images beside them.")] = 3000,
+    images: Annotated[int, typer.Option(help="Number of generated images.")] = 3000,
     size: Annotated[int, typer.Option(help="Their side in pixels.")] = 64,
     encoders: Encoders = SMALL,
     out: Out = None,
 ) -> None:
-    """Forwards and decodes of a first scoring, and of a second one under another protocol."""
+    """Count forward passes and decodes of a first scoring, and of one with another protocol."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         files = draw(folder / "images", images, size)
@@ -67,11 +67,11 @@ def count(
         loaded = load(encoders, folder)
         networks = {name: Watch(encoder) for name, encoder in loaded.items()}
         passes = []
-        # The second protocol compares with one reference a subject: fewer files, the same encoders.
+        # The second protocol uses one reference per subject: fewer files, the same encoders.
         for chosen in ([*files, *real], [*files, *real[::5]]):
             with counted_decodes() as decodes:
                 begin = time.perf_counter()
-                # A new store has nothing in memory, as in a new process.
+                # A new store has nothing in memory, like a new process.
                 FeatureStore(Cache(folder / "cache")).encode_with(list(loaded.values()), chosen)
                 seconds = time.perf_counter() - begin
             forwards = {name: watch.take()[0] for name, watch in networks.items()}
@@ -88,7 +88,7 @@ def share(
     encoders: Encoders = REAL,
     out: Out = None,
 ) -> None:
-    """Which part of the first scoring's wall time the networks' forward passes take."""
+    """Measure the share of forward passes in the wall time of a first scoring."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         files = draw(folder / "images", images, size)
@@ -105,22 +105,22 @@ def share(
 
 @app.command()
 def lpips(
-    images: Annotated[int, typer.Option(help="All pairs of so many images.")] = 100,
+    images: Annotated[int, typer.Option(help="Number of images; all pairs are computed.")] = 100,
     size: Annotated[int, typer.Option(help="Their side in pixels.")] = 256,
     net: Annotated[str, typer.Option(help="alex, vgg or squeeze")] = "alex",
     pairs: Annotated[
-        int, typer.Option(help="Time the package on so many pairs; the rest is in proportion.")
+        int, typer.Option(help="Pairs to time the package on; the total is extrapolated.")
     ] = 40,
     out: Out = None,
 ) -> None:
-    """All pairs in one matrix, against the lpips package called for each pair."""
+    """Time all pairs in one matrix, against the lpips package called for each pair."""
     import lpips as package
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         torch.manual_seed(0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # It asks torchvision in a deprecated way.
+            warnings.simplefilter("ignore")  # It uses a deprecated call of torchvision.
             model = package.LPIPS(net=net, pnet_rand=True, verbose=False)
         trunk = model.net.state_dict()
         names = {key: f"features.{key.partition('.')[2]}" for key in trunk}
@@ -161,12 +161,12 @@ def memory(
     encoders: Encoders = SMALL,
     out: Out = None,
 ) -> None:
-    """How much memory scoring takes beyond the loaded networks."""
+    """Measure the memory that scoring needs beyond the loaded networks."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         files = draw(folder / "images", images, size)
         loaded = list(load(encoders, folder).values())
-        for encoder in loaded:  # Whatever the libraries set aside at their first call.
+        for encoder in loaded:  # The libraries allocate memory at their first call.
             encoder.encode_images(
                 [Image.new("RGB", (size, size))] * dbbench.evaluation.features.BATCH
             )
@@ -187,7 +187,7 @@ class Watch:
         network.register_forward_hook(self._leave)
 
     def take(self) -> tuple[int, float]:
-        """Return images and seconds since the last time."""
+        """Return images and seconds since the last call."""
         taken = (self._images, self._seconds)
         self._images, self._seconds = 0, 0.0
         return taken
@@ -217,7 +217,7 @@ def counted_decodes() -> Iterator[Counter[str]]:
 
 
 def load(names: str, folder: Path) -> dict[str, Any]:
-    """Load encoders; those with random weights come from files, like published ones."""
+    """Load encoders; random weights are read from files, like published ones."""
     references: dict[str, Callable[[], str]] = {
         "random-vit-s-16": lambda: random_dino(folder / "vit-s-16.safetensors"),
         "random-vit-b-32": lambda: random_clip(folder / "vit-b-32.safetensors"),
@@ -256,13 +256,13 @@ def draw(folder: Path, images: int, size: int) -> list[Path]:
 
 
 def resident() -> int:
-    """Return the bytes of memory in use now, and begin to look for the peak."""
+    """Return the bytes of memory in use, and reset the peak."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak_memory() or 0
 
 
 def report(result: dict[str, Any], out: Path | None) -> None:
-    """Print the numbers, and write them where that is wanted."""
+    """Print the numbers, and write them to `out` if given."""
     result |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
     Console().print_json(json.dumps(result))
     if out is not None:

@@ -1,9 +1,9 @@
-"""dbbench beside a straightforward loop in the style of the public training scripts, in one run.
+"""Compares the speed of dbbench with a plain loop in the style of public training scripts.
 
-The loop encodes images and text in each step, draws one prompt at a time and one image a call;
-mathematics, steps, batch and sampler are the same. Both take turns, and so does the part of a step
-that no loop is spared. On a CPU the times are those at work in one thread, which a busy machine
-disturbs little; the median of the rounds' ratios counts.
+The plain loop encodes images and text in each step, and samples one image per call. Method, steps,
+batch size and sampler are the same. Both run in turn, as does the minimal part of a step that every
+loop needs. On a CPU, times are CPU time of one thread, which other load disturbs little. The result
+is the median of the ratios of all rounds.
 
 python benchmark/measurements/speed/beside.py --out benchmark/measurements/results/speed-beside
 """
@@ -35,14 +35,14 @@ from dbbench.mini.source import MiniWorld
 from dbbench.suites.sampling import SampleSettings
 from dbbench.suites.suite import load_suite
 
-PREPARING = 2  # steps whose time is not counted: memory is set up, kernels are chosen
+WARMUP = 2  # steps that are not timed: memory is allocated, kernels are chosen
 
 
 def train_plainly(pipe: Any, concept: Concept, settings: DreamBooth.Settings, device: str) -> float:
-    """Fine-tune the UNet as the scripts do; return the seconds of a step.
+    """Fine-tune the UNet like the public scripts; return the seconds per step.
 
-    Their data set opens, resizes and normalises an image whenever it is drawn; their step encodes
-    images and prompts, and runs the subject's and the class's halves as one batch.
+    Their data set opens, resizes and normalizes an image each time it is drawn. Their step encodes
+    images and prompts, and runs the subject half and the class half as one batch.
     """
     unet, vae, text_encoder = pipe.unet, pipe.vae, pipe.text_encoder
     schedule = DDPMScheduler.from_config(pipe.scheduler.config)
@@ -55,7 +55,7 @@ def train_plainly(pipe: Any, concept: Concept, settings: DreamBooth.Settings, de
     half_precision = device.startswith("cuda")
     began = 0.0
     for step in range(settings.steps):
-        if step == PREPARING:
+        if step == WARMUP:
             began = now(device)
         batch = []
         for pool in (concept.images, concept.prior_images):
@@ -87,15 +87,15 @@ def train_plainly(pipe: Any, concept: Concept, settings: DreamBooth.Settings, de
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        loss.item()  # for their progress bar, in each step
+        loss.item()  # the scripts read it in each step for a progress bar
     unet.requires_grad_(False).eval()
-    return (now(device) - began) / (settings.steps - PREPARING)
+    return (now(device) - began) / (settings.steps - WARMUP)
 
 
 def train_barely(pipe: Any, settings: DreamBooth.Settings, device: str) -> float:
-    """Seconds of what each step of any loop has to do: UNet, gradients, their norm, fused AdamW."""
+    """Return the seconds of a minimal step: UNet, gradients, their norm, fused AdamW."""
     unet = pipe.unet.requires_grad_(True).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=0.0, fused=True)  # weights stay
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=0.0, fused=True)  # weights do not change
     config, count = unet.config, 2 * settings.batch_size
     shape = (count, config.in_channels, config.sample_size, config.sample_size)
     latents, target = torch.randn(2, *shape, device=device)
@@ -105,7 +105,7 @@ def train_barely(pipe: Any, settings: DreamBooth.Settings, device: str) -> float
     timesteps = torch.randint(0, 1000, (count,), device=device)
     began = 0.0
     for step in range(settings.steps):
-        if step == PREPARING:
+        if step == WARMUP:
             began = now(device)
         with torch.autocast(pipe.device.type, torch.bfloat16, enabled=device.startswith("cuda")):
             predicted = unet(latents, timesteps, text).sample
@@ -113,20 +113,20 @@ def train_barely(pipe: Any, settings: DreamBooth.Settings, device: str) -> float
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    seconds = (now(device) - began) / (settings.steps - PREPARING)
+    seconds = (now(device) - began) / (settings.steps - WARMUP)
     unet.requires_grad_(False).to(memory_format=torch.contiguous_format)
     return seconds
 
 
 def train_here(backbone: Backbone, concept: Concept, settings: DreamBooth.Settings) -> float:
-    """Fit with dbbench; return the seconds of a step, all that comes before and after included."""
+    """Fit with dbbench; return the seconds per step, including setup and teardown."""
     began = now(str(backbone.device))
     DreamBooth(settings).fit(concept, backbone, seed=0, progress=lambda *_: None)
     return (now(str(backbone.device)) - began) / settings.steps
 
 
 def sample_plainly(pipe: Any, texts: list[str], sample: SampleSettings, folder: Path) -> float:
-    """One prompt at a time, one image a call, written before the next; seconds an image."""
+    """Sample one image per call and write it before the next; return the seconds per image."""
     pipe.scheduler = build_solver(sample.scheduler, pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     device = str(pipe.device)
@@ -145,7 +145,7 @@ def sample_plainly(pipe: Any, texts: list[str], sample: SampleSettings, folder: 
 def sample_here(
     backbone: Backbone, texts: list[str], sample: SampleSettings, folder: Path
 ) -> float:
-    """All prompts in batches, as the sample stage draws them; seconds an image."""
+    """Sample in batches, like the sample stage; return the seconds per image."""
     device = str(backbone.device)
     began = now(device)
     images = backbone.sample(texts, seeds=range(len(texts)), settings=sample)
@@ -155,14 +155,14 @@ def sample_here(
 
 
 def sample_size(pipe: Any) -> int:
-    """The resolution that the pipeline was trained at."""
+    """Return the resolution that the pipeline was trained at."""
     return int(pipe.unet.config.sample_size * pipe.vae_scale_factor)
 
 
 def now(device: str) -> float:
-    """The time once the device has done all that it was given; on a CPU what it has worked.
+    """Return the time after the device has finished its queue; on a CPU, the CPU time.
 
-    With one thread, the time at work is not disturbed by whatever else the machine does.
+    With one thread, CPU time is independent of other load on the machine.
     """
     if device.startswith("cuda"):
         torch.cuda.synchronize()
@@ -171,9 +171,9 @@ def now(device: str) -> float:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="Turns that each takes.")] = 3,
-    steps: Annotated[int, typer.Option(min=4, help="Training steps in a turn.")] = 60,
-    images: Annotated[int, typer.Option(min=1, help="Images in a turn.")] = 25,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of measurement.")] = 3,
+    steps: Annotated[int, typer.Option(min=4, help="Training steps per round.")] = 60,
+    images: Annotated[int, typer.Option(min=1, help="Images per round.")] = 25,
     source: Annotated[str, typer.Option(help="Backbone: mini, a folder or a hub id.")] = "mini",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; times are CPU time.")] = 1,
@@ -181,7 +181,7 @@ def main(
         Path | None, typer.Option(help="Write the table as OUT.md, and all times as OUT.json.")
     ] = None,
 ) -> None:
-    """Measure training and sampling at suite mini's settings, both ways in turn."""
+    """Measure training and sampling with suite mini's settings, both ways in turn."""
     import tempfile
 
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""How long the quick commands take: the median of several calls of each, in new processes.
+"""Times the quick commands: the median of several calls of each, in new processes.
 
 python benchmark/measurements/speed/commands.py results/mini \\
     --out benchmark/measurements/results/commands.json
@@ -25,7 +25,7 @@ def main(
     calls: Annotated[int, typer.Option(help="Calls of each command.", min=1)] = 5,
     out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")] = None,
 ) -> None:
-    """Time `dbbench --help`, `list` and `report`, and the bare interpreter for comparison."""
+    """Time `dbbench --help`, `list` and `report`, and an empty Python process for comparison."""
     dbbench = str(Path(sys.executable).with_name("dbbench"))
     commands = {
         "python -c pass": [sys.executable, "-c", "pass"],

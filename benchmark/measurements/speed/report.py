@@ -1,11 +1,10 @@
-"""How long the report takes: an output folder as large as a full run, then `dbbench report` on it.
+"""Times `dbbench report` on an output folder of the size of a full run.
 
 python benchmark/measurements/speed/report.py /tmp/full \\
     --out benchmark/measurements/results/report.json
 
-The folder is drawn, not generated: 30 subjects, two methods, 6,000 images that the embedded world
-drew and scores from a random generator. What is measured does not depend on who made the images;
-nothing else may be read out of them.
+The folder is synthetic: 30 subjects, two methods, 6,000 drawings of the embedded world, and random
+scores. The time does not depend on the origin of the images. The scores have no other meaning.
 """
 
 from __future__ import annotations
@@ -47,18 +46,20 @@ from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite, load_suite
 
 DRAWN = 4
-"""Subjects of each kind whose images are drawn anew; the others get those of one of these."""
+"""Subjects of each kind with images of their own; the others reuse these images."""
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where the folder is made; kept if it is there.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder to create; an existing one is used as it is.")
+    ],
     subjects: Annotated[str, typer.Option(help="all, or names.")] = "all",
     suite: Annotated[str, typer.Option(help="An experiment or mini.")] = "table1",
-    calls: Annotated[int, typer.Option(help="Calls with everything in place.", min=1)] = 5,
+    calls: Annotated[int, typer.Option(help="Calls after the first one.", min=1)] = 5,
     chromium: Annotated[bool, typer.Option(help="Also open the page, from disk.")] = True,
     out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")] = None,
 ) -> None:
-    """Make the folder, then time the first report and those after it, in new processes."""
+    """Create the folder, then time the first and later reports, in new processes."""
     if not (folder / "scores.parquet").is_file():
         write_run(folder, load_suite(suite, None if suite == "mini" else "mini"), subjects)
     shutil.rmtree(folder / "report", ignore_errors=True)
@@ -86,13 +87,13 @@ def main(
 
 
 def _cpu() -> float:
-    """Seconds of CPU that finished children took: what a busy machine does not change."""
+    """Return the CPU seconds of finished child processes, which other load does not change."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def _open(page: Path) -> dict[str, float]:
-    """Open the page; return when it could be used and when all that is shown had come."""
+    """Open the page in Chromium; return its navigation times in ms."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -108,7 +109,7 @@ def _open(page: Path) -> dict[str, float]:
 
 
 def write_run(folder: Path, suite: Suite, subjects: str) -> None:
-    """Write what the stages of a finished run leave behind."""
+    """Write the files of a finished run."""
     chosen = select_subjects(MiniWorld(), subjects)
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
@@ -138,7 +139,7 @@ def write_run(folder: Path, suite: Suite, subjects: str) -> None:
 
 
 def _draw(subject: Subject, level: int, rng: np.random.Generator) -> list[Image.Image]:
-    """One image for each of 25 prompts x 4; a later method misses the colour more often."""
+    """Draw 4 images for each of 25 prompts; a later method has wrong colours more often."""
     images = []
     for prompt in load_prompts(subject.live):
         for _ in range(4):

@@ -1,8 +1,8 @@
-"""Steps and images a second, peak memory, and how much of a device's arithmetic they use.
+"""Measures steps and images per second, peak memory, and the share of a device's FLOP rate.
 
-Speed needs no trained weights: `sd15` is Stable Diffusion 1.5 by its public configuration with
-random ones. Operations are counted on the network itself; the device's rate is that of one large
-matrix product, measured first. `--count` prints operations alone, on no device.
+Speed does not depend on trained weights: `sd15` is Stable Diffusion 1.5 in its public configuration
+with random weights. Operations are counted on the network itself. The device's rate is measured
+first, with one large matrix product. `--count` only prints operations, without using a device.
 
 # on a GPU:
 python benchmark/measurements/speed/throughput.py --model sd15 --resolution 512 --batch 1,2,4,8
@@ -51,7 +51,7 @@ FOUR = {
 
 
 def stable_diffusion_15() -> Any:
-    """Its public configuration with random weights; the tokenizer is mini's, as text is short."""
+    """Build SD 1.5 with random weights; the tokenizer is mini's, because the text is short."""
     tokenizer = load_pipeline("mini").tokenizer
     tokenizer.model_max_length = 77
     text = CLIPTextConfig(
@@ -75,7 +75,7 @@ def stable_diffusion_15() -> Any:
 
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations a second of one large matrix product, the best of ten."""
+    """Return the operations per second of one large matrix product, the best of ten."""
     size = 8192 if device.startswith("cuda") else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
@@ -87,7 +87,7 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
 
 
 def operations(backbone: Backbone, batch: int) -> tuple[float, float]:
-    """Operations of one pass, and of one training step, of the denoiser for a batch."""
+    """Return the operations of the denoiser for a batch: one forward pass, one training step."""
     latents, text, timesteps = inputs(backbone, batch)
     noise = torch.randn_like(latents)
     with FlopCounterMode(display=False) as forward, torch.no_grad():
@@ -100,14 +100,14 @@ def operations(backbone: Backbone, batch: int) -> tuple[float, float]:
 
 
 def inputs(backbone: Backbone, batch: int) -> tuple[Tensor, EncodedText, Tensor]:
-    """Latents, text and timesteps at random."""
+    """Return random latents and timesteps, and an encoded text."""
     latents = torch.randn(batch, *backbone.latent_shape, device=backbone.device)
     text = backbone.encode_prompts(["a dog"]).repeat(batch)
     return latents, text, torch.randint(1000, (batch,), device=backbone.device)
 
 
 def train(backbone: Backbone, batch: int, steps: int) -> float:
-    """Seconds of a training step of the whole denoiser, the median."""
+    """Return the median seconds of a training step of the whole denoiser."""
     latents, text, timesteps = inputs(backbone, batch)
     weights = list(backbone.trainable(backbone.denoiser).values())
     optimizer = torch.optim.AdamW(weights, lr=1e-9, fused=True)
@@ -126,7 +126,7 @@ def train(backbone: Backbone, batch: int, steps: int) -> float:
 
 
 def sample(backbone: Backbone, batch: int, steps: int) -> float:
-    """Seconds of an image of so many solver steps, guidance and decoding included."""
+    """Return the seconds per image for `steps` solver steps, with guidance and decoding."""
     settings = SampleSettings(steps=steps, guidance=7.5, batch_size=batch)
     began = now(str(backbone.device))
     list(backbone.sample(["a dog"] * batch, seeds=range(batch), settings=settings))
@@ -134,21 +134,21 @@ def sample(backbone: Backbone, batch: int, steps: int) -> float:
 
 
 def clear(backbone: Backbone) -> None:
-    """Take gradients away again."""
+    """Remove the gradients and freeze the weights."""
     for weight in backbone.module(backbone.denoiser).parameters():
         weight.grad = None
         weight.requires_grad_(False)
 
 
 def now(device: str) -> float:
-    """The time once the device has done all that it was given."""
+    """Return the time after the device has finished its queue."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def count() -> None:
-    """Print the operations of one pass of each public configuration, for dbbench/cost.py."""
+    """Print the operations of one pass of each public configuration, for planning/cost.py."""
     one = torch.zeros(1)
     with torch.device("meta"):
         first = UNet2DConditionModel(cross_attention_dim=768)
@@ -172,7 +172,7 @@ def count() -> None:
             num_layers=24, num_attention_heads=24, caption_projection_dim=1536,
             joint_attention_dim=4096, pooled_projection_dim=2048, pos_embed_max_size=192,
         )  # fmt: skip
-        told = {"text_embeds": torch.zeros(1, 1280), "time_ids": torch.zeros(1, 6)}
+        added = {"text_embeds": torch.zeros(1, 1280), "time_ids": torch.zeros(1, 6)}
         one = one.to("meta")
         text = {width: torch.zeros(1, 77, width) for width in (768, 1024, 2048)}
         passes = {
@@ -183,7 +183,7 @@ def count() -> None:
                 torch.zeros(1, 4, 96, 96), one, text[1024]
             ),
             "SDXL, 1024 px": lambda: large(
-                torch.zeros(1, 4, 128, 128), one, text[2048], added_cond_kwargs=told
+                torch.zeros(1, 4, 128, 128), one, text[2048], added_cond_kwargs=added
             ),
             "Stable Diffusion 3 medium, 1024 px": lambda: third(
                 torch.zeros(1, 16, 128, 128), torch.zeros(1, 333, 4096), torch.zeros(1, 2048), one
@@ -198,11 +198,11 @@ def count() -> None:
 def main(
     model: Annotated[str, typer.Option(help="sd15, mini, or a backbone's folder.")] = "mini",
     resolution: Annotated[int | None, typer.Option(help="Default: 512, 64 for mini.")] = None,
-    batch: Annotated[str, typer.Option(help="Images in a step: 1,2,4")] = "1,8",
-    steps: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 5,
+    batch: Annotated[str, typer.Option(help="Images per step: 1,2,4")] = "1,8",
+    steps: Annotated[int, typer.Option(min=1, help="Number of timed steps.")] = 5,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the denoiser.")] = False,
-    counting: Annotated[bool, typer.Option("--count", help="Operations alone.")] = False,
+    counting: Annotated[bool, typer.Option("--count", help="Only count operations.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write everything to this JSON file.")] = None,
 ) -> None:
     """Measure training of the whole denoiser, and sampling, at each batch size."""
@@ -223,7 +223,7 @@ def main(
             torch.cuda.reset_peak_memory_stats()
         _, in_step = operations(backbone, size)
         step = train(backbone, size, steps)
-        image = sample(backbone, size, steps) / steps  # of one solver step
+        image = sample(backbone, size, steps) / steps  # per solver step
         peak = torch.cuda.max_memory_allocated() if device.startswith("cuda") else peak_memory()
         row = {
             "batch": size, "steps_per_second": 1 / step, "images_per_second_50": 1 / (50 * image),

@@ -1,12 +1,12 @@
-"""Many simulated raters at once against a served study: is anything lost, doubled, or slow?
+"""Load test of the study server: many simulated raters; counts lost and duplicate answers.
 
     python benchmark/measurements/study/load.py results/mini --raters 200 \\
         --out benchmark/measurements/results/study-load.json
 
-Makes a study of that run in a temporary folder, serves it on 127.0.0.1, lets the raters answer
-through its pages over the network, and compares the database with what the server confirmed. Some
-raters click twice, some close the browser and come back. With --kill the server is killed (-9) in
-the middle and started again. Stops by itself.
+Creates a study of that run in a temporary folder and serves it on 127.0.0.1. The raters answer
+through its pages over HTTP. Then the database is compared with the answers that the server
+confirmed. Some raters click twice, some close the browser and come back. With --kill the server is
+killed (-9) in the middle and started again. The test ends by itself.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ GIVE_UP = 600.0
 
 @dataclass
 class Record:
-    """What the raters saw: latencies in seconds by kind of request, and confirmed answers."""
+    """Measurements of the raters: latencies in seconds by kind of request, confirmed answers."""
 
     latencies: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     confirmed: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Record:
 
 @dataclass
 class Page:
-    """A response."""
+    """An HTTP response."""
 
     status: int
     headers: dict[str, str]
@@ -63,7 +63,7 @@ class Page:
 
 
 class Browser:
-    """One connection that is kept, a cookie, and no JavaScript; redirects are not followed."""
+    """A persistent connection with a cookie; no JavaScript, redirects are not followed."""
 
     def __init__(self, port: int, record: Record) -> None:
         self._port, self._record = port, record
@@ -97,7 +97,7 @@ class Browser:
         return Page(status, headers, content.decode("utf-8", "replace"))
 
     def close(self) -> None:
-        """Close the browser: the cookie is gone too."""
+        """Close the connection and delete the cookie."""
         self.drop()
         self._cookie = ""
 
@@ -110,7 +110,7 @@ class Browser:
 
 @dataclass(frozen=True)
 class Rater:
-    """Somebody with a personal link who answers all questions."""
+    """A simulated rater with a personal link, who answers all questions."""
 
     number: int
     link: str
@@ -120,7 +120,7 @@ class Rater:
     port: int
 
     async def run(self) -> None:
-        """Answer until the completion code is shown; after a broken connection, open the link."""
+        """Answer until the completion code is shown; after a broken connection, reopen the link."""
         rng = random.Random(self.number)
         await asyncio.sleep(self.number * JOIN_SECONDS)
         browser = Browser(self.port, self.record)
@@ -181,7 +181,7 @@ def main(
     kill: Annotated[bool, typer.Option(help="Kill the server in the middle.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the result here.")] = None,
 ) -> None:
-    """Let the raters answer; exit with 1 where an answer was lost or doubled."""
+    """Run the raters; exit with 1 if an answer was lost or duplicated."""
     with tempfile.TemporaryDirectory(prefix="study-load-") as name:
         folder = Path(name) / "study"
         settings = Settings(
@@ -249,7 +249,9 @@ async def _load(
         "answers_confirmed": len(record.confirmed),
         "answers_stored": len(store.answers()),
         "lost": len(record.confirmed.keys() - stored.keys()),
-        "changed": sum(stored.get(key, said) != said for key, said in record.confirmed.items()),
+        "changed": sum(
+            stored.get(key, choice) != choice for key, choice in record.confirmed.items()
+        ),
         "doubled": len(store.answers()) - len(stored),
         "every_pair_has_its_raters": set(by_pair.values()) == {study.raters_per_pair}
         and len(by_pair) == len(study.pairs),

@@ -1,11 +1,11 @@
-"""Does the analysis find the shares that simulated raters were given, within its own interval?
+"""Tests whether the analysis recovers the true shares of simulated raters within its intervals.
 
     python benchmark/measurements/study/recovery.py \\
         --out benchmark/measurements/results/study-recovery.json
 
-The paper's study: 1,800 answers on 600 pairs, 25 questions a rater, 3 raters a pair. The raters err
-and differ in how often; their true preferences are set such that the shares to expect, of majority
-votes or of all answers, are exactly those of the paper.
+The paper's study: 1,800 answers on 600 pairs, 25 questions per rater, 3 raters per pair. Raters err
+at different rates. Their true preferences are set so that the expected shares, of majority
+votes or of all answers, equal those of the paper.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ MEASURES = {"by majority": majority_shares, "of all answers": raw_shares}
 
 def main(
     studies: Annotated[int, typer.Option(min=1)] = 100,
-    error: Annotated[float, typer.Option(help="How often a rater errs, on average.")] = 0.1,
+    error: Annotated[float, typer.Option(help="Mean error rate of the raters.")] = 0.1,
     only: Annotated[str | None, typer.Option(help=" or ".join(MEASURES))] = None,
     out: Annotated[Path | None, typer.Option(help="Write the counts to this JSON file.")] = None,
 ) -> None:
-    """Count the studies whose 95% intervals hold the true shares, each alone and all three."""
+    """Count the studies whose 95% intervals contain the true shares, each alone and all three."""
     counts: dict[str, Any] = {"studies": studies, "error": error, "note": SIMULATED}
     measures = MEASURES if only is None else {only: MEASURES[only]}
     table = Table("shares", "measure", *ANSWERS, "each alone", "all three, joint interval")
