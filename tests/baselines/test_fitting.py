@@ -258,7 +258,7 @@ def test_what_does_not_fit_is_tried_and_said() -> None:
     chosen = choose(demand, 15 * 2**30)
     assert chosen == Recipe(1, checkpointing=True, offload=True)
     assert chosen.describe(demand, 15 * 2**30).endswith(
-        "that does not fit: take dreambooth_lora or --set train.optimizer=adamw8bit"
+        "this does not fit: use dreambooth_lora or --set train.optimizer=adamw8bit"
     )
 
 

@@ -338,7 +338,7 @@ def test_damaged_and_missing_files_are_one_line(scheme: str, tmp_path: Path) -> 
         ("timm:vit_small_patch16_224.dyno", 'did you mean "vit_small_patch16_224.dino"'),
         ("open_clip:ViT-B32:openai", 'did you mean "ViT-B-32"'),
         ("open_clip:ViT-B-32:opnai", 'did you mean "ViT-B-32:openai"'),
-        ("open_clip:ViT-B-32", "names no weights"),
+        ("open_clip:ViT-B-32", "cannot be downloaded as safetensors; use open_clip"),
         ("mini-dino:large", "takes no argument"),
         ("tim:vit_small_patch16_224.dino", 'did you mean "timm"'),
     ],
