@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dbbench.evaluation.encoder import Vectors
+from dbbench.evaluation.encoder import UnitVectors
 from dbbench.evaluation.flags import FLAGS, Flag, find_flags
 from dbbench.evaluation.metric import Metric, evaluate_from, load_metric
 from dbbench.evaluation.scores import REAL
@@ -55,7 +55,7 @@ def read_flags(results: Results) -> dict[tuple[str, str], list[Flagged]]:
 
 
 def _run_flags(
-    out: Path, metric: Metric, run: Run, real: Vectors | None, known: pd.Series[float] | None
+    out: Path, metric: Metric, run: Run, real: UnitVectors | None, known: pd.Series[float] | None
 ) -> list[Flagged] | None:
     """Return the flags of one run; None where its features, or those of the real images, are gone.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dbbench.evaluation.encoder import Vectors
+from dbbench.evaluation.encoder import UnitVectors
 from dbbench.evaluation.metric import Metric, Values, real_ceiling, unit_rows
 
 FLAGS = ("copy", "collapse")
@@ -32,7 +32,11 @@ class Flag:
 
 
 def find_flags(
-    metric: Metric, prompts: Sequence[str], values: Values, images: Vectors, references: Vectors
+    metric: Metric,
+    prompts: Sequence[str],
+    values: Values,
+    images: UnitVectors,
+    references: UnitVectors,
 ) -> list[Flag]:
     """Return the images, or with "siblings" the prompts, above the ceiling; NaN never is.
 
