@@ -37,6 +37,18 @@ def test_the_arithmetic_is_that_of_passes(tmp_path: Path) -> None:
     assert "estimated at 250,000 GFLOP/s, not measured here" in line
 
 
+@pytest.mark.parametrize("name", ["mini", "paper", "sd21", "sdxl", "sd3"])
+def test_every_shipped_suite_has_an_estimate_and_a_similar_path_has_none(
+    name: str, tmp_path: Path
+) -> None:
+    suite = load_suite(name)
+    similar = f"{suite.backbone.path}-turbo"
+    for path, known in ((suite.backbone.path, True), (similar, False)):
+        plan = plan_for(override(suite, [f"backbone.path={path}"]), tmp_path)
+        cost = estimate(plan, plan.tasks(plan_runs(plan.suite, ["dog"])))
+        assert (bool(cost.seconds), cost.unknown) == (known, not known)
+
+
 def test_twice_the_resolution_is_four_times_the_cost(tmp_path: Path) -> None:
     costs = []
     for resolution in (256, 512):

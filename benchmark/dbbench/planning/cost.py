@@ -18,14 +18,14 @@ from dbbench.storage.events import EventLog
 from dbbench.storage.run_folder import checkpoint_folder, runs_in
 from dbbench.units import duration
 
-# One pass of the denoiser for one image: pixels along a side, floating-point operations (a
-# multiplication and an addition are two). Counted by
-# benchmark/measurements/speed/throughput.py --count.
+# Backbones of the shipped suites, by their path there: pixels along a side, and floating-point
+# operations of one pass of the denoiser for one image (a multiplication and an addition are two).
+# Counted by benchmark/measurements/speed/throughput.py --count; others are estimated once measured.
 PASS: Mapping[str, tuple[int, float]] = {
-    "stable-diffusion-v1": (512, 0.803e12),
-    "stable-diffusion-2": (768, 2.149e12),
-    "stable-diffusion-xl": (1024, 6.761e12),
-    "stable-diffusion-3": (1024, 8.904e12),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": (512, 0.803e12),
+    "stabilityai/stable-diffusion-2-1": (768, 2.149e12),
+    "stabilityai/stable-diffusion-xl-base-1.0": (1024, 6.761e12),
+    "stabilityai/stable-diffusion-3-medium-diffusers": (1024, 8.904e12),
     "mini": (64, 0.3e9),
 }
 # What a device makes of them in a second, assumed where nothing was measured: a large GPU in
@@ -104,11 +104,11 @@ def _setting(plan: Plan, method: str, key: str, default: float) -> Any:
 
 def _operations(plan: Plan) -> float | None:
     """Return the operations of one pass at the suite's resolution; None where not known."""
-    path, resolution = plan.suite.backbone.path, plan.suite.backbone.resolution
-    for name, (side, operations) in PASS.items():
-        if name in path.rpartition("/")[2]:
-            return operations * (resolution / side) ** 2
-    return None
+    backbone = plan.suite.backbone
+    if backbone.path not in PASS:
+        return None
+    side, operations = PASS[backbone.path]
+    return operations * (backbone.resolution / side) ** 2
 
 
 def _measured(plan: Plan) -> dict[str, float]:
