@@ -24,12 +24,12 @@ from dbbench.planning.status import print_status
 from dbbench.reports import write_report
 from dbbench.running.options import RunOptions
 from dbbench.running.run import execute
-from dbbench.running.scoring import LOSSES
 from dbbench.running.session import Outcome
 from dbbench.storage.artifact import MANIFEST, Damaged
 from dbbench.storage.events import EventLog
 from dbbench.storage.leases import Leases
 from dbbench.storage.remote import Remote, RemoteArtifact, open_folder
+from dbbench.storage.run_folder import Training
 from dbbench.suites.runs import plan_runs
 from dbbench.suites.suite import Suite, override
 
@@ -188,7 +188,7 @@ def test_commands_that_read_take_an_address_from_any_machine(
     assert str(page) in shown.stdout
     assert len(list((page.parent.parent / "runs/plain/dog/0/samples").glob("*/*.png"))) == 25
     assert not (page.parent.parent / "runs/plain/dog/0/checkpoint/manifest.json").exists()
-    assert json.loads((page.parents[1] / "runs/plain/dog/0/checkpoint" / LOSSES).read_text())
+    assert json.loads((page.parents[1] / "runs/plain/dog/0/checkpoint" / Training.FILE).read_text())
     assert files.find("/results/one") == before
     same = command("compare", memory, memory)
     assert same.exit_code == 0, same.output
