@@ -87,7 +87,9 @@ def workers(
     from dbbench.running.executors.local import Local
     from dbbench.running.options import RunOptions
 
-    options = RunOptions(device, retries, SaveInterval.parse(save_every), tracker, together, log_json)
+    options = RunOptions(
+        device, retries, SaveInterval.parse(save_every), tracker, together, log_json
+    )
     if together > 1 and (where is Where.ray or jobs > 1):
         raise UserError(
             "--together is for one process; leave it out with --executor ray and --jobs-per-device"
