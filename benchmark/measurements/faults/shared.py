@@ -147,7 +147,7 @@ def left_behind(out: Path) -> list[str]:
 def bare_traceback(output: str) -> bool:
     """Whether the output has a traceback without a message after it."""
     return "Traceback (most recent call last)" in output and not re.search(
-        r"^(error:|dbbench failed in a way)", output.split("Traceback")[-1], flags=re.MULTILINE
+        r"^(error:|unexpected error:)", output.split("Traceback")[-1], flags=re.MULTILINE
     )
 
 
