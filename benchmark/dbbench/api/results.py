@@ -1,0 +1,112 @@
+"""`dbbench.load_run`: an output folder of `dbbench run` as DataFrames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dbbench.files import contained, read_json
+from dbbench.reports.results import Results, load_results
+from dbbench.suites.suite import Suite
+
+IMAGES = ("method", "subject", "seed", "prompt", "category", "text", "image", "path")
+REFERENCES = ("subject", "image", "path", "credit")
+_INNER = ["suite", "banner", "oracle"]
+"""Columns of the ranking that are the same in every row, or said by another one."""
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What an output folder holds, as DataFrames; read with `load_run`."""
+
+    folder: Path
+    _results: Results
+
+    @property
+    def suite(self) -> Suite:
+        """The suite that was run, with every setting."""
+        return self._results.suite
+
+    @property
+    def banner(self) -> str | None:
+        """A line to show wherever these numbers are shown; None where there is none."""
+        return self._results.banner
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """One row per image and metric: suite, method, subject, class_noun, kind, seed, prompt,
+        category, image, metric, value.
+
+        `prompt` is the prompt's id and `image` a file in the run's samples. Method "real-images"
+        are the references, each compared with the subject's other references.
+        """
+        return self._results.scores.copy()
+
+    @property
+    def leaderboard(self) -> pd.DataFrame:
+        """One row per method: the real images first, then the best by the first metric first.
+
+        For each metric, such as "dino": `dino` (the mean over subjects of the mean over images),
+        `dino_low` and `dino_high` (its 95% interval, which resamples subjects), `dino_rank` (none
+        where runs are missing) and `dino_tied` (whether another method shares the rank). `note`
+        says which runs are missing, `reason` why there is no interval.
+        """
+        return self._results.leaderboard.ranking.drop(columns=_INNER)
+
+    @property
+    def differences(self) -> pd.DataFrame:
+        """One row per metric and two methods, paired by subject: metric, a, b, difference (a - b),
+        low, high (95%), p, p_holm, subjects, reason.
+        """
+        return self._results.leaderboard.differences.drop(columns=_INNER[:2])
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """One row per sampled image: method, subject, seed, prompt, category, text, image, path.
+
+        `text` is the prompt without an identifier. `image` is as in `scores`, so that both tables
+        can be merged; `path` is the file.
+        """
+        return pd.DataFrame(list(self._samples()), columns=list(IMAGES))
+
+    @cached_property
+    def references(self) -> pd.DataFrame:
+        """One row per reference image: subject, image, path, credit (to show beside the image)."""
+        return pd.DataFrame(list(self._real()), columns=list(REFERENCES))
+
+    def _samples(self) -> Iterator[dict[str, Any]]:
+        for folder in sorted(self.folder.glob("runs/*/*/*/samples")):
+            method, subject, seed = folder.parent.parts[-3:]
+            for entry in read_json(folder / "samples.json").get("images", []):
+                path = contained(folder, str(entry["file"]))
+                yield {
+                    **entry,  # Its own "seed" is the image's.
+                    "method": method,
+                    "subject": subject,
+                    "seed": int(seed),
+                    "image": entry["file"],
+                    "path": path,
+                }
+
+    def _real(self) -> Iterator[dict[str, Any]]:
+        for folder in sorted(self.folder.glob("references/*")):
+            for entry in read_json(folder / "references.json").get("images", []):
+                path = contained(folder, str(entry["file"]))
+                yield {**entry, "subject": folder.name, "image": entry["file"], "path": path}
+
+
+def load_run(folder: str | Path) -> RunResults:
+    """Return the results in an output folder of `dbbench run` or `dbbench.run`.
+
+    Raises UserError where the folder holds no scores, or those of another version.
+
+        results = dbbench.load_run("results/mini")
+        results.leaderboard[["method", "dino", "dino_low", "dino_high"]]
+    """
+    out = Path(folder).expanduser()
+    return RunResults(out, load_results(out))
