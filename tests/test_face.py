@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 from assembly import assembled
 from finished_run import DOGS, write_run
+from harness import installed, plugin_folder, suite, suite_file  # noqa: F401 - fixtures
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -21,6 +23,9 @@ from dbbench.data.subject import load_subjects
 from dbbench.evaluation.scores import REAL
 from dbbench.mini.drawing.world import draw, draw_scene
 from dbbench.mini.source import MiniSource, identities
+from dbbench.suites.suite import Suite
+
+# ruff: noqa: F811 - fixtures are imported by name
 
 PROMPTS = ("jungle", "snow")
 SUBJECTS = ("dog", "teapot")
@@ -86,7 +91,7 @@ def test_every_function_and_class_is_documented() -> None:
     objects = {name: getattr(dbbench, name) for name in dbbench.__all__}
     of_ours = [n for n, o in objects.items() if inspect.isclass(o) or inspect.isfunction(o)]
     assert [name for name in of_ours if not objects[name].__doc__] == []
-    for function in (dbbench.score, dbbench.load_run):
+    for function in (dbbench.run, dbbench.score, dbbench.load_run):
         assert f"dbbench.{function.__name__}(" in (function.__doc__ or "")
 
 
@@ -295,3 +300,94 @@ def test_the_images_of_a_run_join_its_scores(results: dbbench.RunResults) -> Non
 def test_a_folder_without_results_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(dbbench.UserError, match="holds no results"):
         dbbench.load_run(tmp_path)
+
+
+SMALL = {
+    "methods.dreambooth.steps": 2,
+    "prior.count": 2,
+    "prior.sampler.steps": 2,
+    "sample.steps": 2,
+    "sample.images_per_prompt": 1,
+    "prompts.first": 2,
+}
+
+
+def test_a_run_is_what_the_command_makes(tmp_path: Path) -> None:
+    made = dbbench.run(
+        "mini", subjects=["dog", "teapot"], methods=["dreambooth"], out=tmp_path / "ours",
+        settings=SMALL, device="cpu", quiet=True,
+    )  # fmt: skip
+    command = ["run", "--suite", "mini", "--subjects", "dog,teapot", "--methods", "dreambooth"]
+    command += ["--device", "cpu", "--out", str(tmp_path / "theirs")]
+    command += [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    other = dbbench.load_run(tmp_path / "theirs")
+    pd.testing.assert_frame_equal(made.scores, other.scores, check_exact=True)
+    pd.testing.assert_frame_equal(made.leaderboard, other.leaderboard, check_exact=True)
+    assert made.images.groupby(["method", "subject"]).size().tolist() == [2, 2]
+    assert made.banner == "mini: embedded world, not comparable with published numbers"
+
+    scored = dbbench.score(made.folder)
+    keys = ["method", "subject", "prompt", "metric"]
+    joined = scored.merge(made.scores, on=keys, suffixes=("", "_run"))
+    assert len(joined) == len(scored) == 2 * 2 * 3
+    assert joined["value"].to_numpy() == pytest.approx(joined["value_run"].to_numpy(), abs=1e-6)
+
+
+@pytest.fixture
+def class_noun() -> Any:
+    """The third party's module, under a name of its own."""
+    path = Path(__file__).parent / "third_party" / "dbbench_class_noun.py"
+    spec = importlib.util.spec_from_file_location("a_module_of_mine", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_methods_are_names_files_and_classes(suite: Suite, class_noun: Any, tmp_path: Path) -> None:
+    call: dict[str, Any] = {"subjects": "can", "device": "cpu", "quiet": True}
+    call["settings"] = {"prompts.first": 2}
+    results = dbbench.run(suite, methods=class_noun.ClassNoun, out=tmp_path / "out", **call)
+    assert set(results.leaderboard["method"]) == {REAL, "class_noun"}
+    again = dbbench.run(
+        suite, methods=["plain", f"{class_noun.__file__}:ClassNoun"], out=tmp_path / "out", **call
+    )
+    assert set(again.leaderboard["method"]) == {REAL, "class_noun", "plain"}
+    assert not again.leaderboard["note"].any()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"suite": "minni"}, 'did you mean "mini"'),
+        ({"suite": "paper"}, "needs the photographs"),
+        ({"subjects": ["dogg"]}, 'did you mean "dog"'),
+        ({"methods": ["dreamboth"]}, 'did you mean "dreambooth"'),
+        ({"methods": [Path]}, "Path"),
+        ({"methods": [3]}, "3 is no class"),
+        ({"settings": {"train.stesp": 3}}, "stesp"),
+        ({"jobs": 0}, "cannot run with jobs=0"),
+        ({"device": "tpu"}, 'unknown device "tpu"'),
+    ],
+)
+def test_a_run_that_cannot_be_is_one_line(
+    call: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(dbbench.UserError, match=message) as caught:
+        dbbench.run(**{"suite": "mini", "device": "cpu", "quiet": True} | call)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_failed_is_named_and_the_rest_is_done(suite: Suite, tmp_path: Path) -> None:
+    call: dict[str, Any] = {"out": tmp_path, "device": "cpu", "quiet": True, "methods": "plain"}
+    fails = {"methods.plain.fail_on": "dog", "prompts.first": 2}
+    options = dbbench.RunOptions(retries=0)
+    with pytest.raises(dbbench.UserError, match="1 failed, .* train plain/dog/0: .*cannot learn"):
+        dbbench.run(suite, subjects=["dog", "can"], settings=fails, options=options, **call)
+    assert dbbench.load_run(tmp_path).images["subject"].unique().tolist() == ["can"]

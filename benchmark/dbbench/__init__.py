@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dbbench.api.results import RunResults as RunResults
     from dbbench.api.results import load_run as load_run
+    from dbbench.api.run import run as run
     from dbbench.api.score import score as score
     from dbbench.data.dataset import ImageSource as ImageSource
     from dbbench.data.dataset import ReferenceImage as ReferenceImage
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from dbbench.generation.method import checkpoint_metadata as checkpoint_metadata
     from dbbench.generation.resume import Interval as Interval
     from dbbench.generation.resume import Saves as Saves
+    from dbbench.running.options import RunOptions as RunOptions
     from dbbench.suites.sampling import SampleSettings as SampleSettings
     from dbbench.suites.suite import Suite as Suite
     from dbbench.suites.suite import load_suite as load_suite
@@ -49,6 +51,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "api.results": ("RunResults", "load_run"),
+    "api.run": ("run",),
     "api.score": ("score",),
     "data.dataset": ("ImageSource", "ReferenceImage"),
     "data.prompt": ("PromptTemplate",),
@@ -61,6 +64,7 @@ _HOMES = {
         *("Checkpoint", "Concept", "Diverged", "Method", "Progress", "checkpoint_metadata"),
     ),
     "generation.resume": ("Interval", "Saves"),
+    "running.options": ("RunOptions",),
     "suites.sampling": ("SampleSettings",),
     "suites.suite": ("Suite", "load_suite"),
     "validation": ("Settings",),
