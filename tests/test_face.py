@@ -19,10 +19,9 @@ from typer.testing import CliRunner
 
 import dbbench
 from dbbench.cli import app
-from dbbench.data.subject import load_subjects
 from dbbench.evaluation.scores import REAL
 from dbbench.mini.drawing.world import draw, draw_scene
-from dbbench.mini.source import MiniSource, identities
+from dbbench.mini.source import MiniWorld, identities
 from dbbench.suites.suite import Suite
 
 # ruff: noqa: F811 - fixtures are imported by name
@@ -39,9 +38,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(0)
-    for subject in load_subjects():
+    for subject in MiniWorld().subjects:
         if subject.name in SUBJECTS:
-            for number, reference in enumerate(MiniSource().load(subject)):
+            for number, reference in enumerate(MiniWorld().images(subject, 64)):
                 save(reference.image, folder / "photos" / subject.name / f"{number}.png")
             for prompt in PROMPTS:
                 for number in range(2):
@@ -295,6 +294,13 @@ def test_the_images_of_a_run_join_its_scores(results: dbbench.RunResults) -> Non
     assert len(joined) == (results.scores["method"] != REAL).sum()
     assert len(results.references) == len(DOGS) * 3
     assert results.references["credit"].str.startswith("photo by").all()
+
+
+def test_a_damaged_list_of_images_is_one_line(tmp_path: Path) -> None:
+    out = write_run(tmp_path)
+    (out / "runs" / "dreambooth" / "dog" / "0" / "samples" / "samples.json").write_text("{")
+    with pytest.raises(dbbench.UserError, match="samples.json cannot be read .* again"):
+        _ = dbbench.load_run(out).images
 
 
 def test_a_folder_without_results_is_one_line(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from dbbench.api.results import load_run as load_run
     from dbbench.api.run import run as run
     from dbbench.api.score import score as score
-    from dbbench.data.dataset import ImageSource as ImageSource
+    from dbbench.data.dataset import Dataset as Dataset
     from dbbench.data.dataset import ReferenceImage as ReferenceImage
+    from dbbench.data.dataset import load_dataset as load_dataset
     from dbbench.data.prompt import PromptTemplate as PromptTemplate
     from dbbench.data.subject import Subject as Subject
     from dbbench.errors import UserError as UserError
@@ -53,7 +54,7 @@ _HOMES = {
     "api.results": ("RunResults", "load_run"),
     "api.run": ("run",),
     "api.score": ("score",),
-    "data.dataset": ("ImageSource", "ReferenceImage"),
+    "data.dataset": ("Dataset", "ReferenceImage", "load_dataset"),
     "data.prompt": ("PromptTemplate",),
     "data.subject": ("Subject",),
     "errors": ("UserError",),

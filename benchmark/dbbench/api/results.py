@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from dbbench.files import contained, read_json
+from dbbench.errors import UserError
 from dbbench.reports.results import Results, load_results
+from dbbench.storage.artifact import Damaged
+from dbbench.storage.run_folder import all_references, runs_in, samples_of
 from dbbench.suites.suite import Suite
 
-IMAGES = ("method", "subject", "seed", "prompt", "category", "text", "image", "path")
-REFERENCES = ("subject", "image", "path", "credit")
+IMAGES = ["method", "subject", "seed", "prompt", "category", "text", "image", "path"]
+REFERENCES = ["subject", "image", "path", "credit"]
 _INNER = ["suite", "banner", "oracle"]
 """Columns of the ranking that are the same in every row, or said by another one."""
 
@@ -70,34 +72,39 @@ class RunResults:
         """One row per sampled image: method, subject, seed, prompt, category, text, image, path.
 
         `text` is the prompt without an identifier. `image` is as in `scores`, so that both tables
-        can be merged; `path` is the file.
+        can be merged; `path` is the file. Raises UserError where a run's folder is damaged.
         """
-        return pd.DataFrame(list(self._samples()), columns=list(IMAGES))
+        rows = []
+        with _whole():
+            for run in runs_in(self.folder):
+                if (samples := samples_of(self.folder, run)) is None:
+                    continue
+                for image in samples.images:
+                    asked = (image.prompt, image.category, image.text, image.file)
+                    rows.append((*astuple(run), *asked, samples.path(image)))
+        return pd.DataFrame(rows, columns=IMAGES)
 
     @cached_property
     def references(self) -> pd.DataFrame:
-        """One row per reference image: subject, image, path, credit (to show beside the image)."""
-        return pd.DataFrame(list(self._real()), columns=list(REFERENCES))
+        """One row per reference image: subject, image, path, credit (to show beside the image).
 
-    def _samples(self) -> Iterator[dict[str, Any]]:
-        for folder in sorted(self.folder.glob("runs/*/*/*/samples")):
-            method, subject, seed = folder.parent.parts[-3:]
-            for entry in read_json(folder / "samples.json").get("images", []):
-                path = contained(folder, str(entry["file"]))
-                yield {
-                    **entry,  # Its own "seed" is the image's.
-                    "method": method,
-                    "subject": subject,
-                    "seed": int(seed),
-                    "image": entry["file"],
-                    "path": path,
-                }
+        Raises UserError as `images`.
+        """
+        with _whole():
+            rows = [
+                (subject, image.file, found.path(image), image.credit)
+                for subject, found in all_references(self.folder).items()
+                for image in found.images
+            ]
+        return pd.DataFrame(rows, columns=REFERENCES)
 
-    def _real(self) -> Iterator[dict[str, Any]]:
-        for folder in sorted(self.folder.glob("references/*")):
-            for entry in read_json(folder / "references.json").get("images", []):
-                path = contained(folder, str(entry["file"]))
-                yield {**entry, "subject": folder.name, "image": entry["file"], "path": path}
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    try:
+        yield
+    except Damaged as error:
+        raise UserError(f"{error}; run the same dbbench run again") from None
 
 
 def load_run(folder: str | Path) -> RunResults:

@@ -51,7 +51,7 @@ def run(
     methods   names (dbbench list methods), "my_method.py:MyMethod", or classes that are defined in
               a file of their own. Default: the suite's
     seeds     whole numbers. Default: the suite's
-    data      the folder of the photographs, for suites that use them
+    data      the folder of the photographs, or a data set's name. Default: the suite's
     out       a folder, or an address such as "s3://bucket/name". Default: results/SUITE
     on        the suite that an experiment extends: "mini" or "paper"
     settings  changes to the suite: {"methods.dreambooth.steps": 400}
@@ -76,7 +76,7 @@ def run(
         subjects=subjects if subjects is None or isinstance(subjects, str) else ",".join(subjects),
         methods=None if methods is None else [_name(method) for method in _each(methods)],
         seeds=None if seeds is None else list(seeds),
-        data=None if data is None else Path(data),
+        data=None if data is None else str(data),
         out=None if out is None else str(out),
     )
     outcome = execute(
