@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from assembly import OUTER, assembled
 
-OUTER = ("subjects", "prompts", "baselines", "reports")
 BROKEN = {
     "reports/tables_again.py": "def show() -> None:\n    from dbbench.running.run import execute\n",
     "evaluation/metrics/rude.py": "from dbbench.generation.method import Method\n",
@@ -24,18 +24,6 @@ WORDS = {
     "newcomer.py": "The flow of dbbench BROKEN",
     "mini/drawing/canvas_again.py": "No circle among siblings, at any depth BROKEN",
 }
-
-
-def assembled(repository: Path, folder: Path) -> Path:
-    """Link the package together as `make imports` does; folders are real, files are links."""
-    sources = {repository / "benchmark" / "dbbench": folder / "dbbench"}
-    sources |= {repository / name: folder / "dbbench" / name for name in OUTER}
-    for source, target in sources.items():
-        for path in source.rglob("*.py"):
-            place = target / path.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.symlink_to(path)
-    return folder
 
 
 def lint(repository: Path, folder: Path) -> tuple[int, str]:

@@ -6,9 +6,7 @@ import hashlib
 
 from PIL import Image, ImageDraw
 
-from dbbench.data.dataset import ReferenceImage
-from dbbench.data.prompt import PromptTemplate
-from dbbench.data.subject import Subject
+from dbbench import PromptTemplate, ReferenceImage, Subject
 
 VERSION = 1
 """Raise it when a drawing changes."""

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageChops
 from pydantic import BaseModel, ConfigDict
 
-from dbbench.generation.method import Checkpoint
+from dbbench import Checkpoint
 
 SUITE = """
 name = "tiny"

@@ -8,12 +8,17 @@ import numpy as np
 from PIL.Image import Image
 from pydantic import BaseModel
 
-from dbbench.advance import Advance
-from dbbench.data.prompt import PromptTemplate
-from dbbench.evaluation.metric import Comparison, Features, Values
-from dbbench.generation.backbone import Backbone
-from dbbench.generation.method import Checkpoint, Concept
-from dbbench.suites.sampling import SampleSettings
+from dbbench import (
+    Advance,
+    Backbone,
+    Checkpoint,
+    Comparison,
+    Concept,
+    Features,
+    PromptTemplate,
+    SampleSettings,
+    Values,
+)
 
 
 class ClassNoun:

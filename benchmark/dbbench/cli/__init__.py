@@ -76,9 +76,9 @@ def _say_error(line: str) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from dbbench import __version__
+        from importlib.metadata import version
 
-        print(f"dbbench {__version__}")
+        print(f"dbbench {version('dbbench')}")
         raise typer.Exit
 
 

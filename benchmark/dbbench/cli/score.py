@@ -76,11 +76,11 @@ def score(
     """Score images by the published protocols, side by side, with intervals."""
     from dbbench.data.photographs import Photographs
     from dbbench.device import resolve_device
-    from dbbench.protocols.scorecard import score_paths
+    from dbbench.protocols.scorecard import score_images
     from dbbench.reports.scoring.tables import print_reconciliation, write_reconciliation
 
     with shown() as (status, advance):
-        result, account = score_paths(
+        result, account = score_images(
             images, references, Photographs(), method=method, identifier=identifier,
             protocols=names(protocol, "--protocol"), metrics=names(metrics, "--metrics") or (),
             encoders=_overrides(encoder),

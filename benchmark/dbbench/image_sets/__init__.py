@@ -2,60 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dbbench.data.dataset import Dataset
 from dbbench.errors import UserError
 from dbbench.image_sets.image_set import Submission, accept
+from dbbench.image_sets.rows import Rows
 
 MANIFESTS = (".csv", ".jsonl", ".parquet")
+Records = Sequence[Mapping[str, Any]]
+"""Images in memory: records with the columns of a manifest, whose image may be a PIL image."""
 
 
 def read_submission(
-    path: Path,
+    source: Path | Records,
     *,
     scratch: Path,
     dataset: Dataset,
     method: str | None = None,
     identifier: str = "",
     own_subjects: Iterable[str] = (),
+    any_noun: bool = False,
 ) -> Submission:
-    """Return the images that a folder, manifest, data set or finished run holds.
+    """Return the images that a folder, manifest, data set, finished run or program holds.
 
     Subjects and prompts are those of `dataset`, of a finished run those of its own. `scratch` takes
-    the images that lie inside of a data set. Raises UserError where nothing in it
+    the images that are not files; `any_noun` as in `accept`. Raises UserError where nothing in it
     can be scored, and for a manifest without the columns that it needs.
     """
-    from dbbench.image_sets import dataset as saved
-    from dbbench.image_sets import folder, manifest, run
+    from dbbench.image_sets import memory, run
 
-    if not path.exists():
-        raise UserError(f"there is no {path}; name a folder of images, a manifest or a run")
-    if path.is_dir() and run.is_run(path):
-        return run.read(path, method=method)
-    if path.is_dir() and saved.is_dataset(path):
-        rows = saved.read(path, scratch)
-    elif path.is_dir() and (listing := manifest.inside(path)) is not None:
-        rows = manifest.read(listing, scratch)
-    elif path.is_dir():
-        rows = folder.read(path)
-    elif path.suffix.lower() in MANIFESTS:
-        rows = manifest.read(path, scratch)
+    if isinstance(source, Path):
+        if source.is_dir() and run.is_run(source):
+            return run.read(source, method=method)
+        rows, what, name = _read_path(source, scratch), str(source), source.resolve().stem
     else:
-        raise UserError(
-            f"{path} is no folder and no manifest; a manifest ends in {', '.join(MANIFESTS)}"
-        )
+        rows, what, name = memory.read(source, scratch), "the table", "images"
     found = accept(
         rows.rows,
         dataset=dataset,
-        method=method or path.resolve().stem,
+        method=method or name,
         identifier=identifier,
         own_subjects=own_subjects,
+        any_noun=any_noun,
     )
     found = replace(found, refused=(*rows.refused, *found.refused))
     if not found.pictures:
         reason = found.refused[0] if found.refused else "it is empty"
-        raise UserError(f"nothing in {path} can be scored: {reason}")
+        raise UserError(f"nothing in {what} can be scored: {reason}")
     return found
+
+
+def _read_path(path: Path, scratch: Path) -> Rows:
+    from dbbench.image_sets import dataset, folder, manifest
+
+    if not path.exists():
+        raise UserError(f"there is no {path}; name a folder of images, a manifest or a run")
+    if path.is_dir() and dataset.is_dataset(path):
+        return dataset.read(path, scratch)
+    if path.is_dir() and (listing := manifest.inside(path)) is not None:
+        return manifest.read(listing, scratch)
+    if path.is_dir():
+        return folder.read(path)
+    if path.suffix.lower() in MANIFESTS:
+        return manifest.read(path, scratch)
+    raise UserError(
+        f"{path} is no folder and no manifest; a manifest ends in {', '.join(MANIFESTS)}"
+    )

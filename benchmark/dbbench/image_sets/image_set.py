@@ -117,20 +117,21 @@ def accept(
     method: str,
     identifier: str,
     own_subjects: Iterable[str] = (),
+    any_noun: bool = False,
 ) -> Submission:
     """Turn rows into pictures; refuse by name what has no known subject or prompt, and doubles.
 
     `method` names what has no name of its own; `identifier` is the rare token in the prompts, "" if
-    there is none. `own_subjects` are subjects beside the data set's, which need class nouns too.
+    there is none. `own_subjects` are subjects beside the data set's, which need class nouns too;
+    with `any_noun` only where the prompt is an id: for protocols that leave the noun in the text.
     """
     pictures: list[Picture] = []
     refused: dict[str, None] = {}
     seen: dict[tuple[object, ...], str] = {}
     for row in rows:
         try:
-            picture = _picture(
-                replace(row, method=row.method or method), identifier, dataset, tuple(own_subjects)
-            )
+            named = replace(row, method=row.method or method)
+            picture = _picture(named, identifier, dataset, tuple(own_subjects), any_noun)
         except UserError as error:
             refused[f"{row.where}: {error}"] = None
             continue
@@ -143,20 +144,22 @@ def accept(
     return Submission(tuple(pictures), tuple(refused), dataset=dataset)
 
 
-def _picture(row: Row, identifier: str, dataset: Dataset, own_subjects: tuple[str, ...]) -> Picture:
+def _picture(
+    row: Row, identifier: str, dataset: Dataset, own_subjects: tuple[str, ...], any_noun: bool
+) -> Picture:
     subjects = {subject.name: subject for subject in dataset.subjects}
     known = subjects.get(row.subject)
     if known is None and row.subject not in own_subjects:
         raise unknown("subject", row.subject, [*subjects, *own_subjects], "dbbench list subjects")
     class_noun = row.class_noun or (known.class_noun if known else "")
-    if not class_noun:
+    text, prompt = row.text, row.prompt
+    if prompt and not text and not _SLUG.fullmatch(prompt):
+        text, prompt = prompt, ""
+    if not class_noun and not (any_noun and text):
         raise UserError(
             f'"{row.subject}" is no subject of the data set and has no class noun; '
             "write a manifest with a column class_noun"
         )
-    text, prompt = row.text, row.prompt
-    if prompt and not text and not _SLUG.fullmatch(prompt):
-        text, prompt = prompt, ""
     subject = known or Subject(row.subject, class_noun, live=False)
     own, every = {p.id: p for p in dataset.prompts(subject)}, every_prompt(dataset)
     if known and not text and prompt in every.keys() - own.keys():

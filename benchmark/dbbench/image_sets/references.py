@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from dbbench.data.decoding import SUFFIXES
 from dbbench.data.photographs import Photographs, photo_problem
 from dbbench.errors import UserError
 from dbbench.image_sets.folder import in_order
+from dbbench.image_sets.memory import ImageLike, keep
 from dbbench.storage.record import RECORD, Record
 from dbbench.storage.run_folder import REFERENCES
 
@@ -51,6 +52,28 @@ def find_references(chosen: str | None, subjects: Iterable[str], scratch: Path) 
             return References(str(place), files, banner)
     raise UserError(
         f"{folder} holds no references: it needs one folder of images for each subject, as dog/"
+    )
+
+
+def given_references(
+    images: Mapping[str, Sequence[ImageLike]], scratch: Path, where: str = "the call"
+) -> References:
+    """Return the references that a program holds, by subject. `scratch` takes the PIL images.
+
+    Raises UserError for a subject without images.
+    """
+    for subject, own in images.items():
+        if not own:
+            raise UserError(f'no reference images of "{subject}"; give one or more')
+    return References(
+        where,
+        {
+            subject: tuple(
+                keep(image, scratch / "references" / str(place) / f"{number:02d}")
+                for number, image in enumerate(own)
+            )
+            for place, (subject, own) in enumerate(images.items())
+        },
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dbbench.errors import UserError, nearest
 from dbbench.files import Outside, contained
@@ -14,6 +14,13 @@ from dbbench.image_sets.image_set import Row
 
 IMAGE = ("image", "file_name")
 COLUMNS = (*IMAGE, "subject", "prompt", "text", "method", "seed", "class_noun")
+
+
+class Named(NamedTuple):
+    """The file of an image that a program names, wherever it is, and its name in tables."""
+
+    file: Path
+    name: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ def _row(record: Mapping[str, Any], where: str, folder: Path, scratch: Path) -> 
 
 def _image(value: Any, folder: Path, scratch: Path) -> tuple[Path, str]:
     """Return the file of an image, which is a path, or bytes as data sets hold them."""
+    if isinstance(value, Named):
+        return value
     if isinstance(value, Mapping):
         content, path = value.get("bytes"), value.get("path")
         if isinstance(content, bytes):

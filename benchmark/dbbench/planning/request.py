@@ -32,7 +32,7 @@ class Request:
 
 
 def make_request(
-    suite: str | None = None,
+    suite: str | Path | Suite | None = None,
     *,
     device: str,
     on: str | None = None,

@@ -56,12 +56,16 @@ def encode(
     device: str,
     status: Any,
     advance: Advance,
+    strict: bool = False,
 ) -> Encodings:
     """Load the encoders and send every image and text through them once.
 
-    `status` hears what is going on, `advance` how far the images are.
+    `status` gets what is going on, `advance` how far the images are. With `strict`, raises
+    UserError for an encoder that cannot be loaded.
     """
     loaded, missing = _load(cast.needed, device, status)
+    if strict and missing:
+        raise UserError(next(iter(missing.values())))
     encoders = {r: e for r, e in loaded.items() if not isinstance(e, Distance)}
     files = list(
         dict.fromkeys([p.image for p in pictures] + [f for fs in references.values() for f in fs])

@@ -31,6 +31,12 @@ class Cast:
         return tuple(metric for metric in self.metrics[protocol.name] if not metric.flag)
 
     @property
+    def unplayed(self) -> tuple[str, ...]:
+        """The roles that some metric needs and that have no encoder."""
+        pairs = [(p, m) for p in self.protocols for m in self.metrics[p.name]]
+        return tuple(dict.fromkeys(m.role for p, m in pairs if self.encoder(p, m) is None))
+
+    @property
     def needed(self) -> tuple[str, ...]:
         """Every encoder that some metric needs, once."""
         found = [

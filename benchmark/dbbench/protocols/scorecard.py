@@ -24,10 +24,13 @@ from dbbench.suites.suite import load_suite
 
 if TYPE_CHECKING:
     from dbbench.advance import Advance
+    from dbbench.image_sets import Records
     from dbbench.protocols.scoring import Reconciliation
 
 EVERY = "all"
 """The word for all protocols."""
+FLAGS = ("copy", "collapse")
+"""The metrics that flag images."""
 
 
 @dataclass(frozen=True)
@@ -41,89 +44,104 @@ class Account:
     """One line for each image that was not scored."""
 
 
-def score_paths(
-    paths: Sequence[Path],
-    references: str | None,
+def score_images(
+    images: Sequence[Path | Records],
+    references: str | References | None,
     dataset: Dataset,
     *,
+    protocols: Sequence[str | Protocol] | None = None,
+    metrics: Sequence[str] = (),
+    flags: Sequence[str] = FLAGS,
+    encoders: Mapping[str, str] | None = None,
+    only: Mapping[str, str] | None = None,
     method: str | None = None,
     identifier: str = "",
-    protocols: Sequence[str] | None = None,
-    metrics: Sequence[str] = (),
-    encoders: Mapping[str, str] | None = None,
+    strict: bool = False,
     device: str,
     status: Any,
     advance: Advance,
 ) -> tuple[Reconciliation, Account]:
-    """Score the images in folders, manifests, data sets or runs, as `dbbench score` does.
+    """Read images and references, encode them, and score them under the chosen protocols.
 
-    All is as in `gather`, `choose_cast` (`encoders` are its overrides) and `score_submission`.
+    `dataset` has the subjects and prompts of what is no finished run.
+    `encoders` by role replace those of every protocol; `only` are the encoders of a world in which
+    no others mean anything: by default the images' own world. With `strict` an encoder that cannot
+    be loaded is an error, and a subject of one's own needs no class noun where prompts are texts.
+    Raises UserError where nothing could be scored.
     """
-    choose_cast(protocols, metrics=metrics, overrides=encoders)  # Names first, then the work.
-    name = paths[0].resolve().stem if len(paths) == 1 else f"{len(paths)}-methods"
+    from dbbench.protocols.scoring import reconcile
+
+    # Names are checked before the work.
+    choose_cast(protocols, metrics=metrics, flags=flags, overrides=encoders)
     with TemporaryDirectory(prefix="dbbench-score-") as folder:
         submission, used = gather(
-            paths, references, dataset, method=method, identifier=identifier, scratch=Path(folder)
+            images,
+            references,
+            dataset,
+            method=method,
+            identifier=identifier,
+            any_noun=strict,
+            scratch=Path(folder),
         )
-        return score_submission(
-            submission, used, name=name, protocols=protocols, metrics=metrics, encoders=encoders,
-            device=device, status=status, advance=advance,
-        )  # fmt: skip
-
-
-def score_submission(
-    submission: Submission,
-    references: References,
-    *,
-    name: str,
-    protocols: Sequence[str] | None = None,
-    metrics: Sequence[str] = (),
-    encoders: Mapping[str, str] | None = None,
-    device: str,
-    status: Any,
-    advance: Advance,
-) -> tuple[Reconciliation, Account]:
-    """Encode and reconcile a submission; `name` is what its tables are called.
-
-    Images of the embedded world are scored by its own encoders. Raises UserError where nothing
-    could be scored.
-    """
-    banner = submission.banner or references.banner
-    only = submission.encoders or (mini_encoders() if banner else None)
-    cast = choose_cast(protocols, metrics=metrics, overrides=encoders, only=only)
-    result, refused = score_images(
-        cast, submission, references, device=device, status=status, advance=advance
-    )
-    return result, Account(name, describe(references), banner or banner_of(cast), refused)
+        banner = submission.banner or used.banner
+        only = only or submission.encoders or (mini_encoders() if banner else None)
+        cast = choose_cast(protocols, metrics=metrics, flags=flags, overrides=encoders, only=only)
+        if strict and (roles := cast.unplayed):
+            raise UserError(
+                f'no encoder for role {roles[0]}; name one: encoders={{"{roles[0]}": ...}}'
+            )
+        encodings = encode(
+            cast,
+            submission.pictures,
+            used.files,
+            FeatureStore(),
+            device=device,
+            status=status,
+            advance=advance,
+            strict=strict,
+        )
+        status("averaging")
+        result = reconcile(cast, submission, used.files, encodings)
+        where = describe(used)
+    names = {picture.image: picture.name for picture in submission.pictures}
+    broken = [f"{names.get(p, p)} {reason}" for p, reason in encodings.refused.items()]
+    lines = (*submission.refused, *broken)
+    if result.summary.empty:
+        raise UserError(f"nothing could be scored: {[*result.notes, *lines, 'no images'][0]}")
+    paths = [source for source in images if isinstance(source, Path)]
+    name = paths[0].resolve().stem if len(images) == len(paths) == 1 else f"{len(images)}-methods"
+    return result, Account(name, where, banner or banner_of(cast), lines)
 
 
 def gather(
-    paths: Sequence[Path],
-    references: str | None,
+    images: Sequence[Path | Records],
+    references: str | References | None,
     dataset: Dataset,
     *,
     method: str | None,
     identifier: str,
     scratch: Path,
+    any_noun: bool = False,
 ) -> tuple[Submission, References]:
-    """Return the images in all paths, and the references of their subjects alone.
+    """Return all images, and the references of their subjects alone.
 
     `dataset` has the subjects and prompts of what is no finished run.
-    Raises UserError where nothing can be scored, two paths hold a method of the same name, or the
+    Raises UserError where nothing can be scored, two sources hold a method of the same name, or the
     references are not to be found.
     """
-    chosen = None
-    if references not in {None, MINI}:
+    chosen = references if isinstance(references, References) else None
+    if isinstance(references, str) and references != MINI:
         chosen = find_references(references, (), scratch)
     submission = Submission()
-    for path in paths:
+    for source in images:
         part = read_submission(
-            path,
+            source,
             scratch=scratch,
             dataset=dataset,
             method=method,
             identifier=identifier,
             own_subjects=chosen.files if chosen else (),
+            any_noun=any_noun,
         )
         if doubles := set(submission.methods) & set(part.methods):
             raise UserError(
@@ -134,18 +152,19 @@ def gather(
     subjects = dict.fromkeys(picture.subject for picture in submission.pictures)
     if references is None and submission.references:
         chosen = References("the run", submission.references, submission.banner)
-    chosen = chosen or find_references(references, subjects, scratch)
+    if chosen is None:
+        chosen = find_references(references if references == MINI else None, subjects, scratch)
     own = {name: chosen.files[name] for name in subjects if name in chosen.files}
     return submission, References(chosen.where, own, chosen.banner)
 
 
 def choose_cast(
-    protocols: Sequence[str] | None,
+    protocols: Sequence[str | Protocol] | None,
     *,
     metrics: Sequence[str] = (),
     overrides: Mapping[str, str] | None = None,
     only: Mapping[str, str] | None = None,
-    flags: Sequence[str] = ("copy", "collapse"),
+    flags: Sequence[str] = FLAGS,
 ) -> Cast:
     """Return the protocols that were asked for, or `paper` and those that its encoders suffice for.
 
@@ -156,47 +175,13 @@ def choose_cast(
         return cast_roles(readings, metrics=metrics, flags=flags, overrides=overrides, only=only)
 
     if protocols is not None:
-        names = protocol_names() if list(protocols) == [EVERY] else dict.fromkeys(protocols)
-        return cast([load_protocol(name) for name in names])
+        names = protocol_names() if list(protocols) == [EVERY] else protocols
+        chosen = [p if isinstance(p, Protocol) else load_protocol(p) for p in names]
+        return cast(list({protocol.name: protocol for protocol in chosen}.values()))
     paper = load_protocol("paper")
     needed = set(cast([paper]).needed)
     others = [load_protocol(name) for name in protocol_names() if name != paper.name]
     return cast([paper, *(other for other in others if set(cast([other]).needed) <= needed)])
-
-
-def score_images(
-    cast: Cast,
-    submission: Submission,
-    references: References,
-    *,
-    device: str,
-    status: Any,
-    advance: Advance,
-) -> tuple[Reconciliation, tuple[str, ...]]:
-    """Encode and reconcile; return the tables, and a line for each thing that was not scored.
-
-    Raises UserError where nothing could be.
-    """
-    from dbbench.protocols.scoring import reconcile
-
-    encodings = encode(
-        cast,
-        submission.pictures,
-        references.files,
-        FeatureStore(),
-        device=device,
-        status=status,
-        advance=advance,
-    )
-    status("averaging")
-    result = reconcile(cast, submission, references.files, encodings)
-    names = {picture.image: picture.name for picture in submission.pictures}
-    broken = [f"{names.get(p, p)} {reason}" for p, reason in encodings.refused.items()]
-    lines = (*submission.refused, *broken)
-    if result.summary.empty:
-        reasons = [*result.notes, *lines, "no images"]
-        raise UserError(f"nothing could be scored: {reasons[0]}")
-    return result, lines
 
 
 def mini_encoders() -> dict[str, str]:

@@ -139,10 +139,12 @@ def default_suite(device: str) -> tuple[str, str]:
     return "mini", f"there is no CUDA device in use ({device})"
 
 
-def choose_suite(name: str | None, on: str | None, device: str) -> Suite:
+def choose_suite(name: str | Path | Suite | None, on: str | None, device: str) -> Suite:
     """Return a suite as in `load_suite`; where `name` or `on` is None the device decides it."""
+    if isinstance(name, Suite):
+        return name
     default, _ = default_suite(device)
-    name = name or default
+    name = str(name or default)
     if on is None and default in bases(read_suite(name)):
         on = default
     return load_suite(name, on)

@@ -1,0 +1,1 @@
+"""What `import dbbench` offers as functions: run, score, load_run."""

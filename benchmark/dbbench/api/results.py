@@ -1,0 +1,119 @@
+"""`dbbench.load_run`: an output folder of `dbbench run` as DataFrames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from dbbench.errors import UserError
+from dbbench.reports.results import Results, load_results
+from dbbench.storage.artifact import Damaged
+from dbbench.storage.run_folder import all_references, runs_in, samples_of
+from dbbench.suites.suite import Suite
+
+IMAGES = ["method", "subject", "seed", "prompt", "category", "text", "image", "path"]
+REFERENCES = ["subject", "image", "path", "credit"]
+_INNER = ["suite", "banner", "oracle"]
+"""Columns of the ranking that are the same in every row, or said by another one."""
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What an output folder holds, as DataFrames; read with `load_run`."""
+
+    folder: Path
+    _results: Results
+
+    @property
+    def suite(self) -> Suite:
+        """The suite that was run, with every setting."""
+        return self._results.suite
+
+    @property
+    def banner(self) -> str | None:
+        """A line to show wherever these numbers are shown; None where there is none."""
+        return self._results.banner
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """One row per image and metric: suite, method, subject, class_noun, kind, seed, prompt,
+        category, image, metric, value.
+
+        `prompt` is the prompt's id and `image` a file in the run's samples. Method "real-images"
+        are the references, each compared with the subject's other references.
+        """
+        return self._results.scores.copy()
+
+    @property
+    def leaderboard(self) -> pd.DataFrame:
+        """One row per method: the real images first, then the best by the first metric first.
+
+        For each metric, such as "dino": `dino` (the mean over subjects of the mean over images),
+        `dino_low` and `dino_high` (its 95% interval, which resamples subjects), `dino_rank` (none
+        where runs are missing) and `dino_tied` (whether another method shares the rank). `note`
+        says which runs are missing, `reason` why there is no interval.
+        """
+        return self._results.leaderboard.ranking.drop(columns=_INNER)
+
+    @property
+    def differences(self) -> pd.DataFrame:
+        """One row per metric and two methods, paired by subject: metric, a, b, difference (a - b),
+        low, high (95%), p, p_holm, subjects, reason.
+        """
+        return self._results.leaderboard.differences.drop(columns=_INNER[:2])
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """One row per sampled image: method, subject, seed, prompt, category, text, image, path.
+
+        `text` is the prompt without an identifier. `image` is as in `scores`, so that both tables
+        can be merged; `path` is the file. Raises UserError where a run's folder is damaged.
+        """
+        rows = []
+        with _whole():
+            for run in runs_in(self.folder):
+                if (samples := samples_of(self.folder, run)) is None:
+                    continue
+                for image in samples.images:
+                    asked = (image.prompt, image.category, image.text, image.file)
+                    rows.append((*astuple(run), *asked, samples.path(image)))
+        return pd.DataFrame(rows, columns=IMAGES)
+
+    @cached_property
+    def references(self) -> pd.DataFrame:
+        """One row per reference image: subject, image, path, credit (to show beside the image).
+
+        Raises UserError as `images`.
+        """
+        with _whole():
+            rows = [
+                (subject, image.file, found.path(image), image.credit)
+                for subject, found in all_references(self.folder).items()
+                for image in found.images
+            ]
+        return pd.DataFrame(rows, columns=REFERENCES)
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    try:
+        yield
+    except Damaged as error:
+        raise UserError(f"{error}; run the same dbbench run again") from None
+
+
+def load_run(folder: str | Path) -> RunResults:
+    """Return the results in an output folder of `dbbench run` or `dbbench.run`.
+
+    Raises UserError where the folder holds no scores, or those of another version.
+
+        results = dbbench.load_run("results/mini")
+        results.leaderboard[["method", "dino", "dino_low", "dino_high"]]
+    """
+    out = Path(folder).expanduser()
+    return RunResults(out, load_results(out))
