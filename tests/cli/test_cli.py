@@ -271,7 +271,7 @@ def test_each_worker_has_a_bar_of_its_own() -> None:
 
 def test_the_time_left_is_what_like_tasks_took(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("dbbench.running.display.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("dbbench.running.display.clock.time.monotonic", lambda: now)
     clock = Clock(TASKS)
     clock.begin(TASKS[0])
     assert clock.left is None

@@ -23,7 +23,7 @@ from harness import (  # noqa: F401
 )
 from rich.console import Console
 
-from dbbench.planning.status import print_status
+from dbbench.cli.status import print_status
 from dbbench.planning.task import Task
 from dbbench.running.executors.local import Local
 from dbbench.running.executors.processes import in_order

@@ -24,7 +24,7 @@ from harness import (  # noqa: F401
 )
 from rich.console import Console
 
-from dbbench.planning.verify import verify
+from dbbench.cli.status import print_verified as verify
 from dbbench.storage.events import EventLog
 from dbbench.suites.suite import Suite
 

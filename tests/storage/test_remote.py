@@ -17,10 +17,10 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from dbbench.cli import app
+from dbbench.cli.status import print_status
 from dbbench.errors import UserError
 from dbbench.mini.source import MiniWorld
 from dbbench.planning.request import Request
-from dbbench.planning.status import print_status
 from dbbench.reports import write_report
 from dbbench.running.options import RunOptions
 from dbbench.running.run import execute

@@ -22,6 +22,7 @@ from dbbench.cli import (
     run,
     score,
     simulation,
+    status,
     study,
     validity,
 )
@@ -36,7 +37,7 @@ app = typer.Typer(
     help="Subject-driven generation measured by the DreamBooth protocol.",
     epilog="Start with: dbbench run --suite mini --subjects dog,teapot",
 )
-for group in (run, reproduce, score, report, validity, listing, data, cache, study):
+for group in (run, status, reproduce, score, report, validity, listing, data, cache, study):
     app.add_typer(group.app)
 study.study_app.add_typer(simulation.app)
 

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from dbbench.errors import unknown
 
@@ -24,26 +23,25 @@ app.add_typer(
 def ls() -> None:
     """Show what is kept of each encoder, the last used first."""
     from dbbench.evaluation.feature_cache import Cache
+    from dbbench.reports.formats.terminal import print_table
     from dbbench.units import gigabytes
 
     cache, console = Cache(), Console()
     entries = cache.entries()
     if entries:
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        table.add_column("encoder", overflow="fold")
-        for column in ("images", "texts", "distances", "size", "last used"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for entry in entries:
-            used = datetime.fromtimestamp(entry.used)
-            table.add_row(
+        header = ("encoder", "images", "texts", "distances", "size", "last used")
+        rows = [
+            [
                 entry.encoder,
                 f"{entry.images:,}",
                 f"{entry.texts:,}",
                 f"{entry.matrices:,}",
                 gigabytes(entry.size),
-                f"{used:%Y-%m-%d %H:%M}",
-            )
-        console.print(table, markup=False)
+                f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
+            ]
+            for entry in entries
+        ]
+        print_table(console, "", header, rows)
     total = gigabytes(sum(entry.size for entry in entries))
     console.print(
         f"{total} of at most {gigabytes(cache.limit)} in {cache.folder}"

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dbbench.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
 
 data_app = typer.Typer(no_args_is_help=True, help="Fetch and check photographs; convert weights.")
 app = typer.Typer()
@@ -41,19 +37,13 @@ def fetch(
     ] = None,
 ) -> None:
     """Get the photographs; what is there and right is not fetched again."""
-    from rich.progress import Progress
-
+    from dbbench.bars import shown
     from dbbench.data.download import fetch_data
 
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        shown: dict[str, TaskID] = {}
-
-        def advance(what: str, done: int, total: int) -> None:
-            if what not in shown:
-                shown[what] = bars.add_task(what)
-            bars.update(shown[what], completed=done, total=total or None)
-
-        result = fetch_data(out, mirror=mirror, progress=advance)
+    with shown("fetching") as (_, advance):
+        result = fetch_data(
+            out, mirror=mirror, progress=lambda what, done, total: advance(done, total, {})
+        )
     print(result.summary)
 
 

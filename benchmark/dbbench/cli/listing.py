@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from dbbench.errors import unknown
 
@@ -18,6 +18,8 @@ LISTS = (
     *("datasets", "subjects", "prompts", "suites"),
     *("methods", "metrics", "encoders", "protocols"),
 )
+Table = tuple[Sequence[str], Sequence[Sequence[str | Text]]]
+"""A header and rows."""
 
 app = typer.Typer()
 
@@ -32,29 +34,29 @@ def list_(
     ],
 ) -> None:
     """Show what there is to choose from."""
-    console = Console()
+    from dbbench.reports.formats.terminal import print_table
+
     match what:
         case "subjects":
-            console.print(_subjects())
+            header, rows = _subjects()
         case "prompts":
-            console.print(_prompts(), markup=False)
+            header, rows = _prompts()
         case "suites":
-            console.print(_suites())
+            header, rows = _suites()
         case "datasets" | "methods" | "metrics" | "encoders":
-            console.print(_plugins(what))
+            header, rows = _plugins(what)
         case "protocols":
-            console.print(_protocols())
+            header, rows = _protocols()
         case _:
             raise unknown("list", what, LISTS, "")
+    print_table(Console(), "", header, rows, left=range(len(header)))
 
 
 def _subjects() -> Table:
     from dbbench.data.photographs import Photographs
 
-    table = _table("subject", "class noun", "kind", "images")
-    for subject in Photographs().subjects:
-        table.add_row(subject.name, subject.class_noun, subject.kind, str(len(subject.photos)))
-    return table
+    rows = [(s.name, s.class_noun, s.kind, str(len(s.photos))) for s in Photographs().subjects]
+    return ("subject", "class noun", "kind", "images"), rows
 
 
 def _prompts() -> Table:
@@ -64,13 +66,12 @@ def _prompts() -> Table:
     rows: dict[str, list[str]] = {}
     for subject in sorted(dataset.subjects, key=lambda subject: subject.live):
         for prompt in dataset.prompts(subject):
-            row = rows.setdefault(prompt.id, [prompt.category, subject.kind, prompt.text])
-            if subject.kind not in row[1]:
-                row[1] += f", {subject.kind}"
-    table = _table("id", "category", "for", "text")
-    for name, row in rows.items():
-        table.add_row(name, *row)
-    return table
+            row = rows.setdefault(
+                prompt.id, [prompt.id, prompt.category, subject.kind, prompt.text]
+            )
+            if subject.kind not in row[2]:
+                row[2] += f", {subject.kind}"
+    return ("id", "category", "for", "text"), list(rows.values())
 
 
 def _suites() -> Table:
@@ -79,7 +80,6 @@ def _suites() -> Table:
     from dbbench.suites.inheritance import bases, read_suite, suite_names
     from dbbench.suites.suite import load_suite
 
-    table = _table("suite", "backbone", "px", "subjects", "what it is")
     rows = []
     for name in suite_names():
         below, suite = bases(read_suite(name)), load_suite(name)
@@ -87,39 +87,27 @@ def _suites() -> Table:
         pixels = "" if below else str(suite.backbone.resolution)
         subjects = len(select_subjects(load_dataset(suite.source), suite.subjects))
         rows.append((bool(below), name, backbone, pixels, str(subjects), suite.description))
-    for _, *row in sorted(rows):
-        table.add_row(*row)
-    return table
+    header = ("suite", "backbone", "px", "subjects", "what it is")
+    return header, [row for _, *row in sorted(rows)]
 
 
 def _protocols() -> Table:
     from dbbench.protocols.protocol import load_protocol, protocol_names
 
-    table = _table("protocol", "what it is, what it chooses, and the source")
-    for name in protocol_names():
-        protocol = load_protocol(name)
+    rows = []
+    for protocol in map(load_protocol, protocol_names()):
         choices = f"references {protocol.references}, text {protocol.text}"
-        table.add_row(
-            name,
-            f"{protocol.description}\n{choices}, mean over {protocol.aggregation}s"
-            f"\n[dim]{escape(protocol.source)}[/]\n",
-        )
-    return table
+        about = f"{protocol.description}\n{choices}, mean over {protocol.aggregation}s\n"
+        rows.append((protocol.name, Text.assemble(about, (f"{protocol.source}\n", "dim"))))
+    return ("protocol", "what it is, what it chooses, and the source"), rows
 
 
 def _plugins(kind: Kind) -> Table:
     """Return data sets, methods, encoders or metrics, each with the first line of its own file."""
     from dbbench.plugins import describe, names, provenance
 
-    table = _table(kind[:-1], "what it is, and where it is from")
-    for name in names(kind):
-        what, where = describe(kind, name), provenance(kind, name)
-        table.add_row(name, f"{escape(what)}\n[dim]{escape(where)}[/]")
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, no_wrap=number == 0, overflow="fold")
-    return table
+    rows = [
+        (name, Text.assemble(describe(kind, name), "\n", (provenance(kind, name), "dim")))
+        for name in names(kind)
+    ]
+    return (kind[:-1], "what it is, and where it is from"), rows

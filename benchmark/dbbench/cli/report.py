@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from dbbench.bars import shown
 from dbbench.errors import UserError
 from dbbench.storage.record import RESULTS, latest
 
@@ -56,7 +57,7 @@ def report(
         if len(places) > 1:
             console.print(Text(str(place), style="bold"), soft_wrap=True)
         print_leaderboard(place, console)
-    with console.status("writing the page"):
+    with shown("writing the page"):
         if len(places) == 1:
             page = write_report(places[0], price=price, studies=study)
         else:
@@ -79,7 +80,7 @@ def compare(
 
     console = Console()
     places = [open_scored(folder, write_report) for folder in (first, second)]
-    with console.status("comparing"):
+    with shown("comparing"):
         comparisons = compare_runs(*places)
     for comparison in comparisons:
         print_comparison(comparison, console)

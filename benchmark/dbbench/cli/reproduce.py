@@ -90,6 +90,7 @@ def reproduce(
     same. What is complete is skipped, so that the same command continues after an interruption; a
     suite that fails does not stop the others.
     """
+    from dbbench.bars import shown
     from dbbench.planning.request import make_request
     from dbbench.reports import write_report
     from dbbench.running.reproduction import check_requests, expected_costs
@@ -115,7 +116,7 @@ def reproduce(
             )
             for name in dict.fromkeys(names(suites, "--suites") or PAPER)
         ]  # fmt: skip
-        with console.status("reading the suites"):
+        with shown("reading the suites"):
             check_requests(requests, options.device)
         if dry_run:
             _print_costs(expected_costs(requests, options.device), console)
@@ -137,7 +138,7 @@ def reproduce(
     if scored:
         from dbbench.reports import print_findings, write_overview
 
-        with console.status("writing the pages"):
+        with shown("writing the pages"):
             page = write_overview(scored, folder, missing=missing)
         print_findings(scored, console)
         console.print(f"report: {page}", soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""`dbbench run`, the main job, `dbbench status` and `dbbench verify`."""
+"""`dbbench run`, the main job."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dbbench.cli.options import (
     numbers,
     workers,
 )
-from dbbench.storage.record import latest
+from dbbench.cli.status import print_dry_run
 
 if TYPE_CHECKING:
     from dbbench.planning.request import Request
@@ -104,7 +104,6 @@ def run(
     """
     from dbbench.planning.build import make_plan
     from dbbench.planning.request import make_request
-    from dbbench.planning.status import print_dry_run
     from dbbench.reports import write_report
     from dbbench.running.run import execute
 
@@ -134,40 +133,6 @@ def run(
         except KeyboardInterrupt as interrupt:
             raise say_stopped(interrupt, console) from None
     _finish(outcome, request.out, Console())
-
-
-@app.command(epilog="Example:  dbbench status results/mini")
-def status(
-    folder: Annotated[
-        str | None,
-        typer.Argument(help="An output folder or its address. Default: the latest in results."),
-    ] = None,
-) -> None:
-    """Show which stages of which runs are done, running, failed (and why), missing or stale."""
-    from dbbench.planning.status import print_status
-    from dbbench.storage.remote import open_folder
-
-    path, remote = open_folder(folder or str(latest()))
-    print_status(path, Console(), remote)
-
-
-@app.command(epilog="Examples:\n\ndbbench verify results/mini\n\ndbbench verify && echo whole")
-def verify(
-    folder: Annotated[
-        str | None,
-        typer.Argument(help="An output folder or its address. Default: the latest in results."),
-    ] = None,
-) -> None:
-    """Read every file and compare it with its hash; exit code 1 where one is damaged or stale.
-
-    What is damaged is marked, and the next dbbench run makes it again and nothing else.
-    """
-    from dbbench.planning.verify import verify as verify_folder
-    from dbbench.storage.remote import open_folder
-
-    path, remote = open_folder(folder or str(latest()))
-    if not verify_folder(path, Console(), remote):
-        raise typer.Exit(1)
 
 
 def say_stopped(interrupt: KeyboardInterrupt, console: Console) -> typer.Exit:

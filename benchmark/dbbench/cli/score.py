@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from dbbench.advance import silent
+from dbbench.bars import shown
 from dbbench.cli.options import Device, names
 from dbbench.errors import UserError
 from dbbench.storage.record import RESULTS
@@ -79,7 +77,7 @@ def score(
     from dbbench.protocols.scorecard import score_images
     from dbbench.reports.scoring.tables import print_reconciliation, write_reconciliation
 
-    with shown() as (status, advance):
+    with shown("reading") as (status, advance):
         result, account = score_images(
             images, references, Photographs(), method=method, identifier=identifier,
             protocols=names(protocol, "--protocol"), metrics=names(metrics, "--metrics") or (),
@@ -124,7 +122,7 @@ def oracle(
             highlight=False,
         )
         data = MINI
-    with shown() as (status, advance):
+    with shown("reading") as (status, advance):
         result = score_real_images(
             data, Photographs(),
             protocols=names(protocol, "--protocol"), encoders=_overrides(encoder),
@@ -142,26 +140,3 @@ def _overrides(encoder: list[str] | None) -> dict[str, str]:
                 raise UserError(f'cannot read "--encoder {text}"; write it as dino=mini-dino')
             chosen[role.strip()] = name.strip()
     return chosen
-
-
-@contextmanager
-def shown() -> Iterator[tuple[Any, Any]]:
-    """Yield what shows the work: a bar with the time left on a terminal, lines elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield (lambda text: console.print(text, markup=False, highlight=False)), silent
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeLeft())
-    with Progress(*columns, console=console, transient=True) as bars:
-        task = bars.add_task("reading", total=None)
-
-        def status(text: str) -> None:
-            bars.reset(task, description=text[:40], total=None)
-
-        def advance(done: int, total: int, figures: Mapping[str, Any], /) -> None:
-            bars.update(task, completed=done, total=total)
-
-        yield status, advance

@@ -40,8 +40,7 @@ def simulate(
     database: Url = None,
 ) -> None:
     """Let simulated raters answer, into DIR/simulated.sqlite; results are marked as simulated."""
-    from rich.progress import Progress
-
+    from dbbench.bars import shown
     from dbbench.cli.options import names
     from dbbench.study import require_extra
 
@@ -52,14 +51,9 @@ def simulate(
 
     crowd = Crowd(_shares(shares), error, careless, dropout)
     store = open_store(folder, database or simulated_url(folder))
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task("answering", total=None)
+    with shown("answering") as (_, advance):
         raters = simulate_study(
-            store,
-            crowd,
-            order=names(order, "--order") or (),
-            seed=seed,
-            advance=lambda done, total: bars.update(bar, completed=done, total=total),
+            store, crowd, order=names(order, "--order") or (), seed=seed, advance=advance
         )
     store.database.close()
     print(f"{raters} simulated raters; next: dbbench study results {folder} --simulated")
@@ -77,8 +71,7 @@ def plan(
     seed: int = 0,
 ) -> None:
     """Simulate studies: how many raters does it take to distinguish two methods?"""
-    from rich.progress import Progress
-
+    from dbbench.bars import shown
     from dbbench.reports.formats.terminal import print_table
     from dbbench.study import require_extra
 
@@ -91,8 +84,7 @@ def plan(
     console = Console()
     raw, majority = crowd.expected(raters_per_pair)
     rows = []
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task("simulating", total=studies * len(sizes))
+    with shown("simulating") as (_, advance):
         for size in sizes:
             found = plan_study(
                 crowd,
@@ -101,7 +93,7 @@ def plan(
                 questions_per_rater=questions_per_rater,
                 studies=studies,
                 seed=seed,
-                advance=lambda: bars.advance(bar),
+                advance=advance,
             )
             rows.append(
                 [

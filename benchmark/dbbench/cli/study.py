@@ -61,8 +61,7 @@ def create(
     ] = None,
 ) -> None:
     """Draw pairs of two methods' images and write a folder that holds all a study needs."""
-    from rich.progress import Progress
-
+    from dbbench.bars import shown
     from dbbench.study.design.create import Settings, create_study
     from dbbench.study.design.texts import default_texts
 
@@ -81,15 +80,8 @@ def create(
         asked, questions_per_rater + checks, consent=consent, completion_code=completion_code
     )
     folder = out or RESULTS / f"study-{asked}"
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task("copying images", total=None)
-        study = create_study(
-            runs,
-            folder,
-            settings,
-            texts,
-            lambda done, total: bars.update(bar, completed=done, total=total),
-        )
+    with shown("copying images") as (_, advance):
+        study = create_study(runs, folder, settings, texts, advance)
     console = Console(soft_wrap=True, highlight=False)
     console.print(
         f"{folder}: {len(study.pairs)} pairs of {', '.join(study.methods)};"
@@ -250,13 +242,13 @@ def results(
     from dbbench.study import require_extra
 
     require_extra()
+    from dbbench.bars import shown
     from dbbench.reports.study.pages import print_study, write_study_page
     from dbbench.reports.study.preferences import Preferences
     from dbbench.storage.disk import storage_errors
     from dbbench.study.analysis.results import analyse_file, analyse_folder, simulated_url
 
-    console = Console()
-    with console.status("analysing"):
+    with shown("analysing"):
         if source.is_file():
             analysis = analyse_file(source, only_attentive=only_attentive)
             folder = out or source.with_suffix("")
@@ -265,6 +257,7 @@ def results(
             analysis = analyse_folder(source, url, only_attentive=only_attentive)
             folder = out or source / ("results-simulated" if simulated else "results")
     preferences = Preferences((analysis,))
+    console = Console()
     print_study(preferences, console)
     with storage_errors(folder):
         page = write_study_page(preferences, folder)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from dbbench.bars import shown
 from dbbench.cli.options import Device
-from dbbench.cli.score import shown
 from dbbench.errors import UserError
 from dbbench.storage.record import RESULTS
 

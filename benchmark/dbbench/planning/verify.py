@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
+from dbbench.advance import Advance, silent
 from dbbench.errors import UserError
 from dbbench.planning.build import recorded_plan
 from dbbench.planning.finished import finished_runs, inspect_scores
 from dbbench.planning.plan import Plan
-from dbbench.planning.status import STYLES
-from dbbench.storage.artifact import Artifact
+from dbbench.storage.artifact import Artifact, State
 from dbbench.storage.remote import Remote
 from dbbench.storage.run_folder import SCORES_MANIFEST
 from dbbench.suites.runs import Run
 
 
-def verify(out: Path, console: Console, remote: Remote | None = None) -> bool:
-    """Print what is damaged or stale; return whether everything that is there is as it was made.
+@dataclass(frozen=True)
+class Verified:
+    """What was found of one artifact."""
+
+    name: str
+    state: State
+    problem: str
+    """What is wrong with it, "" where nothing is."""
+    marked: bool = True
+    """Of a damaged one: whether the next run sees at a glance that it is."""
+
+
+def verify(out: Path, remote: Remote | None = None, advance: Advance = silent) -> list[Verified]:
+    """Compare every artifact of a folder, and its score table, with the hashes of its manifest.
 
     What is damaged loses its manifest, so that the next `dbbench run` makes it again. Raises
     UserError where the folder holds no results. With a `remote`, `out` is its mirror, and what is
@@ -30,36 +38,17 @@ def verify(out: Path, console: Console, remote: Remote | None = None) -> bool:
     """
     plan, runs = recorded_plan(out, remote)
     artifacts = {str(artifact.path.relative_to(out)): artifact for artifact in _all(plan, runs)}
-    counts: Counter[str] = Counter()
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("artifact", "state", "what is wrong"):
-        table.add_column(column, overflow="fold")
-    read_only = False
-    with _bar(console) as bar:
-        for name, artifact in bar.track(artifacts.items(), description="verifying"):
-            state, problem = artifact.examine()
-            counts[state] += 1
-            if state in {"damaged", "stale"}:
-                table.add_row(name, f"[{STYLES[state]}]{state}[/]", problem)
-            if state == "damaged":
-                read_only |= not _mark(artifact)
+    found = []
+    for number, (name, artifact) in enumerate(artifacts.items(), 1):
+        state, problem = artifact.examine()
+        marked = state != "damaged" or _mark(artifact)
+        found.append(Verified(name, state, problem, marked))
+        advance(number, len(artifacts), {})
     if (out / SCORES_MANIFEST).is_file():
-        state, problem = inspect_scores(plan, finished_runs(plan, runs))
         # Of other runs than are finished now: not wrong, but not up to date.
-        counts[state] += 1
-        if state in {"damaged", "stale"}:
-            table.add_row(SCORES_MANIFEST, f"[{STYLES[state]}]{state}[/]", problem)
-    if table.row_count:
-        console.print(table)
-    said = ", ".join(f"{counts[s]} {s}" for s in ("done", "damaged", "stale", "missing"))
-    console.print(f"{remote.url if remote else out}: {said}", soft_wrap=True, highlight=False)
-    if counts["damaged"] or counts["stale"]:
-        console.print(
-            "the dbbench run that made them makes them again, and nothing else"
-            + ("; first make the folder writable" if read_only else ""),
-            soft_wrap=True,
-        )
-    return not (counts["damaged"] or counts["stale"])
+        finished = finished_runs(plan, runs)
+        found.append(Verified(SCORES_MANIFEST, *inspect_scores(plan, finished)))
+    return found
 
 
 def _all(plan: Plan, runs: tuple[Run, ...]) -> Iterator[Artifact]:
@@ -81,10 +70,3 @@ def _mark(artifact: Artifact) -> bool:
     except (OSError, UserError):
         return False
     return True
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip

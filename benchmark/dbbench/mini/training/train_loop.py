@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+
+from dbbench.bars import shown
 
 SAVE_SECONDS = 120
 LOG_STEPS = 50
@@ -59,8 +60,7 @@ def train_loop(
     curve = LossCurve(file.with_suffix(".csv"), columns, step)
     losses: list[Tensor] = []
     began = saved = logged = time.monotonic()
-    with _bar() as bar:
-        task = bar.add_task(file.stem, total=steps, completed=step)
+    with shown(file.stem) as (_, advance):
         while step < steps:
             optimizer.param_groups[0]["lr"] = scheduled(step, steps, rate, warmup, hold)
             with torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bfloat16()):
@@ -81,7 +81,7 @@ def train_loop(
                 minutes = (spent + now - began) / 60
                 curve.row(step, minutes, mean, optimizer.param_groups[0]["lr"], speed)
                 losses, logged = [], now
-                bar.update(task, completed=step)
+                advance(step, steps, {})
             # Save only when a row was logged, so that a resumed curve has no gap and no duplicate.
             if (step % LOG_STEPS == 0 and now - saved > SAVE_SECONDS) or step == steps:
                 save_state(
@@ -132,12 +132,3 @@ def save_state(file: Path, **state: Any) -> None:
     partial = file.with_suffix(".part")
     torch.save(state, partial)
     partial.rename(file)
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("step {task.completed:,.0f} of {task.total:,.0f}"),
-        TimeRemainingColumn(),
-    )

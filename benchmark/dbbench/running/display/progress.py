@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
+from rich.progress import TaskID
 
+from dbbench.bars import make_bars
 from dbbench.planning.task import Task
 from dbbench.running.display.clock import Clock
-from dbbench.units import duration, per_second
+from dbbench.units import duration
 
-REFRESH = 4.0  # Per second.
 ROWS = 8  # Tasks under way that are shown at once.
+_STATUS = "status"  # In the place of a worker's name.
 
 
 class Progress(Protocol):
@@ -121,97 +117,69 @@ class JsonProgress:
         say_json(self._console, event, **content)
 
 
-@dataclass
-class _Row:
-    """One task's bar."""
-
-    task: Task
-    begun: float
-    done: int = 0
-    total: int = 0
-    first: int = 0
-    detail: str = ""
-
-    def speed(self, wide: bool) -> str:
-        seconds = time.monotonic() - self.begun
-        if not self.total or self.done <= self.first or seconds < 0.2:
-            return f"{self.done}/{self.total}" if self.total else ""
-        unit = "step" if self.task.stage == "train" else "img"
-        rate = f"{per_second((self.done - self.first) / seconds)} {unit}/s"
-        detail = f" {self.detail}" if wide and self.detail else ""
-        return f"{self.done}/{self.total} {rate}{detail}"
-
-
 class LiveProgress:
     """Bars that stay at the bottom of the terminal: all tasks, and each that is under way."""
 
     def __init__(self, console: Console, tasks: Sequence[Task]) -> None:
         self._console, self._clock = console, Clock(tasks)
-        self._rows: dict[str, _Row] = {}
-        self._run = self._runs = 0
-        self._status = ""
-        self.live = Live(
-            get_renderable=self._render,
-            console=console,
-            refresh_per_second=REFRESH,
-            transient=True,
-        )
+        self._bars = make_bars(console)
+        self.live = self._bars.live
+        self._all = self._bars.add_task("all stages", total=max(len(tasks), 1))
+        self._below: dict[str, TaskID] = {}
+        """The bar of each worker; "status" is the line of what goes on outside of tasks."""
+        self._run = 0
+        self._tell_all()
 
     def begin(self, task: Task, run: int, runs: int, worker: str = "") -> None:
         """Show the task."""
-        self._run, self._runs = max(run, self._run), runs or self._runs
-        self._rows[worker] = _Row(task, time.monotonic())
-        self._status = ""
         self._clock.begin(task, worker)
+        self._hide(_STATUS)
+        self._below[worker] = self._bars.add_task(
+            f"{task.stage} {task.name}",
+            total=None,
+            visible=len(self._below) < ROWS,
+            unit="step" if task.stage == "train" else "img",
+        )
+        if runs:
+            self._run = max(run, self._run)
+            self._bars.update(self._all, description=f"run {self._run} of {runs}")
+        self._tell_all()
 
     def advance(self, done: int, total: int, detail: str, worker: str = "") -> None:
         """Move its bar."""
-        if (row := self._rows.get(worker)) is None:
-            return
-        if not row.total:
-            row.first = done  # Taken over from an interrupted attempt, or the very first step.
-            row.begun = time.monotonic()
-        row.done, row.total, row.detail = done, total, detail
-        self._clock.advance(done, total, worker)
+        if worker in self._below:
+            bar = self._below[worker]
+            self._bars.update(bar, completed=done, total=total or None, detail=detail)
+            self._clock.advance(done, total, worker)
+            self._tell_all()
 
     def end(self, summary: str, worker: str = "") -> None:
         """Move the bar of all tasks."""
-        self._clock.end(self._rows.pop(worker).task, worker)
+        self._clock.end(self._clock.running[worker].task, worker)
+        self._hide(worker)
+        self._tell_all()
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""
         self._console.print(text, markup=False, highlight=False)
 
     def status(self, text: str) -> None:
-        """Show a line in place of the inner bars."""
-        self._status = text
+        """Show a line below the bars, until the next task begins."""
+        self._hide(_STATUS)
+        self._below[_STATUS] = self._bars.add_task(text, total=None)
 
-    def _render(self) -> Group:
-        wide = self._console.width >= 100
-        label, speed = (38, 32) if wide else (27, 20)
-        table = Table.grid(padding=(0, 1), expand=False)
-        table.add_column(width=label, no_wrap=True, overflow="ellipsis")
-        table.add_column(width=max(6, self._console.width - label - speed - 3))
-        table.add_column(width=speed, no_wrap=True, overflow="ellipsis")
-        left = self._clock.left
-        time_left = f"{duration(left)} left" if left is not None else "estimating"
-        overall = f"run {self._run} of {self._runs}" if self._runs else "all stages"
-        table.add_row(
-            Text(overall, style="bold"),
-            ProgressBar(total=max(len(self._clock.tasks), 1), completed=self._clock.finished),
-            Text(time_left),
-        )
-        rows = list(self._rows.values())
-        for row in rows[:ROWS]:
-            table.add_row(
-                Text(f"{row.task.stage} {row.task.name}"),
-                ProgressBar(total=row.total or None, completed=row.done, pulse=not row.total),
-                Text(row.speed(wide)),
-            )
-        more = f"and {len(rows) - ROWS} more under way" if len(rows) > ROWS else ""
-        if line := more or self._status:
-            return Group(table, Text(line, style="dim", no_wrap=True, overflow="ellipsis"))
-        return Group(table)
+    def _hide(self, worker: str) -> None:
+        """Remove a bar; one that had no room takes its place."""
+        if worker in self._below:
+            self._bars.remove_task(self._below.pop(worker))
+        for bar in list(self._below.values())[:ROWS]:
+            self._bars.update(bar, visible=True)
+
+    def _tell_all(self) -> None:
+        left, hidden = self._clock.left, len(self._below) - ROWS
+        more = f"and {hidden} more under way" if hidden > 0 else ""
+        detail = "estimating" if left is None else more
+        self._bars.update(self._all, completed=self._clock.finished, left=left, detail=detail)
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
+from dbbench.advance import Advance, silent
 from dbbench.errors import UserError
 from dbbench.seeds import stable_seed
 from dbbench.study.analysis.shares import FIRST, SECOND, UNDECIDED, Codes, Floats, Votes, verdicts
@@ -104,7 +105,7 @@ def simulate_study(
     *,
     order: Sequence[str] = (),
     seed: int,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    advance: Advance = silent,
 ) -> int:
     """Let simulated raters answer a study until every pair has its raters; return how many came.
 
@@ -150,7 +151,7 @@ def simulate_study(
             assert outcome is Outcome.KEPT, outcome
             answers += not item.is_check
         store.finish(name, now=now)
-        advance(answers, progress.wanted)
+        advance(answers, progress.wanted, {})
     return raters
 
 
@@ -175,7 +176,7 @@ def plan_study(
     questions_per_rater: int,
     studies: int,
     seed: int,
-    advance: Callable[[], None] = lambda: None,
+    advance: Advance = silent,
 ) -> Prospect:
     """Simulate many studies of one size; say how precise they are and how often they decide."""
     halves, decided = [], 0
@@ -191,7 +192,7 @@ def plan_study(
         if found.difference_low is not None and found.difference_high is not None:
             halves.append((found.difference_high - found.difference_low) / 2)
             decided += found.difference_low > 0
-        advance()
+        advance(number + 1, studies, {})
     raters = -(-pairs // questions_per_rater) * raters_per_pair
     half = float(np.mean(halves)) if halves else float("nan")
     return Prospect(pairs, raters, pairs * raters_per_pair, half, decided / studies)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from dbbench.advance import Advance, silent
 from dbbench.errors import UserError
 from dbbench.seeds import stable_seed
 from dbbench.storage.disk import storage_errors
@@ -41,8 +42,6 @@ from dbbench.study.design.study import (
 CHECKS = 20
 """Different attention checks in a study; each rater gets some of them."""
 
-Advance = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -63,7 +62,7 @@ def create_study(
     out: Path,
     settings: Settings,
     texts: Texts,
-    advance: Advance = lambda done, total: None,
+    advance: Advance = silent,
 ) -> Study:
     """Draw the pairs, copy their images under opaque ids, write the folder `out`; return the study.
 
@@ -120,7 +119,7 @@ def _write(
         pairs = []
         for number, (left, right) in enumerate(drawn, 1):
             pairs.append(_pair(number, left, right, copier, secrets))
-            advance(number, total)
+            advance(number, total, {})
         checks = _checks(settings, subjects, real, copier, secrets)
         references = {
             subject: tuple(Reference(image=copier.real(r), credit=r.credit) for r in real[subject])
