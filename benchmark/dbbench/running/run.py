@@ -11,7 +11,7 @@ from rich.console import Console
 from dbbench.data.dataset import ImageSource
 from dbbench.errors import UserError
 from dbbench.generation.resume import Interval
-from dbbench.interrupts import listening
+from dbbench.interrupts import stop_requests
 from dbbench.planning.build import make_plan
 from dbbench.planning.cost import estimate_bytes
 from dbbench.planning.finished import finished_runs, scored, scored_again
@@ -77,7 +77,7 @@ def execute(
     plan = make_plan(suite, out, source, runs, device, remote)
     plan.identities.resolve_methods(workspace.selection().join(runs).methods)
     with (
-        listening() as stop,
+        stop_requests() as stop,
         _sent(remote),
         storage_errors(out),
         Leases(out) as leases,

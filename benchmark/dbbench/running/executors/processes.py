@@ -18,7 +18,7 @@ from dbbench.data.dataset import ImageSource
 from dbbench.errors import UserError
 from dbbench.files import write_text
 from dbbench.generation.resume import Interval
-from dbbench.interrupts import listening
+from dbbench.interrupts import stop_requests
 from dbbench.planning.build import make_plan
 from dbbench.planning.task import Task
 from dbbench.running.display.progress import Progress
@@ -253,7 +253,7 @@ def _serve(order: _Order, name: str, pipe: Connection) -> None:
     relay = Relay(name, put)
     _end_with_parent()
     try:
-        with listening(terminal=False) as stop, Leases(order.out) as leases:
+        with stop_requests(terminal=False) as stop, Leases(order.out) as leases:
             models: Models | None = None
             while (run := pipe.recv()) is not None:
                 plan = make_plan(order.suite, order.out, order.source, [run], device, order.remote)
