@@ -32,7 +32,7 @@ import typer
 
 from dbbench.study.answers.database import default_url, open_database
 from dbbench.study.answers.store import Store
-from dbbench.study.design.create import Settings, create_study
+from dbbench.study.design.create import StudySettings, create_study
 from dbbench.study.design.secret import Secrets
 from dbbench.study.design.study import CHOICES, Study
 from dbbench.study.design.texts import default_texts
@@ -185,7 +185,7 @@ def main(
     """Let the raters answer; exit with 1 where an answer was lost or doubled."""
     with tempfile.TemporaryDirectory(prefix="study-load-") as name:
         folder = Path(name) / "study"
-        settings = Settings(
+        settings = StudySettings(
             "subject",
             pairs=raters * questions // raters_per_pair,
             raters_per_pair=raters_per_pair,

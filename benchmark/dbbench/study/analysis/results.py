@@ -1,4 +1,4 @@
-"""A folder or a file of answers -> its analysis and its files (`dbbench study results`)."""
+"""Analyse a study's folder or a file of answers (`dbbench study results`)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from dbbench.study.analysis.summary import Analysis, analyse
 from dbbench.study.answers.answers import answer_table, file_table
 from dbbench.study.answers.database import default_url, open_database
 from dbbench.study.answers.store import Store
-from dbbench.study.design.study import SCORES, SIMULATED_FILE, load_study
+from dbbench.study.design.study import SCORES_FILE, SIMULATED_FILE, load_study
 
 
 def analyse_folder(
     folder: Path, url: str | None = None, *, only_attentive: bool = False
 ) -> Analysis:
-    """Analyse the answers to a study. Raises UserError where there are none."""
+    """Analyse the answers to a study. Raises UserError if there are none."""
     study = load_study(folder)
     database = open_database(url or default_url(folder))
     try:
         answers = answer_table(study, Store(study, database).answers())
     finally:
         database.close()
-    path = folder / SCORES
+    path = folder / SCORES_FILE
     scores = pd.read_parquet(path) if path.is_file() else None
     return analyse(
         answers,
@@ -38,7 +38,7 @@ def analyse_folder(
 
 
 def analyse_file(path: Path, *, only_attentive: bool = False) -> Analysis:
-    """Analyse a file of answers that needs no study's folder."""
+    """Analyse a file of answers without a study's folder."""
     answers = file_table(path)
     banner = "; ".join(sorted(set(answers["banner"]) - {""})) or None
     return analyse(answers, banner=banner, only_attentive=only_attentive)
@@ -50,7 +50,7 @@ def simulated_url(folder: Path) -> str:
 
 
 def _directions(metrics: Iterable[str]) -> dict[str, bool]:
-    """Return for each metric whether higher is better; one that is not installed counts as such."""
+    """Return for each metric whether higher is better; True for metrics that are not installed."""
     from dbbench.evaluation.metric import load_metric
 
     directions = {}
