@@ -18,7 +18,7 @@ from dbbench.errors import UserError
 from dbbench.files import contained, fingerprint, hash_file, write_text
 
 MANIFEST = "manifest.json"
-REMEDY = "the dbbench run that made it makes it again, once dbbench verify has marked it"
+REMEDY = "to repair it, call dbbench verify, then rerun the dbbench run that made it"
 State = Literal["done", "missing", "stale", "damaged"]
 
 

@@ -15,7 +15,7 @@ from dbbench.advance import Advance, silent
 from dbbench.errors import UserError
 from dbbench.seeds import stable_seed
 from dbbench.storage.disk import storage_errors
-from dbbench.study.design.draw import Sample, draw_pairs
+from dbbench.study.design.draw import StudySample, draw_pairs
 from dbbench.study.design.pictures import Copier
 from dbbench.study.design.runs import (
     RealImage,
@@ -101,7 +101,7 @@ def _write(
     out: Path,
     settings: StudySettings,
     texts: Texts,
-    drawn: Sequence[tuple[Sample, Sample]],
+    drawn: Sequence[tuple[StudySample, StudySample]],
     real: Mapping[str, tuple[RealImage, ...]],
     advance: Advance,
 ) -> Study:
@@ -154,8 +154,10 @@ def _write(
     return study
 
 
-def _pair(number: int, left: Sample, right: Sample, copier: Copier, secrets: Secrets) -> Pair:
-    def candidate(sample: Sample) -> Candidate:
+def _pair(
+    number: int, left: StudySample, right: StudySample, copier: Copier, secrets: Secrets
+) -> Pair:
+    def candidate(sample: StudySample) -> Candidate:
         return Candidate(
             image=copier.copy(Path(sample.place)),
             method=sample.method,

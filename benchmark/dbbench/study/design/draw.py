@@ -14,7 +14,7 @@ from dbbench.seeds import stable_seed
 
 
 @dataclass(frozen=True)
-class Sample:
+class StudySample:
     """One generated image of a run; `place` is the path of its file."""
 
     run: str
@@ -32,7 +32,9 @@ Cell = tuple[str, str, str, str]
 """Subject, prompt, and two methods in alphabetical order; pairs are balanced over these."""
 
 
-def draw_pairs(samples: Iterable[Sample], count: int, *, seed: int) -> list[tuple[Sample, Sample]]:
+def draw_pairs(
+    samples: Iterable[StudySample], count: int, *, seed: int
+) -> list[tuple[StudySample, StudySample]]:
     """Return `count` different pairs (left, right) in random order.
 
     Cells of subject, prompt and two methods get equal numbers of pairs, up to one more. Those with
@@ -53,15 +55,19 @@ def draw_pairs(samples: Iterable[Sample], count: int, *, seed: int) -> list[tupl
             f" ask for fewer (--pairs {sum(room.values())}), or sample more images"
         )
     shares = _spread(room, count, rng)
-    drawn: dict[tuple[str, str], list[tuple[Sample, Sample]]] = defaultdict(list)
+    drawn: dict[tuple[str, str], list[tuple[StudySample, StudySample]]] = defaultdict(list)
     for cell, (first, second) in cells.items():
         drawn[cell[2:]] += _combine(first, second, shares[cell], rng)
     pairs = [pair for group in drawn.values() for pair in _sides(group, rng)]
     return [pairs[i] for i in rng.permutation(len(pairs))]
 
 
-def _cells(samples: Iterable[Sample]) -> dict[Cell, tuple[list[Sample], list[Sample]]]:
-    groups: dict[tuple[str, str], dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+def _cells(
+    samples: Iterable[StudySample],
+) -> dict[Cell, tuple[list[StudySample], list[StudySample]]]:
+    groups: dict[tuple[str, str], dict[str, list[StudySample]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for sample in samples:
         groups[sample.subject, sample.prompt][sample.method].append(sample)
     return {
@@ -100,8 +106,8 @@ def _codes(names: Sequence[object]) -> np.ndarray[tuple[int], np.dtype[np.int64]
 
 
 def _combine(
-    first: list[Sample], second: list[Sample], count: int, rng: np.random.Generator
-) -> list[tuple[Sample, Sample]]:
+    first: list[StudySample], second: list[StudySample], count: int, rng: np.random.Generator
+) -> list[tuple[StudySample, StudySample]]:
     """Return `count` different combinations that use all images about equally often."""
     a = [first[i] for i in rng.permutation(len(first))]
     b = [second[i] for i in rng.permutation(len(second))]
@@ -113,8 +119,8 @@ def _combine(
 
 
 def _sides(
-    group: list[tuple[Sample, Sample]], rng: np.random.Generator
-) -> list[tuple[Sample, Sample]]:
+    group: list[tuple[StudySample, StudySample]], rng: np.random.Generator
+) -> list[tuple[StudySample, StudySample]]:
     """Swap left and right in one of every two neighbours, sorted by subject and prompt."""
     group = sorted(group, key=lambda pair: (pair[0].subject, pair[0].prompt))
     swap = np.empty(len(group) + 1, dtype=bool)

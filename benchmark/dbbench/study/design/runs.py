@@ -14,7 +14,7 @@ from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.evaluation.scores import read_scores
 from dbbench.storage.record import Record
 from dbbench.storage.run_folder import SCORES, all_references, runs_in, samples_of
-from dbbench.study.design.draw import Sample
+from dbbench.study.design.draw import StudySample
 from dbbench.study.design.study import Pair
 
 
@@ -42,7 +42,7 @@ def name_runs(runs: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def read_all(runs: Mapping[str, Path]) -> list[Sample]:
+def read_all(runs: Mapping[str, Path]) -> list[StudySample]:
     """Return the samples of all runs; equal method names of two runs get the run's name added."""
     samples = [sample for name, run in runs.items() for sample in read_samples(name, run)]
     homes: defaultdict[str, set[str]] = defaultdict(set)
@@ -56,13 +56,13 @@ def read_all(runs: Mapping[str, Path]) -> list[Sample]:
     ]
 
 
-def read_samples(name: str, run: Path) -> list[Sample]:
+def read_samples(name: str, run: Path) -> list[StudySample]:
     """Return every finished sample of a run's folder. Raises UserError if there is none."""
     samples = []
     for each in runs_in(run):
         if recorded := samples_of(run, each):
             samples += [
-                Sample(
+                StudySample(
                     run=name,
                     method=each.method,
                     subject=each.subject,
