@@ -22,7 +22,7 @@ from dbbench.reports.page.verdicts import judge, paper_rows
 from dbbench.reports.results import Results, load_results
 from dbbench.reports.study.pages import write_study
 from dbbench.reports.study.preferences import Preferences, find_preferences
-from dbbench.reports.validity.pages import Linked, link_validity
+from dbbench.reports.validity.pages import ValidityLink, link_validity
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Written:
 
     page: Path
     limits: Limits
-    validity: Linked | None
+    validity: ValidityLink | None
 
 
 def write_run(results: Results, price: float | None, study: Preferences) -> Written:
@@ -104,9 +104,9 @@ def write_overview(
 
 def _validity(
     runs: Sequence[Results], written: Sequence[Written], out: Path
-) -> list[tuple[str, Linked]]:
+) -> list[tuple[str, ValidityLink]]:
     """Return each validity once, with the banner of its runs and a link from `out`."""
-    found: dict[tuple[str, ...], tuple[str, Linked]] = {}
+    found: dict[tuple[str, ...], tuple[str, ValidityLink]] = {}
     for run, own in zip(runs, written, strict=True):
         if own.validity is not None:
             page = os.path.relpath(own.page.parent / own.validity.page, out)

@@ -1,4 +1,4 @@
-"""The callback by which long work reports how far it is."""
+"""The progress callback of long work: stages, encoding and drawing call it, a display shows it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 
 class Advance(Protocol):
-    """Hears how far a stage is: `done` of `total`, and figures such as the loss."""
+    """Callback for progress: `done` of `total`, and figures such as the loss."""
 
     def __call__(self, done: int, total: int, figures: Mapping[str, Any], /) -> None:
-        """Take note."""
+        """Report progress."""
 
 
 def silent(done: int, total: int, figures: Mapping[str, Any], /) -> None:
-    """Tell nobody."""
+    """Ignore all progress; the default."""

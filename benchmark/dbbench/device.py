@@ -1,4 +1,4 @@
-"""Which device a run uses, found out without importing torch, so that a dry run is quick."""
+"""Choose the device of a run without importing torch, so that a dry run is quick."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dbbench.errors import UserError
 
 
 def resolve_device(wanted: str) -> str:
-    """Return "cpu", "cuda", "cuda:1" or "mps"; "auto" takes a GPU if there is one.
+    """Return "cpu", "cuda", "cuda:1" or "mps"; "auto" is "cuda" if there is a GPU, else "cpu".
 
     Raises UserError for anything else.
     """
@@ -22,14 +22,14 @@ def resolve_device(wanted: str) -> str:
 
 
 def devices_of(device: str) -> tuple[str, ...]:
-    """Return the devices that work may be spread over: every GPU for "cuda", else that one."""
+    """Return the devices to distribute work over: every GPU for "cuda", else the given device."""
     if device != "cuda":
         return (device,)
     return tuple(f"cuda:{number}" for number in range(cuda_devices())) or (device,)
 
 
 def cuda_devices() -> int:
-    """Return how many CUDA devices the driver shows; 0 where there is no driver."""
+    """Return the number of CUDA devices that the driver reports; 0 without a driver."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         count = ctypes.c_int(0)

@@ -1,4 +1,4 @@
-"""Errors that the user can put right: one line with value and remedy; all modules use it."""
+"""Errors that the user can fix: one line with the value and the remedy; every module uses it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A mistake or circumstance that the user can put right; printed as one line, exit code 2."""
+    """An error that the user can fix; printed as one line, exit code 2."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
 
 def nearest(value: str, known: Iterable[str]) -> str | None:
-    """Return the known name closest to `value`, ignoring case, or None where none is close."""
+    """Return the known name closest to `value`, ignoring case, or None if none is close."""
     by_folded = {name.casefold(): name for name in sorted(known)}
     matches = get_close_matches(value.casefold(), list(by_folded), n=1, cutoff=0.5)
     return by_folded[matches[0]] if matches else None
 
 
 def unknown(kind: str, value: str, known: Iterable[str], command: str) -> UserError:
-    """Return the error for a name that does not exist: nearest known name, and where to look.
+    """Return the error for an unknown name: it suggests the nearest known name and a remedy.
 
-    `command` is what lists the known names, such as "dbbench list metrics"; "" names them here.
+    `command` lists the known names, such as "dbbench list metrics"; with "" the error lists them.
     """
     names = sorted(known)
     guess = nearest(value, names)

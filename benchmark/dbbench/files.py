@@ -1,4 +1,4 @@
-"""Small files: hashes, writing so that a crash leaves no half, names that stay in their folder."""
+"""Small files: hashes, crash-safe writing, and names that may not leave their folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hash_file(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file so that a crash leaves the old one or the new one, never half of it."""
+    """Write a small file; after a crash it is either the old or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as stream:
@@ -37,20 +37,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 class Outside(UserError, ValueError):
-    """A name in a manifest leads out of the manifest's folder."""
+    """A name in a manifest points outside the manifest's folder."""
 
 
 def contained(folder: Path, name: str) -> Path:
-    """Return folder/name. Raises Outside where that is not below the folder, links included."""
+    """Return folder/name. Raises Outside if that is not below the folder, links resolved."""
     path = folder / name
     bad = ".." in Path(name).parts or Path(name).is_absolute() or "\\" in name
     if bad or not path.resolve().is_relative_to(folder.resolve()):
-        raise Outside(f'"{name}" leads out of {folder}; that list of files was altered')
+        raise Outside(f'"{name}" points outside {folder}; the manifest that lists it was changed')
     return path
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, or an empty one where there is none."""
+    """Return the JSON object in a file, or an empty one if it is missing or unreadable."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Stop: Ctrl-C and SIGTERM become a wish that the work in hand grants at its next good moment."""
+"""Turn Ctrl-C and SIGTERM into a stop request, honoured at the running task's next safe point."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-GRACE = 5.0  # seconds that the work in hand has for a good moment
+GRACE = 5.0  # seconds to reach a safe point after a stop request
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was asked to end; `number` is the signal's."""
+    """The process was asked to stop by the signal with this `number`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -26,67 +26,67 @@ class Stopped(KeyboardInterrupt):
 
 @dataclass
 class Stop:
-    """Whether the process was asked to end. Where nothing is in hand, it ends there and then."""
+    """A stop request, if there is one. Outside of `working`, a signal stops the process at once."""
 
     number: int | None = None
-    _busy: bool = False
-    _asked: float = 0.0
+    _working: bool = False
+    _requested_at: float = 0.0
 
     @property
     def wanted(self) -> bool:
-        """Whether it was asked to end."""
+        """Whether a stop was requested."""
         return self.number is not None
 
     def check(self) -> None:
-        """Raise Stopped if it was asked to end: nothing would be lost here."""
+        """Raise Stopped if a stop was requested. Call it at safe points, where no work is lost."""
         if self.number is not None:
-            self.take_time()
+            self.cancel_timer()
             raise Stopped(self.number)
 
-    def take_time(self) -> None:
-        """A good moment has come, and what is done now may take as long as it takes."""
+    def cancel_timer(self) -> None:
+        """Cancel the grace timer: a safe point was reached, saving may take any time."""
         _alarm(0)
 
     @contextmanager
-    def in_hand(self) -> Iterator[None]:
-        """While open, wait for `check`; after some seconds without one, end all the same."""
-        self._busy = True
+    def working(self) -> Iterator[None]:
+        """While open, a stop request waits for `check`, but for at most GRACE seconds."""
+        self._working = True
         try:
             yield
         finally:
-            self._busy = False
-            self.take_time()
+            self._working = False
+            self.cancel_timer()
 
-    def hear(self, number: int, frame: FrameType | None = None) -> None:
-        """Take note of a signal; the second one ends the process at once, like kill -9."""
-        if self.number is not None and time.monotonic() - self._asked > 0.05:
+    def on_signal(self, number: int, frame: FrameType | None = None) -> None:
+        """Handle a signal; the second one ends the process at once, like kill -9."""
+        if self.number is not None and time.monotonic() - self._requested_at > 0.05:
             if sys.stderr.isatty():
-                os.write(2, b"\x1b[?25h\n")  # The cursor that progress bars hide.
+                os.write(2, b"\x1b[?25h\n")  # Show the cursor that progress bars hide.
             os._exit(128 + number)
-        self.number, self._asked = number, time.monotonic()
-        if not self._busy:
+        self.number, self._requested_at = number, time.monotonic()
+        if not self._working:
             raise Stopped(number)
         if sys.stderr.isatty():
             os.write(2, b"\r\x1b[Kstopping after this step; press again to stop at once\n")
         _alarm(GRACE)
 
-    def _press(self, number: int, frame: FrameType | None) -> None:
+    def _on_timer(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
             raise Stopped(self.number)
 
 
 @contextmanager
-def listening(*, terminal: bool = True) -> Iterator[Stop]:
-    """While open, SIGINT, SIGTERM and SIGHUP are wishes to stop.
+def stop_requests(*, terminal: bool = True) -> Iterator[Stop]:
+    """While open, SIGINT, SIGTERM and SIGHUP request a stop.
 
-    Without `terminal`, Ctrl-C is passed over: this process is told by the one that started it.
+    Without `terminal`, Ctrl-C is ignored: the parent process sends the stop request instead.
     """
     stop = Stop()
     handlers: dict[str, Any] = {
-        "SIGINT": stop.hear if terminal else signal.SIG_IGN,
-        "SIGTERM": stop.hear,
-        "SIGHUP": stop.hear,
-        "SIGALRM": stop._press,
+        "SIGINT": stop.on_signal if terminal else signal.SIG_IGN,
+        "SIGTERM": stop.on_signal,
+        "SIGHUP": stop.on_signal,
+        "SIGALRM": stop._on_timer,
     }
     if threading.current_thread() is not threading.main_thread():
         handlers = {}

@@ -1,4 +1,4 @@
-"""The base of every settings model, and one-line messages for what pydantic refuses."""
+"""The base class of all settings models, and one-line messages for pydantic's errors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dbbench.errors import nearest
 
 
 class Settings(BaseModel):
-    """Base of everything a suite file holds: immutable, and an unknown key is an error."""
+    """Base class of all that a suite file contains: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return one line for the first problem pydantic found, naming the nearest right key."""
+    """Return one line for the first problem that pydantic found; it names the nearest known key."""
     problem = error.errors()[0]
     location = [str(part) for part in problem["loc"]]
     dotted = ".".join(location) or "value"
@@ -41,7 +41,7 @@ def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
-    """Return the keys that may stand at this place of a nested model."""
+    """Return the keys that are allowed at this place of a nested model."""
     here: Any = model
     for part in location:
         if part.isdigit():

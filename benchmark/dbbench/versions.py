@@ -1,4 +1,4 @@
-"""The versions of the packages that results depend on."""
+"""The versions of the packages that results depend on; saved beside every run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preferences -> tables on the terminal and in files, and a study's own page."""
+"""Print and write a study's results: tables on the terminal and in files, and an HTML page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dbbench.reports.study.preferences import Preferences
 
 
 def write_study(preferences: Preferences, folder: Path) -> list[Table]:
-    """Write every table in four forms; return them."""
+    """Write every table in four formats; return the tables."""
     made = preferences.all_tables()
     for table, banners in made:
         write_table(table, folder, origin="user study", banners=banners)
@@ -23,7 +23,7 @@ def write_study(preferences: Preferences, folder: Path) -> list[Table]:
 
 
 def write_study_page(preferences: Preferences, folder: Path) -> Path:
-    """Write a study's own page with its tables in four forms, and results.md and results.tex."""
+    """Write a study's tables, results.md, results.tex and page; return the page's path."""
     from dbbench.reports.page.render import environment, style
 
     made = write_study(preferences, folder)
@@ -43,7 +43,7 @@ def write_study_page(preferences: Preferences, folder: Path) -> Path:
 
 
 def print_study(preferences: Preferences, console: Console) -> None:
-    """Print all tables; 80 columns are enough."""
+    """Print all tables within 80 columns, then findings and notes."""
     for table, banners in preferences.all_tables():
         if table.name == "study-verdicts":
             continue

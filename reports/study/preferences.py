@@ -1,4 +1,4 @@
-"""Preferences: what people said in user studies, as the paper's Table 2 with a verdict on each."""
+"""Preferences: results of user studies as the paper's Table 2, with verdicts; reports show it."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ NOTE = (
     "DreamBooth and Textual Inversion on Stable Diffusion."
 )
 LABELS = {"dreambooth": "DreamBooth", "textual_inversion": "Textual Inversion"}
-PAIR = ("dreambooth", "textual_inversion")
+PAPER_METHODS = ("dreambooth", "textual_inversion")
 PUBLISHED = {"subject": (0.68, 0.22, 0.10), "prompt": (0.81, 0.12, 0.07)}
-"""For each question the shares of DreamBooth, of Textual Inversion, and undecided."""
+"""For each question the published shares of DreamBooth, Textual Inversion and undecided."""
 ROWS = ("first", "second", "undecided")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether people prefer the paper's method in this study too."""
+    """Whether this study reproduces the paper's preference for DreamBooth."""
 
     text: str
     outcome: Outcome
@@ -49,8 +49,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share of the pairs by majority vote; None is what was not asked, or is not printed."""
+class PreferenceShare:
+    """A share of the pairs by majority vote; None if it was not measured, or not published."""
 
     found: float | None
     low: float | None
@@ -60,49 +60,51 @@ class Share:
 
 @dataclass(frozen=True)
 class Preferences:
-    """Some studies, and what in a folder of results could not be read as one."""
+    """The results of several studies, and the problems with studies that are not readable."""
 
     studies: tuple[Analysis, ...]
     problems: tuple[str, ...] = ()
     made_of: tuple[tuple[str, ...], ...] = ()
-    """The names of each study's runs, where they were looked for."""
+    """The names of each study's runs; only `find_preferences` sets them."""
     title = TITLE
     source = SOURCE
     note = NOTE
 
     def of(self, run: Path) -> Preferences:
-        """Return those that were made of an output folder."""
+        """Return the studies that were made from an output folder."""
         chosen = [run.absolute().name in names for names in self.made_of]
         return Preferences(tuple(compress(self.studies, chosen)))
 
     @property
     def banners(self) -> tuple[str, ...]:
-        """What must stand on everything that comes from them."""
+        """The banners that every result of these studies must show."""
         return tuple(dict.fromkeys(b for study in self.studies for b in study.banners))
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """What each study asked for."""
+        """The title of each study's question."""
         from dbbench.reports.study.study_tables import study_title
 
         return tuple(study_title(study) for study in self.studies)
 
     @property
-    def rows(self) -> list[tuple[str, list[Share]]]:
-        """The paper's rows with a share for each study, pair of methods by pair."""
+    def rows(self) -> list[tuple[str, list[PreferenceShare]]]:
+        """The paper's rows for each pair of methods, with a share for each study."""
         pairs: dict[tuple[str, str], list[Mapping[Any, Any] | None]] = {}
         for place, study in enumerate(self.studies):
             for row in study.majority.to_dict("records"):
                 pair = (str(row["first"]), str(row["second"]))
                 pairs.setdefault(pair, [None] * len(self.studies))[place] = row
         rows = []
-        for pair in sorted(pairs, key=lambda pair: pair != PAIR):
+        for pair in sorted(pairs, key=lambda pair: pair != PAPER_METHODS):
             for number, key in enumerate(ROWS):
                 names = [LABELS.get(method, method) for method in pair]
                 name = "undecided" if key == "undecided" else names[number]
                 of = f" ({' or '.join(names)})" if len(pairs) > 1 else ""
                 shares = [
-                    _share(found, key, PUBLISHED.get(study.question) if pair == PAIR else None)
+                    _share(
+                        found, key, PUBLISHED.get(study.question) if pair == PAPER_METHODS else None
+                    )
                     for study, found in zip(self.studies, pairs[pair], strict=True)
                 ]
                 rows.append((f"{name}{of}", shares))
@@ -110,17 +112,17 @@ class Preferences:
 
     @property
     def findings(self) -> list[Finding]:
-        """One for each study that compares the paper's two methods."""
+        """One finding for each study that compares the paper's two methods."""
         found = []
         for study, question in zip(self.studies, self.questions, strict=True):
             for row in study.majority.to_dict("records"):
-                if (row["first"], row["second"]) == PAIR:
+                if (row["first"], row["second"]) == PAPER_METHODS:
                     found.append(_finding(row, question, study.simulated))
         return found
 
     @property
     def notes(self) -> list[str]:
-        """How much was asked, what is missing, and what could not be read."""
+        """Counts of each study, missing results, and studies that are not readable."""
         lines = []
         for study, question in zip(self.studies, self.questions, strict=True):
             pairs, answers = (int(study.majority[key].sum()) for key in ("pairs", "answers"))
@@ -147,7 +149,7 @@ class Preferences:
         return Table("study", title, header, rows, pd.DataFrame(data), note=note)
 
     def all_tables(self) -> list[tuple[Table, tuple[str, ...]]]:
-        """Return the paper's table, the verdicts and each study's own, with their banners."""
+        """Return the paper's table, the verdicts and each study's tables, with their banners."""
         if not self.studies:
             return []
         from dbbench.reports.study.study_tables import study_tables
@@ -170,18 +172,18 @@ class Preferences:
 
     @property
     def details(self) -> list[tuple[Table, tuple[str, ...]]]:
-        """Return each study's own tables."""
+        """The tables of each study, without the paper's table and the verdicts."""
         return self.all_tables()[1 + bool(self.findings) :]
 
 
 def find_preferences(*runs: Path) -> Preferences:
-    """Return the studies beside these output folders that were made of one and have answers."""
-    from dbbench.study.design.study import RECORD, SQLITE_FILE, load_study
+    """Return the studies beside these output folders that were made from them and have answers."""
+    from dbbench.study.design.study import SQLITE_FILE, STUDY_FILE, load_study
 
     studies, made_of, problems = [], [], []
     names = {run.absolute().name for run in runs}
     for place in sorted({run.absolute().parent for run in runs}):
-        for record in sorted(place.glob(f"*/{RECORD}")):
+        for record in sorted(place.glob(f"*/{STUDY_FILE}")):
             if not (record.parent / SQLITE_FILE).is_file():
                 continue
             try:
@@ -197,8 +199,8 @@ def find_preferences(*runs: Path) -> Preferences:
 def read_preferences(sources: Sequence[Path]) -> Preferences:
     """Return the studies in these folders and files of answers.
 
-    A folder that nobody has answered gives its simulated answers. Raises UserError for one that
-    cannot be read.
+    A folder without answers of people is read with its simulated answers. Raises UserError if a
+    source is not readable.
     """
     return Preferences(tuple(_analyse(source) for source in sources))
 
@@ -212,23 +214,25 @@ def _analyse(source: Path) -> Analysis:
 
     if source.is_file():
         return analyse_file(source)
-    asked = not (source / SQLITE_FILE).is_file() and (source / SIMULATED_FILE).is_file()
-    return analyse_folder(source, simulated_url(source) if asked else None)
+    only_simulated = not (source / SQLITE_FILE).is_file() and (source / SIMULATED_FILE).is_file()
+    return analyse_folder(source, simulated_url(source) if only_simulated else None)
 
 
-def _share(row: Mapping[Any, Any] | None, key: str, published: Sequence[float] | None) -> Share:
+def _share(
+    row: Mapping[Any, Any] | None, key: str, published: Sequence[float] | None
+) -> PreferenceShare:
     printed = None if published is None else published[ROWS.index(key)]
     if row is None:
-        return Share(None, None, None, printed)
+        return PreferenceShare(None, None, None, printed)
     value, low, high = (_known(row[f"{key}_{end}"]) for end in ("share", "low", "high"))
-    return Share(value, low, high, printed)
+    return PreferenceShare(value, low, high, printed)
 
 
 def _finding(row: Mapping[Any, Any], question: str, simulated: bool) -> Finding:
     low, high = _known(row["difference_low"]), _known(row["difference_high"])
     difference, pairs = float(row["difference"]), int(row["pairs"])
     text = f"People prefer DreamBooth to Textual Inversion in {question}"
-    claim = Claim(text=text, metric="preference", first=PAIR[0], second=PAIR[1])
+    claim = Claim(text=text, metric="preference", first=PAPER_METHODS[0], second=PAPER_METHODS[1])
     outcome = decide(claim, Difference(difference, Interval(low, high), None, pairs))
     between = "" if low is None or high is None else f", 95% {100 * low:+.1f} to {100 * high:+.1f}"
     numbers = f"{100 * difference:+.1f} points{between}, {pairs:,} pairs"

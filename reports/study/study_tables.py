@@ -1,4 +1,4 @@
-"""Analysis -> the tables of a user study, the paper's second one first."""
+"""Analysis -> the tables of a user study; the first one is the paper's Table 2."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def study_tables(analysis: Analysis) -> tuple[Table, ...]:
 
 
 def study_title(analysis: Analysis) -> str:
-    """Return what raters were asked for in two words."""
+    """Return the title of a study's question, such as "subject fidelity"."""
     return QUESTION_TITLES.get(analysis.question, analysis.question)
 
 
 def _shares(analysis: Analysis) -> Table:
     rows: list[tuple[str, ...]] = []
     majority, raw = (f.to_dict("records") for f in (analysis.majority, analysis.raw))
-    for voted, said in zip(majority, raw, strict=True):
+    for by_majority, of_all in zip(majority, raw, strict=True):
         if len(majority) > 1:
-            rows.append((f"{voted['first']} / {voted['second']}", "", "", "", ""))
+            rows.append((f"{by_majority['first']} / {by_majority['second']}", "", "", "", ""))
         indent = "  " if len(majority) > 1 else ""
         for key in ("first", "second", "undecided"):
-            name = voted.get(key, "undecided") if key != "undecided" else "undecided"
+            name = by_majority.get(key, "undecided") if key != "undecided" else "undecided"
             cells = [
                 text
-                for row in (voted, said)
+                for row in (by_majority, of_all)
                 for text in (
                     _percent(row[f"{key}_share"]),
                     _range(row[f"{key}_low"], row[f"{key}_high"], _percent),
@@ -51,7 +51,7 @@ def _shares(analysis: Analysis) -> Table:
             rows.append((f"{indent}{name}", *cells))
         cells = [
             text
-            for row in (voted, said)
+            for row in (by_majority, of_all)
             for text in (
                 _points(row["difference"]),
                 _range(row["difference_low"], row["difference_high"], _points),
@@ -67,8 +67,8 @@ def _shares(analysis: Analysis) -> Table:
         ("preferred", "majority", "95%", "all answers", "95%"),
         rows,
         pd.concat(both, ignore_index=True),
-        note=f"{pairs} pairs, {answers} answers, {raters} raters. {TIE_RULE} Intervals allow for"
-        " answers of one rater and on one pair resembling each other.",
+        note=f"{pairs} pairs, {answers} answers, {raters} raters. {TIE_RULE} The intervals"
+        " take into account that answers of one rater, or on one pair, are dependent.",
     )
 
 
@@ -108,7 +108,7 @@ def _agreement(analysis: Analysis) -> Table:
         ("measure", "value", "95%", "pairs"),
         rows,
         analysis.agreement,
-        note="Nominal, of three answers; 1 is perfect agreement, 0 that of chance.",
+        note="Nominal scale with three answers; 1 is perfect agreement, 0 is agreement by chance.",
     )
 
 
@@ -130,9 +130,9 @@ def _metrics(analysis: Analysis) -> Table:
         ("metric", "Pearson", "95%", "rank", "95%", "right", "95%"),
         rows,
         analysis.metrics,
-        note="The difference of a metric between the two images against the difference of the"
-        " raters' shares (Pearson and Spearman, each pair counted in both orders), and how often"
-        " the metric prefers the image that the majority prefers (ties of the metric count half).",
+        note="Pearson and rank (Spearman): correlation of the metric's difference between the two"
+        " images with the difference of the raters' shares, each pair in both orders. Right: how"
+        " often the metric prefers the majority's image (ties of the metric count half).",
     )
 
 

@@ -1,4 +1,4 @@
-// Everything is in the page already; this only picks one subject and prompt out of it and sorts.
+// The page has all content without this file; it only selects one subject and prompt, and sorts.
 (function () {
   "use strict";
   const subjects = Array.from(document.querySelectorAll("details.subject"))

@@ -1,4 +1,4 @@
-"""Validity -> a folder of its own: page, tables in four forms, plot, examples of what was drawn."""
+"""Write validity results: page, tables in four formats, plot, examples; link them from reports."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from dbbench.validity.measure import Validity
     from dbbench.validity.truth import Examples
 
-RECORD = "validity.json"
-FOLDER = "validity"
-EXAMPLES = ("dog", "teapot", "monster_toy")
-STRIP = (
+VALIDITY_FILE = "validity.json"
+VALIDITY_FOLDER = "validity"
+EXAMPLE_SUBJECTS = ("dog", "teapot", "monster_toy")
+STRIP_PROMPTS = (
     "jungle",
     "snow",
     "beach",
@@ -47,11 +47,11 @@ STRIP = (
     "red",
     "cube",
 )
-"""The prompts whose pictures are shown."""
+"""The prompts whose images are shown."""
 
 
 def write_validity(validity: Validity, examples: Examples, out: Path) -> Path:
-    """Write everything into `out` and return the page; validity.json comes last."""
+    """Write all files into `out` and return the page; validity.json is written last."""
     from dbbench.reports.page.render import PAGE, environment, style
     from dbbench.reports.validity.validity_tables import lessons, validity_tables
 
@@ -78,16 +78,16 @@ def write_validity(validity: Validity, examples: Examples, out: Path) -> Path:
     }
     write_text(out / PAGE, environment().get_template("validity.html.j2").render(context))
     record = dict(validity.record) | {"lessons": learned}
-    write_text(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / VALIDITY_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return out / PAGE
 
 
 def read_validity(out: Path) -> tuple[dict[str, Any], tuple[Table, ...]]:
-    """Return what was made in a folder: its record and its tables; nothing where there is none."""
+    """Return a folder's record and tables; both are empty if there are no results."""
     from dbbench.reports.validity.validity_tables import validity_tables
     from dbbench.validity.measure import Validity
 
-    record = read_json(out / RECORD)
+    record = read_json(out / VALIDITY_FILE)
     if not record:
         return {}, ()
 
@@ -107,7 +107,7 @@ def read_validity(out: Path) -> tuple[dict[str, Any], tuple[Table, ...]]:
 
 
 def print_validity(tables: Sequence[Table], learned: Sequence[str], console: Console) -> None:
-    """Print the tables, then what they teach."""
+    """Print the tables, then their lessons."""
     for table in tables:
         left = range(table.texts)
         print_table(console, table.title, table.header, table.rows, banners=[_banner()], left=left)
@@ -116,34 +116,34 @@ def print_validity(tables: Sequence[Table], learned: Sequence[str], console: Con
 
 
 @dataclass(frozen=True)
-class Linked:
-    """What a run's report says of the metrics' validity; without `page` how to have it made."""
+class ValidityLink:
+    """What a run's report shows of validity; without `page`, the command that makes it."""
 
     lessons: tuple[str, ...] = ()
     page: str = ""
 
 
-def link_validity(results: Results, report: Path) -> Linked | None:
-    """Copy the validity made with a run's encoders, from beside the run, into its report.
+def link_validity(results: Results, report: Path) -> ValidityLink | None:
+    """Copy validity results with the run's encoders, from a folder beside it, into its report.
 
-    None where the run is not of the embedded world, of which alone the truth is known.
+    None if the run is not of the embedded world: the truth is known for that world only.
     """
     if results.suite.source != MiniWorld.name or not results.banner:
         return None
     used = results.record.get("identities", {}).get("encoders", {})
-    for place in sorted(results.out.absolute().parent.glob(f"*/{RECORD}")):
+    for place in sorted(results.out.absolute().parent.glob(f"*/{VALIDITY_FILE}")):
         record = read_json(place)
         made = record.get("encoders", {})
         if made and all(
             used.get(role, {}).get("fingerprint") == mark for role, mark in made.items()
         ):
-            target = report / FOLDER
-            if read_json(target / RECORD) != record:
+            target = report / VALIDITY_FOLDER
+            if read_json(target / VALIDITY_FILE) != record:
                 shutil.rmtree(target, ignore_errors=True)
                 shutil.copytree(place.parent, target)
-            return Linked(tuple(record.get("lessons", ())), f"{FOLDER}/index.html")
-    shutil.rmtree(report / FOLDER, ignore_errors=True)
-    return Linked()
+            return ValidityLink(tuple(record.get("lessons", ())), f"{VALIDITY_FOLDER}/index.html")
+    shutil.rmtree(report / VALIDITY_FOLDER, ignore_errors=True)
+    return ValidityLink()
 
 
 def _banner() -> str:
@@ -151,7 +151,7 @@ def _banner() -> str:
 
 
 def _plot(validity: Validity, out: Path, banner: str) -> Plot:
-    title = "What each kind of picture scores"
+    title = "Scores of each kind of image"
     files = [out / "plots" / f"kinds.{kind}" for kind in ("svg", "png")]
     write_plot(lambda: _draw(validity), files, title, banner)
     svg = inline(files[0].read_text(encoding="utf-8"))
@@ -159,7 +159,7 @@ def _plot(validity: Validity, out: Path, banner: str) -> Plot:
 
 
 def _draw(validity: Validity) -> Figure:
-    """One panel a metric, one row a kind of picture."""
+    """Draw one panel per metric and one row per kind of image."""
     from matplotlib.figure import Figure
 
     from dbbench.reports.page.figures import INK, METHODS
@@ -189,17 +189,17 @@ def _draw(validity: Validity) -> Figure:
 
 
 def _write_strips(examples: Examples, out: Path) -> list[dict[str, Any]]:
-    """Write one strip for each example subject and kind: the same prompts side by side."""
+    """Write one strip per example subject and kind: the same prompts side by side."""
     found = []
     world = MiniWorld()
-    for subject, pictures in examples.items():
+    for subject, shown in examples.items():
         (known,) = select_subjects(world, subject)
         texts = {p.id: p.render("", known.class_noun) for p in world.prompts(known)}
-        prompts = [p for p in STRIP if ("perfect", p) in pictures]
+        prompts = [p for p in STRIP_PROMPTS if ("perfect", p) in shown]
         strips = []
-        for kind in dict.fromkeys(kind for kind, _ in pictures):
-            row = [pictures[kind, p] for p in prompts if (kind, p) in pictures]
-            row = row or [picture for (k, _), picture in pictures.items() if k == kind]
+        for kind in dict.fromkeys(kind for kind, _ in shown):
+            row = [shown[kind, p] for p in prompts if (kind, p) in shown]
+            row = row or [image for (k, _), image in shown.items() if k == kind]
             file = f"examples/{subject}-{kind.replace(' ', '-')}.png"
             path = out / file
             path.parent.mkdir(parents=True, exist_ok=True)

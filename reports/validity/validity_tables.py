@@ -1,4 +1,4 @@
-"""Validity -> its tables, each with a sentence on how to read it, and what its numbers teach."""
+"""Validity -> its tables, each with a note on how to read it, and its lessons in sentences."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import pandas as pd
 from dbbench.evaluation.limits import LIMITS
 from dbbench.evaluation.metric import Metric, load_metric
 from dbbench.reports.formats.table import NOT_KNOWN, Table, interval, number
-from dbbench.validity.limits import LIMITED
-from dbbench.validity.measure import QUESTIONS, Validity
+from dbbench.validity.limits import LIMIT_DEFECTS
+from dbbench.validity.measure import ORDER_QUESTIONS, Validity
 from dbbench.validity.power import SPREADS
 
-TOLD = {"references": ("other identity", "hallucinated"), "text": ("wrong place", "copied")}
-"""Which defects a metric is meant to find, by what it compares."""
+MEANT_DEFECTS = {
+    "references": ("other identity", "hallucinated"),
+    "text": ("wrong place", "copied"),
+}
+"""The defects that a metric should detect, by what it compares."""
 ASPECTS = {
     "identity": "identity as a whole",
     "noun": "class noun",
@@ -22,12 +25,12 @@ ASPECTS = {
     "proportions": "proportions",
     "context": "prompt shown",
 }
-WORTH = 0.75
-"""A metric that orders fewer pairs than this, where it promises to, is said to fail."""
+PASS_SHARE = 0.75
+"""A metric fails an order that it promises if it ranks fewer pairs than this correctly."""
 
 
 def validity_tables(validity: Validity) -> list[Table]:
-    """Return every table; `data` holds the numbers unrounded, with intervals."""
+    """Return all tables; their `data` has unrounded numbers with intervals."""
     return [
         _orders(validity),
         _means(validity),
@@ -39,7 +42,7 @@ def validity_tables(validity: Validity) -> list[Table]:
 
 
 def lessons(validity: Validity) -> list[str]:
-    """Return what the numbers teach, one sentence each."""
+    """Return the lessons of the numbers, one sentence each."""
     return [
         *_order_lessons(validity),
         *_copy_lesson(validity),
@@ -50,14 +53,14 @@ def lessons(validity: Validity) -> list[str]:
 
 
 def cell_of(table: pd.DataFrame, row: object, column: str) -> float | None:
-    """Return one number of a table, None where it has none."""
+    """Return one number of a table, None if it is missing."""
     if row not in table.index or column not in table.columns:
         return None
     return float(table.to_dict("index")[row][column])
 
 
 def percent(value: float | None) -> str:
-    """Return a share as a whole percentage, "-" where there is none."""
+    """Return a share as a whole percentage, "-" if it is missing."""
     return NOT_KNOWN if value is None or pd.isna(value) else f"{round(100 * value)}%"
 
 
@@ -70,17 +73,17 @@ def _orders(validity: Validity) -> Table:
     metrics = _metrics(data["metric"])
     wide = data.pivot(index="question", columns="metric", values="value")
     rows = []
-    for place, question in enumerate(QUESTIONS):
+    for place, question in enumerate(ORDER_QUESTIONS):
         asked = [m.label for m in metrics.values() if m.compares in question.asked_of]
         shares = [percent(cell_of(wide, place, name)) for name in metrics]
         rows.append([question.text, ", ".join(asked), *shares])
-    header = ["is it above?", "promised by", *(m.label for m in metrics.values())]
+    header = ["order", "promised by", *(m.label for m in metrics.values())]
     note = (
-        "The share of pairs of one subject and prompt that a metric puts in the right order; 50% is"
-        " chance, below it the metric prefers the worse picture. Only those in the second column"
-        " promise to tell; the others show what else moves them."
+        "The share of pairs of one subject and prompt that a metric ranks in the right order. 50%"
+        " is chance; below it the metric prefers the worse image. Only the metrics in the second"
+        " column promise the order; the other columns show what else changes a metric."
     )
-    title = "does a metric put two pictures in the right order?"
+    title = "does a metric rank two images in the right order?"
     return Table("validity-orders", title, header, rows, data, texts=2, note=note)
 
 
@@ -92,14 +95,14 @@ def _means(validity: Validity) -> Table:
         [str(kind), *(number(cell_of(wide, kind, name)) for name in metrics)]
         for kind in dict.fromkeys(data["kind"])
     ]
-    header = ["what is shown", *(m.label for m in metrics.values())]
+    header = ["kind of image", *(m.label for m in metrics.values())]
     note = (
-        "Means over subjects. Perfect is what the prompt asks for; copied is a reference given back"
-        " in other light; entangled takes the place's color, hallucinated another pattern and"
-        " second color; altered exchanges parts of the identity at random. A score alone means"
-        " little: compare it with these rows."
+        "Means over subjects. Perfect: the subject as prompted. Copied: a reference in other light."
+        " Collapsed: the prompt's first image repeated. Entangled: the subject in its place's"
+        " color. Hallucinated: another pattern and second color. Altered: parts of the identity"
+        " exchanged at random. A score alone means little: compare it with these rows."
     )
-    title = "what each kind of picture scores"
+    title = "scores of each kind of image"
     return Table("validity-kinds", title, header, rows, data, note=note)
 
 
@@ -113,11 +116,10 @@ def _correlations(validity: Validity) -> Table:
         rows.append([ASPECTS[known], *cells])
     header = ["rank correlation with", *(m.label for m in metrics.values())]
     note = (
-        "Spearman's correlation within a subject, its mean over subjects: of pictures in the right"
-        " place whose identity is more or less wrong, with how right it is, as a whole (the mean"
-        " of its five parts) and part by part; and of right and wrong places, with whether the"
-        " prompt is shown. A part with a correlation near 0 may be wrong without the metric saying"
-        " so."
+        "Spearman's correlation within a subject, as mean over subjects. Identity: images in the"
+        " right place, with the correctness of the identity as a whole (the mean of its five parts)"
+        " and of each part. Prompt shown: images in right and wrong places, with whether the prompt"
+        " is shown. If a correlation is near 0, the metric does not detect errors of that part."
     )
     title = "do scores follow the truth?"
     return Table("validity-correlations", title, header, rows, data, note=note)
@@ -130,7 +132,7 @@ def _power(validity: Validity) -> Table:
     cells = data.set_index(["metric", "defect", "spread", "subjects", "images"])["share"]
     rows = []
     for name, metric in metrics.items():
-        for defect in TOLD.get(metric.compares, ()):
+        for defect in MEANT_DEFECTS.get(metric.compares, ()):
             for subjects in sorted(data["subjects"].unique()):
                 found = [
                     _share(cells.get((name, defect, spread, subjects, count)))
@@ -142,11 +144,11 @@ def _power(validity: Validity) -> Table:
     header = ["metric", "bad images are", "subjects", *counts]
     note = (
         "The smallest share of bad images in one of two methods that the paired test over subjects"
-        " (5%, two-sided) finds in 80% of comparisons, with 1, 2 or 4 images for each prompt."
-        " Evenly: every subject has the same share; by subject: some have hardly any and some many,"
-        " as real methods do. Never: a sign-flip test of five subjects cannot reach 5%."
+        " (5%, two-sided) detects in 80% of comparisons, with 1, 2 or 4 images per prompt."
+        " Evenly: every subject has the same share. By subject: some have almost none and some"
+        " many, as with real methods. Never: a sign-flip test of five subjects cannot reach 5%."
     )
-    title = "how many subjects and images it takes to tell two methods apart"
+    title = "how many subjects and images are needed to distinguish two methods"
     return Table("validity-power", title, header, rows, data, texts=2, note=note)
 
 
@@ -185,11 +187,11 @@ def _limits(validity: Validity) -> Table:
         "images",
     ]
     note = (
-        "From 0 to 50% of a subject's images have the defect. Rank corr.: of the number with the"
-        " true share within a subject; all subjects: over all of them together, which asks that a"
-        " number means the same for each; images: how often a bad image has more than a good one."
-        " Where the correlation within a subject is high and that over all is not, compare methods"
-        " on the same subjects and never two subjects."
+        "From 0 to 50% of a subject's images have the defect. Rank corr.: correlation of the number"
+        " with the true share within a subject. All subjects: the same over all subjects together;"
+        " it is high only if a number has the same meaning for all. Images: how often a bad image"
+        " has a higher number than a good one. If only the correlation within a subject is high,"
+        " compare methods on the same subjects, never two subjects."
     )
     title = "do the limits' numbers follow the truth?"
     return Table("limits-truth", title, header, rows, data, texts=2, note=note)
@@ -199,18 +201,18 @@ def _others(validity: Validity) -> Table:
     data = validity.limits
     wide = data.pivot(index="limit", columns="defect", values="relative")
     rows = [
-        [limit.label, *(percent(cell_of(wide, limit.name, defect)) for defect in LIMITED)]
+        [limit.label, *(percent(cell_of(wide, limit.name, defect)) for defect in LIMIT_DEFECTS)]
         for limit in LIMITS
     ]
     note = (
-        "How far a number moves when half of the images have a defect, its own counting 100%."
-        " What is large off the diagonal cannot be distinguished from the limit itself: a"
-        " copied reference does not show the context either, and images of another thing among"
-        " those of the subject look like hallucinations."
+        "How much a number changes when half of the images have a defect; 100% is the change for"
+        " the limit's own defect. A large value for another defect means that the limit cannot"
+        " distinguish the two: a copied reference does not show the context either, and images of"
+        " another object look like hallucinations."
     )
-    title = "what else moves the limits' numbers"
+    title = "what else changes the limits' numbers"
     shown = data[["limit", "defect", "without", "with_half", "relative"]]
-    return Table("limits-others", title, ["limit", *LIMITED], rows, shown, note=note)
+    return Table("limits-others", title, ["limit", *LIMIT_DEFECTS], rows, shown, note=note)
 
 
 def _order_lessons(validity: Validity) -> list[str]:
@@ -218,33 +220,35 @@ def _order_lessons(validity: Validity) -> list[str]:
     metrics = _metrics(validity.orders["metric"])
     for name, own in validity.orders.loc[validity.orders["asked"]].groupby("metric", sort=False):
         label, rows = metrics[str(name)].label, own.sort_values("value")
-        kept = rows.loc[rows["value"] >= WORTH]
+        kept = rows.loc[rows["value"] >= PASS_SHARE]
         if len(kept):
             share = percent(kept["value"].iloc[0])
-            text = QUESTIONS[int(kept["question"].iloc[0])].text
-            told = f"“{text}” in {share} of pairs"
+            text = ORDER_QUESTIONS[int(kept["question"].iloc[0])].text
+            kept_text = f"the order “{text}” in {share} of pairs"
             if len(rows) > 1:
-                told = f"{len(kept)} of the {len(rows)} orders that it promises; the least, {told}"
-            found.append(f"{label} keeps {told}.")
-        for row in rows.loc[rows["value"] < WORTH].to_dict("records"):
-            text, share = QUESTIONS[row["question"]].text, percent(row["value"])
-            found.append(f"{label} does not keep “{text}”: {share} of pairs.")
+                kept_text = (
+                    f"{len(kept)} of {len(rows)} promised orders; the weakest is {kept_text}"
+                )
+            found.append(f"{label} keeps {kept_text}.")
+        for row in rows.loc[rows["value"] < PASS_SHARE].to_dict("records"):
+            text, share = ORDER_QUESTIONS[row["question"]].text, percent(row["value"])
+            found.append(f"{label} fails the order “{text}”: it is right in {share} of pairs.")
     return found
 
 
 def _copy_lesson(validity: Validity) -> list[str]:
-    place = next(i for i, q in enumerate(QUESTIONS) if q.worse == "copied")
+    place = next(i for i, q in enumerate(ORDER_QUESTIONS) if q.worse == "copied")
     own = validity.orders.loc[validity.orders["question"] == place].set_index("metric")["value"]
     metrics = _metrics(validity.orders["metric"])
-    fooled = [
+    preferring = [
         f"{metrics[str(name)].label} ({percent(1 - share)} of pairs)"
         for name, share in own.items()
         if share < 0.5
     ]
-    if not fooled:
+    if not preferring:
         return []
-    return [f"A reference given back beats the prompt drawn perfectly by {_listed(fooled)}: "
-            "never read them without CLIP-T and the flags."]  # fmt: skip
+    return [f"A copied reference scores above the perfect image in {_listed(preferring)}: "
+            "always read these metrics together with CLIP-T and the flags."]  # fmt: skip
 
 
 def _correlation_lessons(validity: Validity) -> list[str]:
@@ -256,8 +260,8 @@ def _correlation_lessons(validity: Validity) -> list[str]:
             continue
         parts = values.drop(["identity", "context"], errors="ignore").sort_values()
         found.append(
-            f"{metric.label} follows how right the identity is with a rank correlation of"
-            f" {number(values['identity'])}; it sees the"
+            f"{metric.label} has a rank correlation of {number(values['identity'])} with the"
+            f" correctness of the identity; it detects the"
             f" {ASPECTS[str(parts.index[-1])]} best ({number(parts.iloc[-1])}) and the"
             f" {ASPECTS[str(parts.index[0])]} least ({number(parts.iloc[0])})."
         )
@@ -270,24 +274,25 @@ def _power_lessons(validity: Validity) -> list[str]:
     cells = validity.power.set_index(["metric", "defect", "spread", "subjects", "images"])["share"]
     few, many = 10, int(validity.power["subjects"].max())
     for name, metric in metrics.items():
-        for defect in TOLD.get(metric.compares, ())[:1]:
+        for defect in MEANT_DEFECTS.get(metric.compares, ())[:1]:
             small, large = (
                 _share(cells.get((name, defect, SPREADS[1], subjects, images)))
                 for subjects, images in ((few, 1), (many, 4))
             )
             found.append(
-                f"With {few} subjects and one image a prompt {metric.label} finds {small} of images"
-                f" being “{defect}”, with {many} and four {large}, where subjects differ in it."
+                f"{metric.label} detects “{defect}” images from a share of {small} on, with {few}"
+                f" subjects and one image per prompt; from {large} on, with {many} subjects and"
+                " four images. Here the share differs between subjects."
             )
     return found
 
 
 def _limit_lessons(validity: Validity) -> list[str]:
     own = validity.limits.loc[validity.limits["own"]].set_index("limit")["pooled"]
-    told = [f"{limit.label} {number(own[limit.name])}" for limit in LIMITS]
+    values = [f"{limit.label} {number(own[limit.name])}" for limit in LIMITS]
     return [
         "Over all subjects together, the limits' numbers follow the true share of bad images with"
-        f" a rank correlation of: {_listed(told)}."
+        f" a rank correlation of: {_listed(values)}."
     ]
 
 

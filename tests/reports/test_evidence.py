@@ -163,9 +163,10 @@ def test_the_page_of_several_runs_shows_the_limits_of_each(
     alone = pd.read_csv(out / "report/tables/limits.csv")["context"].mean()
     page = Page(write_overview([out], tmp_path / "all"))
     text = " ".join(page.text.split())
-    assert "What the limits are" in text
+    assert "Definitions of the limits" in text
     assert (
-        f"{alone:.3f}" in text[text.index("Hallucinated features") : text.index("What the limits")]
+        f"{alone:.3f}"
+        in text[text.index("Hallucinated features") : text.index("Definitions of the limits")]
     )
 
 

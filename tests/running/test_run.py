@@ -240,7 +240,7 @@ def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(
         return real(image, path)  # type: ignore[arg-type]
 
     monkeypatch.setattr(image_files, "save_png", save)
-    with pytest.raises(UserError, match="no space left on the disk of .* same command again"):
+    with pytest.raises(UserError, match="no space left on the disk of .* rerun the same command"):
         run(suite, tmp_path / "out")
     monkeypatch.setattr(image_files, "save_png", real)
     kept = written(tmp_path / "out")

@@ -146,7 +146,7 @@ def test_a_manifest_there_cannot_name_files_outside(memory: str, tmp_path: Path)
     document["files"][0]["name"] = "../../../escaped.txt"
     system.pipe_file(place, json.dumps(document).encode())
     (made.path / MANIFEST).unlink()
-    with pytest.raises(UserError, match="leads out of"):
+    with pytest.raises(UserError, match="points outside"):
         made.fetch()
     assert not list(tmp_path.rglob("escaped.txt"))
 

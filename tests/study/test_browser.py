@@ -155,7 +155,7 @@ def test_reload_back_and_a_closed_browser_lose_and_double_nothing(
     page.go_back()
     page.get_by_text("Image 1: your answer").wait_for()
     assert page.locator("form").count() == 0
-    page.get_by_role("link", name="Go on").click()
+    page.get_by_role("link", name="Continue").click()
     page.locator("button[value=right]").click()
     page.get_by_text("Question 3 of 6", exact=True).wait_for()
     with browser.new_context() as context:
@@ -166,8 +166,8 @@ def test_reload_back_and_a_closed_browser_lose_and_double_nothing(
         other.get_by_text("Question 4 of 6", exact=True).wait_for()
     # The first window still shows question 3: its answer is another one, and does not count.
     page.locator("button[value=left]").click()
-    page.get_by_role("heading", name="This answer was not kept").wait_for()
-    page.get_by_role("link", name="Go on").click()
+    page.get_by_role("heading", name="This answer was not stored").wait_for()
+    page.get_by_role("link", name="Continue").click()
     page.get_by_text("Question 4 of 6", exact=True).wait_for()
     assert server.answers(4) == ["left", "right", "undecided"]
 

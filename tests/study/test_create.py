@@ -14,15 +14,15 @@ from PIL import Image
 from study_run import BANNER, write_run
 
 from dbbench.errors import UserError
-from dbbench.study.design.create import Settings, create_study
+from dbbench.study.design.create import StudySettings, create_study
 from dbbench.study.design.secret import Secrets
 from dbbench.study.design.study import Pair, Study, load_study
 from dbbench.study.design.texts import default_texts
 
-SMALL = Settings(question="subject", pairs=60, questions_per_rater=10)
+SMALL = StudySettings(question="subject", pairs=60, questions_per_rater=10)
 
 
-def make(runs: list[Path], out: Path, settings: Settings = SMALL) -> Study:
+def make(runs: list[Path], out: Path, settings: StudySettings = SMALL) -> Study:
     return create_study(runs, out, settings, default_texts(settings.question, 12))
 
 
@@ -75,7 +75,7 @@ def test_images_are_copied_pixel_for_pixel_and_say_nothing_of_their_method(
 
 @pytest.mark.parametrize("count", [17, 60, 100])
 def test_pairs_are_balanced_and_never_twice_the_same(run: Path, tmp_path: Path, count: int) -> None:
-    settings = Settings(question="subject", pairs=count, questions_per_rater=10)
+    settings = StudySettings(question="subject", pairs=count, questions_per_rater=10)
     pairs = make([run], tmp_path / "study", settings).pairs
     assert len({key(pair) for pair in pairs}) == len(pairs) == count
     assert all(p.left.method != p.right.method for p in pairs)
@@ -104,7 +104,7 @@ def spread(counts: Counter[object], most: int, of: int = 0) -> None:
 
 def test_the_seed_decides_the_pairs(run: Path, tmp_path: Path) -> None:
     first, same = (make([run], tmp_path / name) for name in "ab")
-    other = make([run], tmp_path / "c", Settings(question="subject", pairs=60, seed=1))
+    other = make([run], tmp_path / "c", StudySettings(question="subject", pairs=60, seed=1))
     keys = [[(key(p), p.left.method) for p in study.pairs] for study in (first, same, other)]
     assert keys[0] == keys[1] != keys[2]
 
@@ -192,7 +192,7 @@ def test_secrets_are_for_the_owner_alone(run: Path, tmp_path: Path) -> None:
 def test_settings_that_cannot_be_met_are_one_line(
     run: Path, tmp_path: Path, change: dict[str, int], message: str
 ) -> None:
-    settings = Settings(**{"question": "subject", "questions_per_rater": 10} | change)  # type: ignore[arg-type]
+    settings = StudySettings(**{"question": "subject", "questions_per_rater": 10} | change)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=message):
         make([run], tmp_path / "study", settings)
     assert list(tmp_path.iterdir()) == []

@@ -14,8 +14,8 @@ from study_run import write_run
 
 from dbbench.errors import UserError
 from dbbench.study.answers.database import metadata, open_database, question_table
-from dbbench.study.answers.store import Admission, Outcome, Store
-from dbbench.study.design.create import Settings, create_study
+from dbbench.study.answers.store import Admission, AnswerOutcome, Store
+from dbbench.study.design.create import StudySettings, create_study
 from dbbench.study.design.study import Study
 from dbbench.study.design.texts import default_texts
 
@@ -29,7 +29,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """20 pairs x 3 raters; 10 questions and 2 attention checks a rater: 6 raters are enough."""
     folder = tmp_path_factory.mktemp("study")
     run = write_run(folder / "run", prompts=4, images=2, subjects=("dog", "teapot"))
-    settings = Settings(question="subject", pairs=20, questions_per_rater=10, quota=6)
+    settings = StudySettings(question="subject", pairs=20, questions_per_rater=10, quota=6)
     return create_study([run], folder / "study", settings, default_texts("subject", 12))
 
 
@@ -45,7 +45,7 @@ def answer_all(store: Store, rater: str, *, now: int = 0, most: int = 99) -> int
     assert items is not None
     open_ = [item for item in items if item.choice is None][:most]
     for item in open_:
-        assert store.answer(rater, item.pair_id, "left", 1.5, now=now) is Outcome.KEPT
+        assert store.answer(rater, item.pair_id, "left", 1.5, now=now) is AnswerOutcome.KEPT
     return len(open_)
 
 
@@ -84,9 +84,9 @@ def test_an_answer_is_kept_once_and_never_changed(store: Store) -> None:
     items = store.questionnaire("r", now=0)
     assert items is not None
     pair = items[0].pair_id
-    assert store.answer("r", pair, "left", 2.0, now=5) is Outcome.KEPT
-    assert store.answer("r", pair, "left", 9.0, now=6) is Outcome.SAME
-    assert store.answer("r", pair, "right", 9.0, now=7) is Outcome.REPEATED
+    assert store.answer("r", pair, "left", 2.0, now=5) is AnswerOutcome.KEPT
+    assert store.answer("r", pair, "left", 9.0, now=6) is AnswerOutcome.SAME
+    assert store.answer("r", pair, "right", 9.0, now=7) is AnswerOutcome.REPEATED
     (row,) = store.answers()
     assert (row["choice"], row["seconds"], row["answered_at"]) == ("left", 2.0, 5)
 
@@ -97,9 +97,9 @@ def test_answers_to_what_was_not_asked_are_refused(store: Store) -> None:
     assert items is not None
     asked = {item.pair_id for item in items}
     other = next(pair.id for pair in store.study.pairs if pair.id not in asked)
-    assert store.answer("r", other, "left", 1.0) is Outcome.FOREIGN
-    assert store.answer("r", "no such pair", "left", 1.0) is Outcome.FOREIGN
-    assert store.answer("nobody", items[0].pair_id, "left", 1.0) is Outcome.FOREIGN
+    assert store.answer("r", other, "left", 1.0) is AnswerOutcome.FOREIGN
+    assert store.answer("r", "no such pair", "left", 1.0) is AnswerOutcome.FOREIGN
+    assert store.answer("nobody", items[0].pair_id, "left", 1.0) is AnswerOutcome.FOREIGN
     assert store.answers() == []
 
 
@@ -126,7 +126,7 @@ def test_who_comes_back_late_gets_other_questions_and_none_twice(store: Store) -
     after = store.questionnaire("slow", now=2 * HOUR)
     assert after is not None
     assert [item.pair_id for item in after[:3]] == [item.pair_id for item in before[:3]]
-    assert lost in (Outcome.LOST, Outcome.KEPT)
+    assert lost in (AnswerOutcome.LOST, AnswerOutcome.KEPT)
     answer_all(store, "slow", now=2 * HOUR)
     answered = Counter((row["rater"], row["pair"]) for row in store.answers())
     assert max(answered.values()) == 1
@@ -163,7 +163,7 @@ def test_raters_at_once_never_share_a_place(store: Store) -> None:
         assert items is not None
         kept = 0
         for item in items * 2:  # Every answer twice, as a double click gives it.
-            kept += store.answer(rater, item.pair_id, "right", 1.0, now=0) is Outcome.KEPT
+            kept += store.answer(rater, item.pair_id, "right", 1.0, now=0) is AnswerOutcome.KEPT
         return kept
 
     with ThreadPoolExecutor(12) as pool:

@@ -334,7 +334,7 @@ def test_texts_and_credits_are_escaped(tmp_path: Path) -> None:
 
 
 def test_unknown_pages_and_methods_are_clear(client: TestClient) -> None:
-    assert "There is no such page" in client.get("/nowhere").text
+    assert "Page not found" in client.get("/nowhere").text
     assert client.delete("/").status_code == 405
     assert client.post("/question/1").status_code == 403
 

@@ -13,9 +13,9 @@ import httpx
 from starlette.testclient import TestClient
 from study_run import write_run
 
-from dbbench.study.design.create import Settings, create_study
+from dbbench.study.design.create import StudySettings, create_study
 from dbbench.study.design.secret import Secrets
-from dbbench.study.design.study import Question, Study, load_study
+from dbbench.study.design.study import Study, StudyQuestion, load_study
 from dbbench.study.design.texts import default_texts
 from dbbench.study.server.site import Site
 from dbbench.study.server.web import make_app
@@ -44,11 +44,11 @@ class Place:
 
 
 def make_place(
-    folder: Path, question: Question = "subject", *, credit: str = "photo by {number} (CC0)"
+    folder: Path, question: StudyQuestion = "subject", *, credit: str = "photo by {number} (CC0)"
 ) -> Place:
     """Write a study of 20 pairs with 5 questions and one attention check for each rater."""
     run = write_run(folder / "run", prompts=4, images=2, subjects=("dog", "teapot"), credit=credit)
-    settings = Settings(question, pairs=20, questions_per_rater=5, checks_per_rater=1, quota=3)
+    settings = StudySettings(question, pairs=20, questions_per_rater=5, checks_per_rater=1, quota=3)
     create_study([run], folder / "study", settings, default_texts(question, 6))
     return Place(folder / "study")
 

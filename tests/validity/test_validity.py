@@ -17,8 +17,8 @@ from dbbench.errors import UserError
 from dbbench.mini.source import MiniWorld, identities
 from dbbench.reports import write_report
 from dbbench.reports.validity.pages import read_validity, write_validity
-from dbbench.validity.drawn import KINDS, identity_errors, pictures
-from dbbench.validity.limits import OWN
+from dbbench.validity.drawn import KINDS, drawn_images, identity_errors
+from dbbench.validity.limits import OWN_DEFECT
 from dbbench.validity.measure import Validity, measure_validity
 from dbbench.validity.power import Pool, detection_rate, smallest_share
 from dbbench.validity.truth import Examples
@@ -68,7 +68,7 @@ def test_metrics_are_silent_where_they_promise_nothing(made):
     assert asked["div"] == {"perfect"}
 
 
-@pytest.mark.parametrize(("limit", "defect"), OWN.items())
+@pytest.mark.parametrize(("limit", "defect"), OWN_DEFECT.items())
 def test_each_limit_moves_with_its_own_defect(made, limit, defect):
     row = made[0].limits.set_index(["limit", "defect"]).loc[(limit, defect)]
     assert row["own"]
@@ -84,14 +84,14 @@ def test_no_look_moves_the_number_for_the_context(made):
 
 def test_what_is_drawn_is_what_it_is_called():
     (dog,) = select_subjects(MiniWorld(), "dog")
-    for picture in pictures("perfect", dog, prompts=None, images=1):
+    for picture in drawn_images("perfect", dog, prompts=None, images=1):
         assert picture.shows_prompt
         assert picture.identity_error == 0
-    wrong = pictures("wrong place", dog, prompts=None, images=1)
+    wrong = drawn_images("wrong place", dog, prompts=None, images=1)
     assert not any(p.shows_prompt for p in wrong)
     assert all(p.identity_error == 0 for p in wrong)
-    assert all(p.errors["noun"] == 1 for p in pictures("other class", dog, prompts=4, images=1))
-    other = pictures("other identity", dog, prompts=4, images=1)
+    assert all(p.errors["noun"] == 1 for p in drawn_images("other class", dog, prompts=4, images=1))
+    other = drawn_images("other identity", dog, prompts=4, images=1)
     assert all(p.errors["noun"] == 0 and p.identity_error > 0 for p in other)
     assert len({p.scene.identity for p in other}) == 1
 
@@ -99,8 +99,8 @@ def test_what_is_drawn_is_what_it_is_called():
 def test_pictures_do_not_depend_on_what_else_is_drawn():
     (dog,) = select_subjects(MiniWorld(), "dog")
     for kind in KINDS:
-        many = pictures(kind, dog, prompts=4, images=2)
-        few = pictures(kind, dog, prompts=2, images=1)
+        many = drawn_images(kind, dog, prompts=4, images=2)
+        few = drawn_images(kind, dog, prompts=2, images=1)
         assert [p.scene for p in many if p.number == 0][:2] == [p.scene for p in few]
 
 

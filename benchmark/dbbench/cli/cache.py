@@ -1,4 +1,4 @@
-"""`dbbench cache`: what is kept of earlier encoding, and how to be rid of it."""
+"""`dbbench cache`: show and delete the cached features of encoders."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ cache_app = typer.Typer(no_args_is_help=True)
 app.add_typer(
     cache_app,
     name="cache",
-    help="The features kept between commands: ls, clear. DBBENCH_CACHE moves them.",
+    help="Show and delete cached features. DBBENCH_CACHE sets the folder.",
 )
 
 
 @cache_app.command("ls", epilog="Example:  dbbench cache ls")
 def ls() -> None:
-    """Show what is kept of each encoder, the last used first."""
+    """Show the cached features of each encoder, the last used first."""
     from dbbench.evaluation.feature_cache import Cache
     from dbbench.reports.formats.terminal import print_table
     from dbbench.units import gigabytes
@@ -57,10 +57,11 @@ def ls() -> None:
 )
 def clear(
     encoder: Annotated[
-        str | None, typer.Option(help="Only what is of this encoder (dbbench cache ls).")
+        str | None,
+        typer.Option(help="Delete only this encoder's features (names: dbbench cache ls)."),
     ] = None,
 ) -> None:
-    """Remove what is kept; the next command works it out again."""
+    """Delete cached features; they are computed again when needed."""
     from dbbench.evaluation.feature_cache import Cache
     from dbbench.units import gigabytes
 

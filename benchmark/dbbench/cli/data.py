@@ -1,4 +1,4 @@
-"""`dbbench data`: fetch and check the photographs, convert pickled weights."""
+"""`dbbench data`: download and verify the photographs, convert pickled weights."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import typer
 
 from dbbench.errors import UserError
 
-data_app = typer.Typer(no_args_is_help=True, help="Fetch and check photographs; convert weights.")
+data_app = typer.Typer(
+    no_args_is_help=True, help="Download and verify photographs; convert weights."
+)
 app = typer.Typer()
 app.add_typer(data_app, name="data")
 
 
 @data_app.command(epilog="Example:  dbbench data verify photos")
-def verify(folder: Annotated[Path, typer.Argument(help="A copy of the photographs.")]) -> None:
-    """Check a copy of the photographs byte for byte."""
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder with a copy of the photographs.")],
+) -> None:
+    """Verify a copy of the photographs by its hashes."""
     from dbbench.data.download import verify_data
 
     result = verify_data(folder)
@@ -30,13 +34,13 @@ def verify(folder: Annotated[Path, typer.Argument(help="A copy of the photograph
     "dbbench data fetch --out photos --mirror dreambooth.zip"
 )
 def fetch(
-    out: Annotated[Path, typer.Option(help="Where to put them.")] = Path("photos"),
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("photos"),
     mirror: Annotated[
         str | None,
-        typer.Option(help="A zip, a folder, or the address of either. Default: the hub."),
+        typer.Option(help="A zip file, a folder, or a URL of either. Default: the hub."),
     ] = None,
 ) -> None:
-    """Get the photographs; what is there and right is not fetched again."""
+    """Download the photographs; valid files are not downloaded again."""
     from dbbench.bars import shown
     from dbbench.data.download import fetch_data
 
@@ -52,13 +56,16 @@ def fetch(
     "dbbench data convert old-pipeline new-pipeline"
 )
 def convert(
-    old: Annotated[Path, typer.Argument(help="Pickled weights, or a folder with such.")],
+    old: Annotated[Path, typer.Argument(help="Pickled weights, or a folder with such files.")],
     new: Annotated[Path, typer.Argument(help="The .safetensors file or the folder to write.")],
 ) -> None:
-    """Turn pickled weights into safetensors, the only kind that is read; no code in them is run."""
+    """Convert pickled weights to safetensors, without running any code in them.
+
+    dbbench loads safetensors only.
+    """
     from dbbench.generation.convert import convert as convert_weights
 
     if not old.exists():
-        raise UserError(f"there is no {old}; correct the path")
+        raise UserError(f"{old} does not exist; correct the path")
     for path in convert_weights(old, new):
         print(f"wrote {path}")

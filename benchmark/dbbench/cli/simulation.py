@@ -1,4 +1,4 @@
-"""`dbbench study simulate` and `plan`: raters with a known preference, to try a study out."""
+"""`dbbench study simulate` and `plan`: raters with known preferences, to test or plan a study."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Shares = Annotated[
     str,
     typer.Option(
         metavar="A,B,C",
-        help="In how many of 100 pairs people prefer the better method, the worse, neither.",
+        help="True preferences in percent of pairs: better method, worse method, neither.",
     ),
 ]
-Error = Annotated[float, typer.Option(help="How often a rater's answer is not their preference.")]
+Error = Annotated[float, typer.Option(help="Rate of answers that differ from the true preference.")]
 
 
 @app.command(
@@ -31,15 +31,15 @@ def simulate(
     folder: Folder,
     shares: Shares = "68,22,10",
     error: Error = 0.1,
-    careless: Annotated[float, typer.Option(help="Share of raters who press at random.")] = 0.0,
-    dropout: Annotated[float, typer.Option(help="Share of raters who stop half-way.")] = 0.0,
+    careless: Annotated[float, typer.Option(help="Share of raters who answer at random.")] = 0.0,
+    dropout: Annotated[float, typer.Option(help="Share of raters who stop before the end.")] = 0.0,
     order: Annotated[
-        str | None, typer.Option(help="Methods, the best first. Default: by the alphabet.")
+        str | None, typer.Option(help="Methods, the best first. Default: alphabetical.")
     ] = None,
     seed: int = 0,
     database: Url = None,
 ) -> None:
-    """Let simulated raters answer, into DIR/simulated.sqlite; results are marked as simulated."""
+    """Write answers of simulated raters, marked as simulated, into DIR/simulated.sqlite."""
     from dbbench.bars import shown
     from dbbench.cli.options import names
     from dbbench.study import require_extra
@@ -63,14 +63,14 @@ def simulate(
 def plan(
     shares: Shares = "55,35,10",
     error: Error = 0.1,
-    careless: Annotated[float, typer.Option(help="Share of raters who press at random.")] = 0.0,
-    pairs: Annotated[str, typer.Option(help="Sizes to try.")] = "100,200,400,600,1000",
+    careless: Annotated[float, typer.Option(help="Share of raters who answer at random.")] = 0.0,
+    pairs: Annotated[str, typer.Option(help="Numbers of pairs to try.")] = "100,200,400,600,1000",
     raters_per_pair: Annotated[int, typer.Option(min=1, max=9)] = 3,
     questions_per_rater: Annotated[int, typer.Option(min=1)] = 25,
-    studies: Annotated[int, typer.Option(min=1, help="Simulated studies of each size.")] = 200,
+    studies: Annotated[int, typer.Option(min=1, help="Simulated studies for each size.")] = 200,
     seed: int = 0,
 ) -> None:
-    """Simulate studies: how many raters does it take to distinguish two methods?"""
+    """Simulate studies of several sizes: how many raters are needed to distinguish two methods?"""
     from dbbench.bars import shown
     from dbbench.reports.formats.terminal import print_table
     from dbbench.study import require_extra
@@ -116,7 +116,9 @@ def _shares(text: str) -> tuple[float, float, float]:
         total = sum(values)
         a, b, c = (value / (100 if total > 1.5 else 1) for value in values)
     except ValueError:
-        raise UserError(f'cannot read --shares "{text}"; write three, such as 68,22,10') from None
+        raise UserError(
+            f'cannot read --shares "{text}"; write three numbers, such as 68,22,10'
+        ) from None
     return a, b, c
 
 
@@ -126,7 +128,9 @@ def _sizes(text: str) -> list[int]:
     except ValueError:
         sizes = []
     if not sizes or min(sizes) < 2:
-        raise UserError(f'cannot read --pairs "{text}"; write numbers from 2 on, such as 200,400')
+        raise UserError(
+            f'cannot read --pairs "{text}"; write numbers of at least 2, such as 200,400'
+        )
     return sizes
 
 

@@ -12,7 +12,7 @@ from dbbench.errors import UserError, unknown
 from dbbench.storage.record import RESULTS
 
 if TYPE_CHECKING:
-    from dbbench.study.design.study import Question
+    from dbbench.study.design.study import StudyQuestion
 
 study_app = typer.Typer(
     no_args_is_help=True,
@@ -33,40 +33,40 @@ def create(
         list[Path], typer.Argument(metavar="RUN", help="Output folders of dbbench run.")
     ],
     question: Annotated[
-        str, typer.Option(help="subject or prompt: which fidelity to ask for.")
+        str, typer.Option(help="The fidelity to ask about: subject or prompt.")
     ] = "subject",
     out: Annotated[
         Path | None, typer.Option(help="The new folder. Default: results/study-QUESTION.")
     ] = None,
-    pairs: Annotated[int, typer.Option(help="Different pairs of images.")] = 600,
-    raters_per_pair: Annotated[int, typer.Option(help="People who judge each pair.")] = 3,
-    questions_per_rater: Annotated[int, typer.Option(help="Questions for each person.")] = 25,
+    pairs: Annotated[int, typer.Option(help="Number of different image pairs.")] = 600,
+    raters_per_pair: Annotated[int, typer.Option(help="Number of people who judge each pair.")] = 3,
+    questions_per_rater: Annotated[int, typer.Option(help="Number of questions per person.")] = 25,
     checks: Annotated[
-        int, typer.Option(help="Attention checks for each person, besides the questions.")
+        int, typer.Option(help="Attention checks per person, in addition to the questions.")
     ] = 2,
     quota: Annotated[
         int | None,
-        typer.Option(help="People the open link admits. Default: those needed and a quarter more."),
+        typer.Option(help="People that the open link admits. Default: 25% more than needed."),
     ] = None,
     lease_minutes: Annotated[
         int, typer.Option(help="Minutes without an answer until open questions go to others.")
     ] = 60,
-    seed: Annotated[int, typer.Option(help="Decides which pairs are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the drawn pairs.")] = 0,
     consent: Annotated[
-        Path | None, typer.Option(help="A text file in place of the built-in consent.")
+        Path | None, typer.Option(help="Text file that replaces the built-in consent.")
     ] = None,
     completion_code: Annotated[
         str | None,
-        typer.Option(help="One code for all at the end. Default: each person has their own."),
+        typer.Option(help="One completion code for all. Default: one per person."),
     ] = None,
 ) -> None:
-    """Draw pairs of two methods' images and write a folder that holds all a study needs."""
+    """Draw pairs of two methods' images and write a study's folder."""
     from dbbench.bars import shown
-    from dbbench.study.design.create import Settings, create_study
+    from dbbench.study.design.create import StudySettings, create_study
     from dbbench.study.design.texts import default_texts
 
     asked = _question(question)
-    settings = Settings(
+    settings = StudySettings(
         question=asked,
         pairs=pairs,
         raters_per_pair=raters_per_pair,
@@ -112,15 +112,15 @@ def serve(
     folder: Folder,
     database: Url = None,
     host: Annotated[
-        str, typer.Option(help="Where to listen. 0.0.0.0 opens it to the network.")
+        str, typer.Option(help="Address to bind to. 0.0.0.0 opens it to the network.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     address: Annotated[
         str | None,
-        typer.Option(help="How raters reach it, where that is another address (a proxy)."),
+        typer.Option(help="Public address, if raters use another one (a proxy)."),
     ] = None,
 ) -> None:
-    """Serve the questionnaire until interrupted; what is confirmed is on the disk."""
+    """Serve the questionnaire until interrupted; every confirmed answer is on the disk."""
     from dbbench.study import require_extra
 
     require_extra()
@@ -139,8 +139,8 @@ def serve(
     console.print(f"progress    {public}/admin (token in {folder}/secrets.json)", markup=False)
     if host not in {"127.0.0.1", "localhost", "::1"} and not public.startswith("https://"):
         console.print(
-            "without https anybody on the way can read the links: put a proxy with https before it"
-            " and name it with --address",
+            "without https, others on the network can read the links: put a proxy with https in"
+            " front and give its address with --address",
             style="yellow",
         )
     serve_app(app, host, port)
@@ -150,13 +150,14 @@ def serve(
 def links(
     folder: Folder,
     count: Annotated[
-        int | None, typer.Option(min=1, help="How many. Default: as many raters as are needed.")
+        int | None,
+        typer.Option(min=1, help="Number of links. Default: the number of raters needed."),
     ] = None,
     address: Annotated[
-        str, typer.Option(help="How raters reach the server.")
+        str, typer.Option(help="Public address of the server.")
     ] = "http://127.0.0.1:8000",
 ) -> None:
-    """Print personal links, one rater each, and the same ones every time."""
+    """Print personal links, one per rater; each call prints the same links."""
     from dbbench.study import require_extra
 
     require_extra()
@@ -175,18 +176,18 @@ def export(
     out: Annotated[Path, typer.Option(help="A new file, .csv or .jsonl.")],
     database: Url = None,
 ) -> None:
-    """Write every answer to a file: who, which pair, what, when, how fast."""
+    """Write all answers to a file: rater, pair, choice, time and seconds."""
     from dbbench.files import write_text
     from dbbench.storage.disk import storage_errors
     from dbbench.study import require_extra
 
     require_extra()
-    from dbbench.study.answers.answers import KINDS, export_text
+    from dbbench.study.answers.answers import FILE_TYPES, export_text
     from dbbench.study.answers.store import open_store
 
     store = open_store(folder, database)
     kind = out.suffix.removeprefix(".")
-    if kind not in KINDS:
+    if kind not in FILE_TYPES:
         raise UserError(f"{out}: the name must end in .csv or .jsonl")
     answers = store.answers()
     with storage_errors(out):
@@ -202,7 +203,7 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .csv or .jsonl file.")],
     database: Url = None,
 ) -> None:
-    """Add a file's answers, all or none: rater, pair, choice and where known seconds."""
+    """Add a file's answers, all or none. Columns: rater, pair, choice; optional: seconds."""
     from dbbench.study import require_extra
 
     require_extra()
@@ -228,15 +229,13 @@ def results(
     ],
     database: Url = None,
     simulated: Annotated[
-        bool, typer.Option("--simulated", help="Analyse what dbbench study simulate made.")
+        bool, typer.Option("--simulated", help="Analyse the answers of dbbench study simulate.")
     ] = False,
     only_attentive: Annotated[
         bool,
         typer.Option("--only-attentive", help="Leave out raters who failed an attention check."),
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Where the files go. Default: DIR/results.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder. Default: DIR/results.")] = None,
 ) -> None:
     """Print the tables; write them as CSV, Markdown, LaTeX and a page."""
     from dbbench.study import require_extra
@@ -264,10 +263,10 @@ def results(
     console.print(f"page: {page}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _question(name: str) -> Question:
-    from dbbench.study.design.study import QUESTIONS
+def _question(name: str) -> StudyQuestion:
+    from dbbench.study.design.study import STUDY_QUESTIONS
 
-    for known in QUESTIONS:
+    for known in STUDY_QUESTIONS:
         if name == known:
             return known
-    raise unknown("question", name, QUESTIONS, "")
+    raise unknown("question", name, STUDY_QUESTIONS, "")

@@ -1,4 +1,4 @@
-"""`dbbench validity`: the metrics held against pictures of which the truth is known."""
+"""`dbbench validity`: test the metrics on drawn images whose truth is known."""
 
 from __future__ import annotations
 
@@ -25,24 +25,26 @@ def validity(
         str, typer.Option(help="all, objects, live, or names such as dog,teapot.")
     ] = "all",
     prompts: Annotated[
-        int | None, typer.Option(min=2, max=25, help="Only so many of each subject's 25.")
+        int | None,
+        typer.Option(min=2, max=25, help="Use only this many of each subject's 25 prompts."),
     ] = None,
-    images: Annotated[int, typer.Option(min=2, max=8, help="Images for each prompt.")] = 2,
+    images: Annotated[int, typer.Option(min=2, max=8, help="Number of images per prompt.")] = 2,
     out: Annotated[
-        Path, typer.Option(help="Where to write; reports of mini runs beside it show it.")
+        Path, typer.Option(help="Output folder; reports of mini runs beside it link to it.")
     ] = RESULTS / "validity",
     device: Device = "auto",
 ) -> None:
-    """Draw pictures whose truth is known, and test the metrics on them.
+    """Draw images whose truth is known, and test the metrics on them.
 
-    The embedded world only, with its encoders: nothing is trained or sampled. Writes a page, tables
-    and a plot; the same call again does nothing. Some three minutes of CPU time for all subjects.
+    Uses the embedded world and its encoders only; nothing is trained or sampled. Writes a page,
+    tables and a plot. Finished results are not computed again. All subjects take about three
+    minutes of CPU time.
     """
     from dbbench.data.dataset import select_subjects
     from dbbench.device import resolve_device
     from dbbench.mini.source import MiniWorld
     from dbbench.reports.validity.pages import (
-        EXAMPLES,
+        EXAMPLE_SUBJECTS,
         print_validity,
         read_validity,
         write_validity,
@@ -55,12 +57,12 @@ def validity(
     place = resolve_device(device)
     chosen = select_subjects(MiniWorld(), subjects)
     if (out / RUN).is_file():
-        raise UserError(f"{out} holds a run; choose another folder with --out")
+        raise UserError(f"{out} contains a run; choose another folder with --out")
     wanted = validity_record(chosen, prompts=prompts, images=images, device=place)
     record, tables = read_validity(out)
     if any(record.get(key) != value for key, value in wanted.items()):
         names = [subject.name for subject in chosen]
-        pictures: Examples = {n: {} for n in EXAMPLES if n in names} or {names[0]: {}}
+        examples: Examples = {n: {} for n in EXAMPLE_SUBJECTS if n in names} or {names[0]: {}}
         with shown() as (status, advance):
             status(f"drawing and encoding {len(chosen)} subjects")
             found = measure_validity(
@@ -69,9 +71,9 @@ def validity(
                 images=images,
                 device=place,
                 advance=advance,
-                examples=pictures,
+                examples=examples,
             )
-        write_validity(found, pictures, out)
+        write_validity(found, examples, out)
         record, tables = read_validity(out)
     print_validity(tables, record["lessons"], console)
     console.print(f"page: {out}/index.html", soft_wrap=True, highlight=False)

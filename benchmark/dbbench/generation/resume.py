@@ -92,7 +92,7 @@ class Saves:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        self.stop.take_time()
+        self.stop.cancel_timer()
         self._last = (time.monotonic(), step)
         path = self.folder / _TENSORS.format(step=step)
         try:

@@ -92,7 +92,7 @@ def _work_on(
             if task.stage == "train":
                 rest = estimate_bytes(session.plan, waiting.values())
                 session.workspace.refuse_if_full(rest, session.plan.suite)
-            with session.stop.in_hand():
+            with session.stop.working():
                 count, unit = do(session, task, waiting.values(), progress, leases)
             break
         except Damaged as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dbbench.errors import UserError
-from dbbench.interrupts import listening
+from dbbench.interrupts import stop_requests
 from dbbench.planning.build import make_plan
 from dbbench.planning.cost import estimate_bytes
 from dbbench.planning.finished import finished_runs, scored, scored_again
@@ -65,7 +65,7 @@ def execute(
     plan = make_plan(request, device)
     plan.identities.resolve_methods(workspace.selection().join(runs, dataset).methods)
     with (
-        listening() as stop,
+        stop_requests() as stop,
         _sent(remote),
         storage_errors(out),
         Leases(out) as leases,

@@ -1,4 +1,4 @@
-"""Artifact: a directory that is either whole or not there; every stage reads and writes these."""
+"""Artifact: a folder that is either complete or absent; every stage reads and writes artifacts."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dbbench.errors import UserError
 from dbbench.files import contained, fingerprint, hash_file, write_text
 
 MANIFEST = "manifest.json"
-REMEDY = "the dbbench run that made it makes it again, once dbbench verify has marked it"
+REMEDY = "to repair it, call dbbench verify, then rerun the dbbench run that made it"
 State = Literal["done", "missing", "stale", "damaged"]
 
 
 class Damaged(UserError):
-    """An artifact is not, or no longer, what its manifest says."""
+    """An artifact does not match its manifest, or has none."""
 
     def __init__(self, artifact: Artifact, problem: str) -> None:
         super().__init__(problem)
-        self.args = (artifact, problem)  # Both, so that it can be sent to another process.
+        self.args = (artifact, problem)  # Both, so that it can be pickled.
         self.artifact, self.problem = artifact, " ".join(problem.split())
 
     def __str__(self) -> str:
@@ -36,11 +36,11 @@ class Damaged(UserError):
 
 @dataclass(frozen=True)
 class Artifact:
-    """What one stage leaves behind: `path` holds it, `inputs` are all that its content depends on.
+    """The output of one stage at `path`; `inputs` are all that its content depends on.
 
-    The fingerprint of the inputs decides whether what lies at `path` is this artifact. Everything
-    is written beside it under a hidden name and renamed; the manifest comes last and lists each
-    file with its size and SHA-256.
+    The fingerprint of the inputs decides whether the folder at `path` is this artifact. A stage
+    writes into a hidden folder beside it, which is then renamed. The manifest is written last and
+    lists each file with its size and SHA-256.
     """
 
     path: Path
@@ -53,12 +53,12 @@ class Artifact:
 
     @property
     def complete(self) -> bool:
-        """Whether it is there, whole and made from these inputs."""
+        """Whether it exists, is complete, and was made from these inputs."""
         return self.state == "done"
 
     @property
     def state(self) -> State:
-        """Compare fingerprint, file names and sizes; hashes are read by `verify`."""
+        """The state by fingerprint, file names and sizes; `verify` also compares hashes."""
         return self.inspect(hashes=False)[0]
 
     def verify(self) -> State:
@@ -66,24 +66,24 @@ class Artifact:
         return self.inspect(hashes=True)[0]
 
     def inspect(self, *, hashes: bool) -> tuple[State, str]:
-        """Return the state, and what is wrong with it in a few words ("" where nothing is)."""
+        """Return the state, and the problem in a few words ("" if there is none)."""
         if not self.path.is_dir():
             return "missing", ""
         state, problem = inspect(self.path / MANIFEST, self.fingerprint, hashes=hashes)
         return ("damaged", "it has no manifest") if state == "missing" else (state, problem)
 
     def examine(self) -> tuple[State, str]:
-        """As `inspect`, with every byte read where it is at home."""
+        """Like `inspect`, but read and hash every byte where the artifact is stored."""
         return self.inspect(hashes=True)
 
     def require(self) -> None:
-        """Raise Damaged unless every byte is what the manifest says; stages call it to read on."""
+        """Raise Damaged unless every byte matches the manifest; stages call it before reading."""
         state, problem = self.inspect(hashes=True)
         if state != "done":
             raise Damaged(self, problem or f"it is {state}")
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of one file. Raises Damaged where they are not those once written."""
+        """Return the bytes of one file. Raises Damaged if they do not match the manifest."""
         try:
             files = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["files"]
             (expected,) = (entry["sha256"] for entry in files if entry["name"] == name)
@@ -95,51 +95,50 @@ class Artifact:
         return content
 
     def discard(self) -> None:
-        """Take away the manifest, so that the next run makes it again; the files stay."""
+        """Remove the manifest, so that the next run makes the artifact again; keep the files."""
         (self.path / MANIFEST).unlink(missing_ok=True)
 
     @contextmanager
     def create(self, *, resume: bool = False) -> Iterator[Path]:
-        """Give a folder to write into; on leaving without an error it becomes the artifact.
+        """Yield a folder to write into; it becomes the artifact if the block raises no error.
 
-        With `resume`, what an interrupted attempt at the same fingerprint wrote is still in the
-        folder, and stays there if this attempt fails too. Files whose name starts with "." are
-        not part of the artifact and are removed at the end.
+        With `resume`, the folder contains the files of an interrupted attempt at the same
+        fingerprint, and keeps its files if this attempt fails too. Files whose name starts with "."
+        are not part of the artifact; they are removed at the end.
 
-        Each attempt has a folder of its own name. A process that stood still for so long that
-        another took its work over finds its folder gone, or another of that name where files were
-        written since. It can neither mix its files with the other's nor replace what the other
-        made, and raises FileNotFoundError.
+        Each attempt has its own folder name. If a process was paused for so long that another one
+        took over its work, its folder is gone or has been replaced. It then raises
+        FileNotFoundError, and neither mixes its files with the other's nor replaces them.
         """
         prefix = f".{self.path.name}.{self.fingerprint[:16]}."
         partial = self.path.with_name(f"{prefix}{secrets.token_hex(4)}.partial")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._clear_leftovers(partial, prefix if resume else None)
         partial.mkdir(exist_ok=True)
-        own = os.open(partial, os.O_RDONLY)  # While it is open, no other has its number.
+        own = os.open(partial, os.O_RDONLY)  # While it is open, its inode number is not reused.
         try:
             yield partial
             self._write_manifest(partial)
             if not os.path.samestat(os.fstat(own), partial.stat()):
-                raise FileNotFoundError(ENOENT, "another took this work over", str(partial))
+                raise FileNotFoundError(ENOENT, "another process took over this work", str(partial))
             self._replace(partial)
         except BaseException:
             if not resume:
                 shutil.rmtree(partial, ignore_errors=True)
             with suppress(OSError):
-                partial.rmdir()  # Where there is nothing in it to go on from.
+                partial.rmdir()  # Only if it is empty: nothing to resume from.
             raise
         finally:
             os.close(own)
 
     def fetch(self) -> None:
-        """Make sure that what is complete lies at `path`, which here it does already."""
+        """Make sure that a complete artifact is at `path`; a local one always is."""
 
     def fetch_file(self, name: str) -> None:
-        """Make sure that one file of it lies here, if it is complete at all."""
+        """Make sure that one file of a complete artifact is at `path`."""
 
     def remove(self) -> None:
-        """Remove the artifact and anything an interrupted attempt left of it."""
+        """Remove the artifact and all files of interrupted attempts."""
         self._clear_leftovers(self.path, None)
         shutil.rmtree(self.path, ignore_errors=True)
 
@@ -152,7 +151,7 @@ class Artifact:
     def _replace(self, partial: Path) -> None:
         old = self.path.with_name(f".{self.path.name}.old")
         if self.path.exists():
-            os.rename(self.path, old)  # A folder that is not empty cannot be renamed over.
+            os.rename(self.path, old)  # Renaming over a folder that is not empty fails.
         try:
             os.rename(partial, self.path)
         except OSError:
@@ -162,7 +161,7 @@ class Artifact:
         shutil.rmtree(old, ignore_errors=True)
 
     def _clear_leftovers(self, partial: Path, adopted: str | None) -> None:
-        """Remove what interrupted attempts left; one whose name starts so becomes `partial`."""
+        """Remove interrupted attempts; one whose name starts with `adopted` becomes `partial`."""
         if not self.path.parent.is_dir():
             return
         for leftover in sorted(self.path.parent.glob(f".{self.path.name}.*")):
@@ -175,9 +174,9 @@ class Artifact:
 
 
 def inspect(manifest_path: Path, expected: str, *, hashes: bool) -> tuple[State, str]:
-    """Return whether the files that a manifest lists are there, whole and of that fingerprint.
+    """Return the state of the files that a manifest lists, and the problem in a few words.
 
-    The second is what is wrong, in a few words.
+    `expected` is the fingerprint; with `hashes` every byte is read.
     """
     if not manifest_path.is_file():
         return "missing", ""
@@ -195,12 +194,12 @@ def inspect(manifest_path: Path, expected: str, *, hashes: bool) -> tuple[State,
     except OSError as error:
         return "damaged", f"{Path(error.filename or '').name}: {error.strerror}"
     except (ValueError, KeyError, TypeError):
-        return "damaged", f"{manifest_path.name} is no manifest"
+        return "damaged", f"{manifest_path.name} is not a valid manifest"
     return "done", ""
 
 
 def write_manifest(manifest_path: Path, inputs: Mapping[str, Any], files: Sequence[Path]) -> None:
-    """Write what the files beside a manifest depend on, and their sizes and hashes."""
+    """Write the manifest: the inputs of the files beside it, and their sizes and hashes."""
     manifest = {
         "fingerprint": fingerprint(inputs),
         "inputs": inputs,

@@ -1,4 +1,4 @@
-"""Free space, folder sizes, and errors of the disk in one line."""
+"""Free space, folder sizes, and disk errors as one-line messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from dbbench.errors import UserError
 
 SPARE_BYTES = 64 * 2**20
-"""What is left free on the disk beyond what a run needs."""
+"""Kept free on the disk beyond what a run needs."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_ROOM_WORDS = ("No space left on device", "File too large", "Disk quota exceeded")
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
@@ -31,14 +31,14 @@ def storage_errors(out: Path) -> Iterator[None]:
 
 
 def storage_problem(error: BaseException | None, out: Path) -> UserError | None:
-    """Return the one-line reason where an error comes from the disk; else None."""
+    """Return the one-line message if an error comes from the disk, else None."""
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
-        # safetensors and pyarrow raise their own kinds of error and keep the system's words.
+        # safetensors and pyarrow raise their own error types with the system's message.
         if number in _NO_ROOM or any(words in str(error) for words in _NO_ROOM_WORDS):
             return UserError(
-                f"no space left on the disk of {out}; what is complete is kept: free some and"
-                " call the same command again"
+                f"no space left on the disk of {out}; free some space and rerun the same command;"
+                " finished work is kept"
             )
         if number in _NO_ACCESS:
             assert isinstance(error, OSError)
@@ -51,12 +51,12 @@ def storage_problem(error: BaseException | None, out: Path) -> UserError | None:
 
 
 def folder_size(folder: Path) -> int:
-    """Return the bytes of all files in a folder."""
+    """Return the total size of all files in a folder, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def free_bytes(path: Path) -> int:
-    """Return the free bytes of the disk that holds a path, or will hold it once it is made."""
+    """Return the free bytes on the disk of a path; the path need not exist yet."""
     path = path.absolute()
     while not path.exists():
         path = path.parent

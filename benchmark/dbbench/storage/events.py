@@ -1,4 +1,4 @@
-"""events/: what each stage cost in time and memory, a JSON object a line, by the executor."""
+"""The folder events/: time and memory of each stage as JSON lines; executors write it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 EVENTS = "events"
-_TOKEN = secrets.token_hex(3)  # Process ids come again, and machines may have the same name.
+_TOKEN = secrets.token_hex(3)  # Process ids are reused, and machines may share a name.
 
 
 class Log(Protocol):
-    """Takes events."""
+    """A destination for events."""
 
     def write(self, **event: Any) -> None:
-        """Take one."""
+        """Write one event."""
 
 
 @dataclass(frozen=True)
 class EventLog:
     """The events of an output folder. Each process appends to a file of its own.
 
-    On a network folder, what several machines append to one file can be lost or torn.
+    On a network folder, lines that several machines append to one file can be lost or mixed.
     """
 
     out: Path
@@ -51,7 +51,7 @@ class EventLog:
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of one file; a line that a crash cut short is passed over."""
+    """Yield the events of one file; skip a line that a crash cut short."""
     with path.open(encoding="utf-8", errors="replace") as stream:
         for line in stream:
             with contextlib.suppress(json.JSONDecodeError):
@@ -61,7 +61,7 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class Meter:
-    """Measures seconds, things per second and the peak resident memory of one stage."""
+    """Measures the seconds, the rate and the peak resident memory of one stage."""
 
     def __init__(self) -> None:
         _reset_peak()
@@ -96,7 +96,7 @@ def peak_memory() -> int | None:
 
 
 def _reset_peak() -> None:
-    """Make the peak that of this stage. Only Linux can; elsewhere it is that of the process."""
+    """Start a new peak for this stage. Only Linux can; elsewhere it is the process's peak."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     torch = sys.modules.get("torch")

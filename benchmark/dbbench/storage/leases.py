@@ -1,8 +1,9 @@
-"""Lease: who makes what in a folder that several processes share; needs no locks of the system.
+"""Leases: which process does which task in a shared output folder; no system locks are needed.
 
-filelock's SoftFileLease is not used: up to 4.2.12 it takes no dead holder's lease over where two
-names cannot be exchanged in one step (NFS, SMB, 9p, FUSE in part), and on no disk one whose holder
-was killed between making its file and writing into it. tests/test_lease.py shows both.
+filelock's SoftFileLease is not used. Up to 4.2.12 it cannot take over a dead process's lease where
+two names cannot be exchanged in one step (NFS, SMB, 9p, some FUSE). On no file system can it take
+over a lease whose holder was killed between creating its file and writing into it.
+tests/storage/test_leases.py shows both.
 """
 
 from __future__ import annotations
@@ -28,36 +29,37 @@ _NEW = ".new"
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to make one thing, and the file that says so."""
+    """The right to do one task, and the file that proves it."""
 
     name: str
     path: Path
     token: str
     before: tuple[Path, ...] = ()
-    """Files of holders that died with it."""
+    """Files of earlier holders that died."""
 
     @property
     def successor(self) -> Path:
-        """The file of whoever takes over; it can be made only once."""
+        """The file of the process that takes over; it can be created only once."""
         return self.path.with_name(f"{quote(self.name, safe='')}{_AFTER}{self.token}")
 
     @property
     def lost(self) -> bool:
-        """Whether another took over, because this process seemed to be dead."""
+        """Whether another process took over, because this one seemed to be dead."""
         return self.successor.exists()
 
 
 @dataclass
 class Leases:
-    """What this process holds of one folder.
+    """The leases that this process holds in one folder. Use it with `with`, which releases them.
 
-    A lease is a file that comes into being whole, by a hard link, or not at all. It holds a token
-    that no other ever has, and a number that its holder raises every `beat` seconds. A holder is
-    dead where its process on this machine is no more, or its number stood still for `patience`
-    seconds of the observer's own clock: clocks of several machines are never compared. Its lease
-    goes to the one who makes the file that is named for its token. That exists at most once, and
-    the holder makes it too before giving a lease back; so no lease is taken over twice, and none
-    that was given back. Open it with `with`; all that is held is given back at the end.
+    A lease is a file that is created in one step, by a hard link. It contains a unique token, and a
+    number that the holder increases every `beat` seconds. A holder counts as dead if its process on
+    this machine has ended, or if its number did not change for `patience` seconds. Only the
+    observer's own clock counts; clocks of different machines are never compared.
+
+    To take over a dead holder's lease, a process creates the file that is named after its token.
+    This file can be created only once. The holder creates it too before it releases the lease. So
+    no lease is taken over twice, and none is taken over after its release.
     """
 
     out: Path
@@ -70,12 +72,12 @@ class Leases:
 
     @property
     def folder(self) -> Path:
-        """Where the files are."""
+        """The folder of the lease files."""
         return self.out / FOLDER
 
     def __enter__(self) -> Leases:
         for name in self.names():
-            self._is_alive(self._chain(name)[-1:])  # From now on it is watched.
+            self._is_alive(self._chain(name)[-1:])  # Starts to watch it.
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,7 +90,7 @@ class Leases:
             self._tidy()
 
     def take(self, name: str) -> Lease | None:
-        """Return the lease, None where another process holds it, or this one already."""
+        """Return the lease, or None if another process, or this one, holds it already."""
         while name not in self._held:
             chain = self._chain(name)
             if self._is_alive(chain[-1:]):
@@ -96,10 +98,10 @@ class Leases:
             path = chain[-1].successor if chain else self.folder / quote(name, safe="")
             token = secrets.token_hex(16)
             if not self._make(path, token):
-                continue  # Another was faster.
+                continue  # Another process was faster.
             lease = Lease(name, path, token, tuple(each.path for each in chain))
             if [each.token for each in self._chain(name)][-1:] != [token]:
-                path.unlink(missing_ok=True)  # It had been given back in the meantime.
+                path.unlink(missing_ok=True)  # It was released in the meantime.
                 continue
             self._held[name] = lease
             self._start()
@@ -107,18 +109,18 @@ class Leases:
         return None
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back; nothing is touched where another has taken it over."""
+        """Release a lease; do nothing if another process has taken it over."""
         self._held.pop(lease.name, None)
         end = Lease(lease.name, lease.successor, secrets.token_hex(16))
         if not self._make(end.path, end.token):
             return
-        # The first file frees the name; what follows it means nothing without it.
+        # Removing the first file frees the name; the later files have no meaning without it.
         for path in (*lease.before, lease.path, end.path):
             path.unlink(missing_ok=True)
 
     @contextmanager
     def trying(self, name: str) -> Iterator[Lease | None]:
-        """Hold the lease while open, None where it is not to be had."""
+        """Hold the lease while open; yield None if it is not available."""
         lease = self.take(name)
         try:
             yield lease
@@ -128,7 +130,7 @@ class Leases:
 
     @contextmanager
     def hold(self, name: str, waiting: Callable[[str], None]) -> Iterator[Lease]:
-        """Hold the lease while open; until it is free, `waiting` hears who has it."""
+        """Wait for the lease and hold it while open; `waiting` is called with the holder's name."""
         while (lease := self.take(name)) is None:
             waiting(self.holder(name) or "another process")
             time.sleep(0.1)
@@ -138,16 +140,16 @@ class Leases:
             self.release(lease)
 
     def holder(self, name: str) -> str | None:
-        """Return who holds it, "process 12 on host", None where nobody does."""
+        """Return the holder as "process 12 on host", None if the lease is free."""
         return running(self.out).get(name)
 
     def names(self) -> list[str]:
-        """Return the names of all leases, those of the dead too."""
+        """Return the names of all leases, including those of dead processes."""
         files = [path.name for path in self.folder.glob("*")]
         return [unquote(f) for f in sorted(files) if _AFTER not in f and not f.endswith(_NEW)]
 
     def _chain(self, name: str) -> list[Lease]:
-        """Return the lease and those that took it over in turn; the last one counts."""
+        """Return the lease and its takeovers in order; the last one is valid."""
         chain: list[Lease] = []
         path = self.folder / quote(name, safe="")
         while (token := _token(path)) is not None:
@@ -171,7 +173,7 @@ class Leases:
         return not _is_dead(_about(content))
 
     def _make(self, path: Path, token: str) -> bool:
-        """Make a lease's file; return whether it was not there before."""
+        """Create a lease's file; return False if it existed already."""
         new = self.folder / f"{token}{_NEW}"
         content = json.dumps({"token": token} | _process()).encode() + _number(0)
         while True:
@@ -182,14 +184,14 @@ class Leases:
                     os.link(new, path)
                 except (FileExistsError, FileNotFoundError):
                     raise
-                except OSError:  # A folder without hard links.
+                except OSError:  # The file system has no hard links.
                     with path.open("xb", buffering=0) as stream:
                         stream.write(content)
                 return True
             except FileExistsError:
                 return False
             except FileNotFoundError:
-                continue  # The folder was empty for a moment, and its last user removed it.
+                continue  # Another process has just removed the empty folder.
             finally:
                 new.unlink(missing_ok=True)
 
@@ -208,22 +210,22 @@ class Leases:
                     stream.write(_number(number))
 
     def _tidy(self) -> None:
-        """Remove what the dead have left, and the folder where nothing is in it."""
+        """Remove the leases of dead processes, and the folder if it is empty."""
         files = list(self.folder.iterdir()) if self.folder.is_dir() else []
         for name in self.names():
             if (lease := self.take(name)) is not None:
                 self.release(lease)
         valid = {each.path for name in self.names() for each in self._chain(name)}
-        for path in files:  # Tokens never come back: what led nowhere then leads nowhere now.
+        for path in files:  # Tokens are unique: a file without a valid lease never gets one.
             if path not in valid:
                 path.unlink(missing_ok=True)
         self.folder.rmdir()
 
 
 def running(out: Path, *, here: bool = False) -> dict[str, str]:
-    """Return what is being made in a folder, and by whom; the known dead are left out.
+    """Return what is being made in a folder, and by which process; known dead ones are left out.
 
-    With `here`, only what is surely of this machine and not from before it last started.
+    With `here`, only processes that are known to run on this machine since it last started.
     """
     leases = Leases(out)
     found = {}
@@ -236,13 +238,13 @@ def running(out: Path, *, here: bool = False) -> dict[str, str]:
 
 
 def _token(path: Path) -> str | None:
-    """Return the token in a lease's file, None where there is no such file."""
+    """Return the token in a lease's file, None if there is no such file."""
     try:
         status = path.stat()
         about = _about(path.read_bytes())
     except OSError:
         return None
-    # A file that lost its content in a crash is known by its place on the disk.
+    # A file that lost its content in a crash is identified by its inode and time.
     return str(about.get("token") or f"lost-{status.st_ino}-{status.st_mtime_ns}")
 
 
@@ -267,7 +269,7 @@ def _number(value: int) -> bytes:
 
 @cache
 def _machine() -> str:
-    """Name this machine, or this container, until its next start; "" where that is unknown."""
+    """Return an id of this machine or container, until its next start; "" if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -282,7 +284,7 @@ def _process() -> dict[str, Any]:
 
 
 def _started(pid: int) -> str:
-    """Return when a process of this machine started, "" where there is none (any more)."""
+    """Return when a process of this machine started, "" if it does not exist any more."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
@@ -291,6 +293,6 @@ def _started(pid: int) -> str:
 
 
 def _is_dead(about: dict[str, Any]) -> bool:
-    """Whether a process is known to be no more; of another machine that is never known."""
+    """Whether a process is known to have ended; never known for other machines."""
     here = bool(about.get("machine")) and about.get("machine") == _machine()
     return here and _started(int(about["pid"])) != about["started"]

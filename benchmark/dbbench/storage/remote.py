@@ -1,8 +1,8 @@
 """Output folders behind an address (s3://, gs://, ...): the same artifacts, the same manifests.
 
-Work is done in a folder of this machine, the mirror. An artifact is fetched whole before it is
-read, and sent whole once it is made, its manifest last: it is there where the manifest is, and each
-file that the manifest lists has the listed size. A fetched file is checked against its hash.
+Stages work in a local folder, the mirror. An artifact is fetched whole before it is read, and sent
+whole once it is made, with its manifest last. So an artifact is complete if its manifest is there
+and each file that it lists has the listed size. Fetched files are verified by their hashes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OWN_FILES = (
     "report/**/*",
     "scores.*",
 )
-"""What an output folder holds beside artifacts, in the order in which it is sent."""
+"""The files of an output folder that are not artifacts, in the order in which they are sent."""
 
 
 def is_address(out: str) -> bool:
@@ -45,7 +45,7 @@ def is_address(out: str) -> bool:
 
 
 def scratch() -> Path:
-    """Return where mirrors lie on this machine: $DBBENCH_SCRATCH, or the system's temporary one."""
+    """Return the local folder of mirrors: $DBBENCH_SCRATCH, or one in the temporary folder."""
     chosen = os.environ.get("DBBENCH_SCRATCH")
     return Path(chosen).expanduser() if chosen else Path(tempfile.gettempdir()) / "dbbench-scratch"
 
@@ -60,7 +60,7 @@ def open_folder(out: str) -> tuple[Path, Remote | None]:
 
 
 class Altered(Exception):
-    """What lies there is not what its manifest says."""
+    """A remote artifact does not match its manifest."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Remote:
 
     @property
     def mirror(self) -> Path:
-        """The folder of this machine that stands for it."""
+        """The local folder that mirrors it."""
         name = re.sub(r"[^A-Za-z0-9]+", "-", self.url).strip("-")[-40:]
         return scratch() / f"{name}-{hashlib.sha256(self.url.encode()).hexdigest()[:8]}"
 
@@ -91,9 +91,9 @@ class Remote:
         return "done" if whole else "damaged"
 
     def fetch(self, key: str, path: Path, only: str | None = None) -> None:
-        """Bring an artifact here, whole, or `only` one file of it and no manifest.
+        """Download a whole artifact, or `only` one file of it without the manifest.
 
-        Raises Altered where it is not what its manifest says.
+        Raises Altered if it does not match its manifest.
         """
         manifest = self.manifest(key)
         if manifest is None:
@@ -116,13 +116,13 @@ class Remote:
             try:
                 os.rename(partial, path)
             except OSError:
-                if not path.is_dir():  # Else another process of this machine was faster.
+                if not path.is_dir():  # Else another local process was faster.
                     raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
     def altered(self, key: str) -> str:
-        """Read every byte of an artifact there; return what has changed, "" where nothing has."""
+        """Read and hash every remote file; return which one has changed, "" if none has."""
         for entry in (self.manifest(key) or {}).get("files", []):
             with self._errors(), self._fs.open(self._full(f"{key}/{entry['name']}"), "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
@@ -130,7 +130,7 @@ class Remote:
         return ""
 
     def send(self, key: str, path: Path) -> None:
-        """Put an artifact there, whole; what is there of another is gone before."""
+        """Upload a whole artifact; an earlier one in its place is removed first."""
         with self._errors():
             self.remove(key)
             for file in sorted(p for p in path.rglob("*") if p.is_file()):
@@ -139,27 +139,27 @@ class Remote:
             self._put(path / MANIFEST, f"{key}/{MANIFEST}")
 
     def discard(self, key: str) -> None:
-        """Take away an artifact's manifest, so that it counts as not made."""
+        """Remove an artifact's manifest, so that it counts as missing."""
         with self._errors():
             manifest = self._full(f"{key}/{MANIFEST}")
             if self._fs.exists(manifest):
                 self._fs.rm_file(manifest)
 
     def remove(self, key: str) -> None:
-        """Remove an artifact, its manifest first."""
+        """Delete an artifact, its manifest first."""
         with self._errors():
             if not self._fs.exists(self._full(key)):
                 return
             manifest = self._full(f"{key}/{MANIFEST}")
             if self._fs.exists(manifest):
                 self._fs.rm_file(manifest)
-            if self._fs.exists(self._full(key)):  # A folder of an object store ends with its files.
+            if self._fs.exists(self._full(key)):  # Object stores have no empty folders.
                 self._fs.rm(self._full(key), recursive=True)
 
     def open(self) -> None:
-        """Bring what is not part of an artifact to the mirror: records, tables and the report.
+        """Download all that is not part of an artifact to the mirror: records, tables, the report.
 
-        Not where a call of this machine is at work in the mirror: it has them all, and newer ones.
+        Skipped while another local command works in the mirror: it has newer files.
         """
         self.mirror.mkdir(parents=True, exist_ok=True)
         if running(self.mirror, here=True):
@@ -183,12 +183,12 @@ class Remote:
                     self._fs.get(self._full(name), str(self.mirror / name), recursive=True)
             for there in self._fs.find(self._full(EVENTS)):
                 here = self.mirror / EVENTS / there.rpartition("/")[2]
-                if not here.is_file():  # Else it is of a call of this machine, and up to date.
+                if not here.is_file():  # Else a local command wrote it, and it is current.
                     here.parent.mkdir(exist_ok=True)
                     self._fs.get_file(there, str(here))
 
     def send_files(self, patterns: Iterable[str] = OWN_FILES) -> None:
-        """Put the mirror's files that match there, pattern by pattern; logs gone here go there."""
+        """Upload the mirror's matching files, pattern by pattern; remove logs deleted here."""
         with self._errors():
             for log in self._fs.find(self._full("logs")):
                 if not (self.mirror / "logs" / log.rpartition("/")[2]).is_file():
@@ -212,7 +212,7 @@ class Remote:
         self._fs.put_file(str(file), full)
 
     def manifest(self, key: str) -> Mapping[str, Any] | None:
-        """Return the manifest of the artifact below `key`, None where there is none."""
+        """Return the manifest of the artifact below `key`, None if there is none."""
         with self._errors():
             try:
                 text = self._fs.cat_file(self._full(f"{key}/{MANIFEST}"))
@@ -225,7 +225,7 @@ class Remote:
         return document if isinstance(document, dict) else {}
 
     def _sizes(self, key: str) -> dict[str, int]:
-        """Return the size of every file below a key, as it is now."""
+        """Return the current size of every file below a key."""
         with self._errors():
             self._fs.invalidate_cache()
             root = self._full(key)
@@ -235,73 +235,73 @@ class Remote:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what a store says of itself into a UserError."""
+        """Turn errors of the remote store into a UserError."""
         try:
             yield
         except (UserError, Altered, FileNotFoundError):
             raise
-        except Exception as error:  # Every driver has kinds of its own.
+        except Exception as error:  # Every driver has its own error types.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{self.url} cannot be used ({reason}); what is complete there is kept: check"
-                " address and credentials and call the same command again"
+                f"{self.url} cannot be used ({reason}); check address and credentials and rerun the"
+                " same command; finished work there is kept"
             ) from error
 
 
 @dataclass(frozen=True)
 class RemoteArtifact(Artifact):
-    """An artifact whose home is elsewhere; at `path` it lies once it was fetched or made here."""
+    """An artifact that is stored remotely; `path` is its local copy, once fetched or made."""
 
     remote: Remote = field(default_factory=lambda: Remote(""))
     key: str = ""
-    """Its place below the remote's address."""
+    """Its path below the remote's address."""
 
     def inspect(self, *, hashes: bool) -> tuple[State, str]:
-        """Return its state there, by names and sizes; bytes are hashed when they are fetched."""
+        """Return its remote state by names and sizes; files are hashed when they are fetched."""
         state = self.remote.state(self.key, self.fingerprint)
-        return state, "some of its files are not there" if state == "damaged" else ""
+        return state, "some of its files are missing" if state == "damaged" else ""
 
     def examine(self) -> tuple[State, str]:
-        """As `inspect`, and every byte there is read and hashed."""
+        """Like `inspect`, but every remote byte is read and hashed."""
         state, problem = self.inspect(hashes=False)
         if state == "done" and (problem := self.remote.altered(self.key)):
             return "damaged", problem
         return state, problem
 
     def require(self) -> None:
-        """Fetch it. Raises Damaged unless every byte here is what the manifest says."""
+        """Fetch it. Raises Damaged unless every byte matches the manifest."""
         self.fetch()
         Artifact(self.path, self.inputs).require()
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of one file, fetched before. Raises Damaged as `require` does."""
+        """Fetch it and return the bytes of one file. Raises Damaged as `require` does."""
         self.fetch()
         return super().read(name)
 
     def discard(self) -> None:
-        """Take away the manifests here and there."""
+        """Remove the local and the remote manifest."""
         super().discard()
         self.remote.discard(self.key)
 
     @contextmanager
     def create(self, *, resume: bool = False) -> Iterator[Path]:
-        """As in `Artifact`; and then it is sent."""
+        """Like `Artifact.create`, and upload it at the end."""
         with super().create(resume=resume) as folder:
             yield folder
         self.remote.send(self.key, self.path)
 
     def remove(self) -> None:
-        """Remove it here and there."""
+        """Remove it locally and remotely."""
         super().remove()
         self.remote.remove(self.key)
 
     def fetch_file(self, name: str) -> None:
-        """Bring one file of it here, unless it is not complete there; the rest may be large."""
+        """Download one file of it, if it is complete; the other files may be large."""
         if not (self.path / name).is_file() and self.complete:
             self._fetch(name)
 
     def fetch(self) -> None:
-        """Bring it here, unless it is. Raises Damaged where it is not what its manifest says."""
+        """Download it unless it is here. Raises Damaged if it does not match its manifest."""
         if inspect_files(self.path / MANIFEST, self.fingerprint, hashes=False)[0] == "done":
             return
         self._fetch()
@@ -314,7 +314,7 @@ class RemoteArtifact(Artifact):
 
 
 def _connect(url: str) -> tuple[Any, str]:
-    """Return the file system and the path in it; fsspec keeps its own connections."""
+    """Return the file system and the path in it; fsspec caches connections."""
     import fsspec
 
     try:

@@ -1,12 +1,12 @@
-"""The user study: pairs of a finished run -> a folder -> a web application -> answers -> tables.
+"""The user study: finished runs -> pairs of images -> web application -> answers -> tables.
 
     create     runs -> study folder (draw, study, texts)
     serve      study folder -> pages and answers (web, admin, store, database)
-    results    answers -> what people prefer and how surely (answers, analysis)
+    results    answers -> preferences with intervals (answers, analysis)
     reports    analysis -> the paper's second table, pages and files (dbbench.reports.study.pages)
     simulate   raters with a known preference -> answers, for planning and for testing
 
-What only `serve` and the statistics need is the extra `study`; see docs/study.md.
+The extra `study` installs what only `serve` and the statistics need; see docs/study.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EXTRA = ("alembic", "itsdangerous", "krippendorff", "sqlalchemy", "starlette", "
 
 
 def require_extra() -> None:
-    """Raise UserError where the libraries of the extra are not installed."""
+    """Raise UserError if a library of the extra `study` is not installed."""
     absent = [name for name in EXTRA if find_spec(name) is None]
     if absent:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Limits against the truth: do their numbers follow what is known to be wrong with pictures?"""
+"""Test the limits: do their numbers follow the known share of images with a defect?"""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 from dbbench.evaluation.limits import LIMITS, Limit, Shown
 from dbbench.evaluation.statistics import subject_interval
 from dbbench.mini.drawing.places import PLACES
-from dbbench.validity.drawn import Picture
-from dbbench.validity.truth import Drawn
+from dbbench.validity.drawn import DrawnImage
+from dbbench.validity.truth import DrawnSubject
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-"""Of a subject's images with a defect, for each of which a limit is measured."""
-LIMITED = ("wrong place", "entangled", "copied", "hallucinated", "other identity")
-"""The defects that limits are held against; each limit's own is in OWN."""
-OWN = {
+"""Shares of a subject's images with a defect; each limit is measured at each share."""
+LIMIT_DEFECTS = ("wrong place", "entangled", "copied", "hallucinated", "other identity")
+"""The defects with which limits are tested; OWN_DEFECT has the one that each limit measures."""
+OWN_DEFECT = {
     "context": "wrong place",
     "entanglement": "entangled",
     "overfitting": "copied",
@@ -27,19 +27,20 @@ OWN = {
 }
 
 
-def limit_agreement(drawn: Sequence[Drawn], *, seed: int = 0) -> pd.DataFrame:
-    """Return how the number of each limit follows the true share of images with each defect.
+def limit_agreement(drawn: Sequence[DrawnSubject], *, seed: int = 0) -> pd.DataFrame:
+    """Return how each limit's number follows the true share of images with each defect.
 
-    `value` is the rank correlation (Spearman) with the share within a subject, its mean over
-    subjects with a 95% interval, a number that does not move counting as 0; `pooled` is that over
-    all subjects together, which asks that a number means the same for each. `images` is how often
-    an image with the defect has more than one without (0.5 is chance); NaN for what is no number of
-    an image. `own` marks the defect that the limit is for: with the others it should not move, and
-    `relative` is how much it does, where its own defect counts 1, at half of the images.
+    `value`: the rank correlation (Spearman) with the share within a subject, as mean over subjects
+    with a 95% interval; 0 for a number that does not change. `pooled`: the same over all subjects
+    together; it is high only if a number has the same meaning for all subjects. `images`: how often
+    an image with the defect has a higher number than one without (0.5 is chance); NaN if the limit
+    has no number per image. `own`: whether the limit measures this defect; it should not change
+    with the others. `relative`: its change if half of the images have the defect, divided by the
+    change for its own defect.
     """
     rows: list[dict[str, Any]] = []
     for limit in LIMITS:
-        for defect in LIMITED:
+        for defect in LIMIT_DEFECTS:
             numbers = np.array([_numbers(limit, d, defect, seed) for d in drawn])
             within = np.array([rank_correlation(own, SHARES) for own in numbers])
             shares = np.tile(SHARES, len(numbers))
@@ -49,7 +50,7 @@ def limit_agreement(drawn: Sequence[Drawn], *, seed: int = 0) -> pd.DataFrame:
                 {
                     "limit": limit.name,
                     "defect": defect,
-                    "own": OWN[limit.name] == defect,
+                    "own": OWN_DEFECT[limit.name] == defect,
                     "pooled": rank_correlation(numbers.ravel(), shares),
                     "images": float(known.mean()) if len(known) else np.nan,
                     "without": float(np.nanmean(numbers[:, 0])),
@@ -59,18 +60,18 @@ def limit_agreement(drawn: Sequence[Drawn], *, seed: int = 0) -> pd.DataFrame:
             )
     table = pd.DataFrame(rows)
     moved = table["with_half"] - table["without"]
-    table["relative"] = moved / table["limit"].map(moved[table["own"]].set_axis(OWN))
+    table["relative"] = moved / table["limit"].map(moved[table["own"]].set_axis(OWN_DEFECT))
     return table
 
 
-def shown(drawn: Drawn, defect: str, bad: NDArray[Any] | None = None) -> Shown:
-    """Return what a drawn method shows of its subject: perfect, but for the images in `bad`."""
+def shown_with(drawn: DrawnSubject, defect: str, bad: NDArray[Any] | None = None) -> Shown:
+    """Return a subject's perfect images, but with the defect where `bad` is true."""
     good, worse = drawn.rows("perfect"), drawn.rows(defect)
-    # A kind with one image for each prompt stands for that image alone.
-    slots = {_slot(drawn.pictures[row]): row for row in worse}
-    instead = np.array([slots.get(_slot(drawn.pictures[row]), row) for row in good])
+    # A kind with one image per prompt replaces only that image.
+    slots = {_slot(drawn.images[row]): row for row in worse}
+    instead = np.array([slots.get(_slot(drawn.images[row]), row) for row in good])
     rows = good if bad is None else np.where(bad, instead, good)
-    prompts = np.array([drawn.pictures[row].prompt for row in good])
+    prompts = np.array([drawn.images[row].prompt for row in good])
     return Shown(
         look=drawn.features["dino"][rows],
         meaning=drawn.features["clip"][rows],
@@ -82,7 +83,7 @@ def shown(drawn: Drawn, defect: str, bad: NDArray[Any] | None = None) -> Shown:
 
 
 def rank_correlation(values: ArrayLike, truth: ArrayLike) -> float:
-    """Spearman's correlation over what is known; 0 where the values do not move."""
+    """Return Spearman's correlation over the finite values; 0 if the values are constant."""
     from scipy.stats import rankdata
 
     first, second = np.asarray(values, dtype=float), np.asarray(truth, dtype=float)
@@ -101,27 +102,27 @@ def over_subjects(values: NDArray[np.float64]) -> dict[str, Any]:
     return {"value": float(np.mean(values)), **ends, "subjects": len(values)}
 
 
-def _numbers(limit: Limit, drawn: Drawn, defect: str, seed: int) -> list[float]:
-    """The limit's number for each of SHARES."""
+def _numbers(limit: Limit, drawn: DrawnSubject, defect: str, seed: int) -> list[float]:
+    """Return the limit's number for each of SHARES."""
     good = drawn.rows("perfect")
     rng = np.random.default_rng(seed)
     chance = rng.random(len(good))
-    if defect == "entangled":  # A context has it or not, with all its images.
-        contexts = np.unique([drawn.pictures[row].prompt for row in good], return_inverse=True)[1]
+    if defect == "entangled":  # All images of a prompt have it, or none.
+        contexts = np.unique([drawn.images[row].prompt for row in good], return_inverse=True)[1]
         chance = rng.random(len(good))[contexts]
-    return [limit.of(shown(drawn, defect, chance < share)) for share in SHARES]
+    return [limit.of(shown_with(drawn, defect, chance < share)) for share in SHARES]
 
 
-def _separation(limit: Limit, drawn: Drawn, defect: str) -> float:
-    """How often an image with the defect has more of a limit than one without."""
+def _separation(limit: Limit, drawn: DrawnSubject, defect: str) -> float:
+    """Return how often an image with the defect has a higher number than one without."""
     every = np.ones(len(drawn.rows("perfect")), dtype=bool)
-    with_it = limit.measure(shown(drawn, defect, every))
-    without = limit.measure(shown(drawn, defect))
+    with_it = limit.measure(shown_with(drawn, defect, every))
+    without = limit.measure(shown_with(drawn, defect))
     with_it, without = (values[np.isfinite(values)] for values in (with_it, without))
     if not len(with_it) or not len(without) or limit.name == "entanglement":
         return float("nan")
     return float((np.sign(with_it[:, None] - without[None, :]).mean() + 1) / 2)
 
 
-def _slot(picture: Picture) -> tuple[str, int]:
-    return picture.prompt, picture.number
+def _slot(image: DrawnImage) -> tuple[str, int]:
+    return image.prompt, image.number

@@ -1,6 +1,6 @@
-"""Validity: do the metrics say what they are taken to say? Scores of drawn pictures -> tables.
+"""Validity: do the metrics measure what they promise? Scores of drawn images -> tables.
 
-Pure pandas on what `truth.py` draws and scores. Subjects are the unit, as everywhere.
+Pure pandas on the scores of `truth.py`. All means and intervals are over subjects.
 """
 
 from __future__ import annotations
@@ -22,53 +22,55 @@ from dbbench.validity.limits import limit_agreement, over_subjects, rank_correla
 from dbbench.validity.power import TRIALS, detectable_shares
 from dbbench.validity.truth import METRICS, Examples, draw_truth, score_truth, truth_encoders
 
-VERSION = 1  # Raise when the same pictures shall give other tables.
+VERSION = 1  # Increase when the same images give other tables.
 
 
 @dataclass(frozen=True)
-class Question:
-    """Two kinds of drawn pictures, the better one first: does a metric put them in this order?"""
+class OrderQuestion:
+    """Two kinds of drawn images, the better one first: does a metric rank them in this order?"""
 
     text: str
     better: str
     worse: str
     asked_of: tuple[Comparison, ...]
-    """Which metrics promise to; of the others it is only interesting."""
+    """Metrics with these comparisons promise this order; for the others it is information."""
 
 
-QUESTIONS = (
-    Question(
+ORDER_QUESTIONS = (
+    OrderQuestion(
         "the subject above another of its class", "perfect", "other identity", ("references",)
     ),
-    Question(
+    OrderQuestion(
         "the subject above another of its class, both in a wrong place",
         "wrong place",
         "other identity wrong place",
         ("references",),
     ),
-    Question("the subject above another class", "perfect", "other class", ("references",)),
-    Question(
+    OrderQuestion("the subject above another class", "perfect", "other class", ("references",)),
+    OrderQuestion(
         "the subject above another class, both in a wrong place",
         "wrong place",
         "other class wrong place",
         ("references",),
     ),
-    Question(
+    OrderQuestion(
         "the subject in a wrong place above another in the right one",
         "wrong place",
         "other identity",
         ("references",),
     ),
-    Question("the right place above a wrong one", "perfect", "wrong place", ("text",)),
-    Question("the prompt drawn above a reference copied", "perfect", "copied", ("text",)),
-    Question("fresh pictures above one picture again", "perfect", "collapsed", ("siblings",)),
-    Question("the class kept above the class drifted", *CLASS_KINDS, ("class-images",)),
+    OrderQuestion("the right place above a wrong one", "perfect", "wrong place", ("text",)),
+    OrderQuestion("the prompted image above a copied reference", "perfect", "copied", ("text",)),
+    OrderQuestion(
+        "different images above one image repeated", "perfect", "collapsed", ("siblings",)
+    ),
+    OrderQuestion("the unchanged class above the drifted class", *CLASS_KINDS, ("class-images",)),
 )
 
 
 @dataclass(frozen=True)
 class Validity:
-    """What drawn pictures say of metrics and limits: tables, and what they were made with."""
+    """The results of drawn images for metrics and limits: tables, and their inputs."""
 
     record: Mapping[str, Any]
     """subjects (names), prompts, images, pictures, encoders (role -> fingerprint)."""
@@ -89,9 +91,10 @@ def measure_validity(
     examples: Examples | None = None,
     trials: int = TRIALS,
 ) -> Validity:
-    """Draw, encode and score every kind of pictures, and hold the scores against the truth.
+    """Draw, encode and score every kind of image, and compare the scores with the truth.
 
-    The options are those of `draw_truth`, and how many comparisons each power is counted in.
+    `trials` is the number of simulated comparisons for each power; the other options are those of
+    `draw_truth`.
     """
     truth = draw_truth(
         subjects, prompts=prompts, images=images, device=device, advance=advance, examples=examples
@@ -101,7 +104,7 @@ def measure_validity(
     metrics = [load_metric(name) for name in METRICS]
     return Validity(
         validity_record(subjects, prompts=prompts, images=images, device=device)
-        | {"pictures": sum(len(each.pictures) for each in drawn)},
+        | {"pictures": sum(len(each.images) for each in drawn)},
         kind_means(scores),
         orders(scores, metrics),
         correlations(scores, metrics),
@@ -113,7 +116,7 @@ def measure_validity(
 def validity_record(
     subjects: Sequence[Subject], *, prompts: int | None, images: int, device: str
 ) -> dict[str, Any]:
-    """Return what the tables depend on, before anything is drawn."""
+    """Return the inputs that the tables depend on, without drawing."""
     return {
         "version": VERSION,
         "world": WORLD,
@@ -125,7 +128,7 @@ def validity_record(
 
 
 def kind_means(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return each metric's mean over subjects for each kind of picture, with its 95% interval."""
+    """Return each metric's mean over subjects for each kind of image, with its 95% interval."""
     by_subject = scores.groupby(["metric", "kind", "subject"], sort=False)["value"].mean()
     rows = []
     for (metric, kind), own in by_subject.reset_index().groupby(["metric", "kind"], sort=False):
@@ -136,10 +139,10 @@ def kind_means(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def orders(scores: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
-    """Return how often each metric puts two pictures in the right order, question by question.
+    """Return how often each metric ranks two images in the right order, for each question.
 
-    The share of pairs of one subject and prompt, ties counting half, and its mean over subjects
-    with a 95% interval; 0.5 is chance. `asked` says whether the metric promises to tell.
+    This is the share of pairs of one subject and prompt, where ties count half, as mean over
+    subjects with a 95% interval; 0.5 is chance. `asked`: whether the metric promises this order.
     """
     rows: list[dict[str, Any]] = []
     for metric in metrics:
@@ -148,7 +151,7 @@ def orders(scores: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
             key: group["value"].to_numpy() * (1 if metric.higher_is_better else -1)
             for key, group in own.groupby(["kind", "subject", "prompt"], sort=False)
         }
-        for number, question in enumerate(QUESTIONS):
+        for number, question in enumerate(ORDER_QUESTIONS):
             shares: dict[str, list[float]] = {}
             for (kind, subject, prompt), better in cells.items():
                 worse = cells.get((question.worse, subject, prompt))
@@ -173,12 +176,12 @@ def orders(scores: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
 
 
 def correlations(scores: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
-    """Return how each metric's order of a subject's pictures follows the truth (Spearman).
+    """Return each metric's rank correlation (Spearman) with the truth, within a subject.
 
-    Of pictures in the right place with parts of the identity exchanged ("altered"): with how right
-    the identity is as a whole, and with how right each part is. Of the subject and another of its
-    class, in right and wrong places: with whether the prompt is shown. The mean over subjects, with
-    a 95% interval; 1 is perfect agreement, 0 none.
+    For images in the right place with exchanged parts of the identity ("altered"): the correlation
+    with the correctness of the whole identity, and of each part. For the subject and another of its
+    class, in right and wrong places: the correlation with whether the prompt is shown. Values are
+    means over subjects with a 95% interval; 1 is perfect agreement, 0 none.
     """
     aspects = ["identity_error", *(f"error_{part}" for part in PARTS)]
     crossed = ["perfect", "wrong place", "other identity", "other identity wrong place"]
@@ -187,7 +190,7 @@ def correlations(scores: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFram
         own = scores.loc[scores["metric"] == metric.name]
         altered = own.loc[own["kind"] == "altered"]
         placed = own.loc[own["kind"].isin(crossed)]
-        # One picture each, or kinds with several would weigh more.
+        # One image each, so that all kinds have equal weight.
         placed = placed.loc[placed["number"] == 0]
         sign = 1.0 if metric.higher_is_better else -1.0
         for aspect in aspects:
@@ -200,7 +203,7 @@ def correlations(scores: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFram
 
 
 def _by_subject(scores: pd.DataFrame, truth: pd.Series[float]) -> NDArray[np.float64]:
-    """Return the rank correlation within each subject that has one."""
+    """Return the rank correlation within each subject whose truth varies."""
     found = []
     for _, group in scores.groupby("subject", sort=False):
         known = truth.loc[group.index]

@@ -1,8 +1,8 @@
-"""Power: how many subjects and images it takes to find a known share of bad images.
+"""Power: how many subjects and images are needed to detect a known share of bad images.
 
-Two drawn methods are compared as the leaderboard compares methods: the paired sign-flip test over
-subjects at 5%, two-sided. One makes good pictures only; of the other's, a share has a known defect.
-Pure numpy on the scores of such pictures.
+Two drawn methods are compared as on the leaderboard: by the paired sign-flip test over subjects at
+5%, two-sided. One makes good images only; of the other's images, a share has a known defect. Pure
+numpy on the scores of `truth.py`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from dbbench.evaluation.statistics import CONFIDENCE, POWER
 
 SUBJECTS = (5, 10, 20, 30)
 IMAGES = (1, 2, 4)
-"""For each prompt."""
+"""Images per prompt."""
 DEFECTS = ("other identity", "hallucinated", "wrong place", "copied")
 SPREADS = ("evenly", "by subject")
-"""How the bad images lie: every subject has the same share, or shares differ as much as
-Beta(2 s, 2 (1 - s)) does, so that some subjects have hardly any and others many."""
+"""How bad images are distributed: with the same share for every subject, or with shares from
+Beta(2 s, 2 (1 - s)), so that some subjects have almost none and others many."""
 TRIALS = 400
 FLIPS = 999
 FINEST = 0.005
@@ -38,11 +38,11 @@ class Pool:
 
     good: Numbers
     loss: Numbers
-    """S: how much a bad image loses."""
+    """S: score loss of a bad image."""
     loss_variance: Numbers
-    """S: of the loss from prompt to prompt."""
+    """S: variance of the loss over prompts."""
     good_variance: Numbers
-    """S: of images of one prompt."""
+    """S: variance over images of one prompt."""
     bad_variance: Numbers
     prompts: int
 
@@ -50,10 +50,10 @@ class Pool:
 def detectable_shares(
     scores: pd.DataFrame, metrics: Sequence[Metric], *, trials: int = TRIALS, seed: int = 0
 ) -> pd.DataFrame:
-    """Return the smallest share of bad images that is found with a chance of 80%.
+    """Return the smallest share of bad images that is detected with a power of 80%.
 
-    One row per metric, defect, spread, number of subjects and of images per prompt; NaN where even
-    all images being bad is found less often.
+    One row per metric, defect, spread, number of subjects and of images per prompt; NaN if the
+    power is below 80% even when all images are bad.
     """
     rows: list[dict[str, Any]] = []
     for metric in metrics:
@@ -86,7 +86,7 @@ def detectable_shares(
 
 
 def pool_of(scores: pd.DataFrame, metric: Metric, defect: str) -> Pool | None:
-    """Return what good and bad images score; None where the metric says nothing of them."""
+    """Return the scores of good and bad images; None if the metric has no scores for them."""
     own = scores.loc[scores["metric"] == metric.name]
     good, bad = (
         own.loc[own["kind"] == kind].pivot_table(
@@ -113,7 +113,7 @@ def pool_of(scores: pd.DataFrame, metric: Metric, defect: str) -> Pool | None:
 
 
 def _within(table: pd.DataFrame) -> Numbers:
-    """Return each subject's variance among images of one prompt; 0 where each has one."""
+    """Return each subject's variance among images of one prompt; 0 if each prompt has one image."""
     variance = table.var(axis=1, ddof=1).fillna(0.0)
     means: Numbers = (
         variance.groupby(table.index.get_level_values("subject"), sort=False).mean().to_numpy()
@@ -124,7 +124,7 @@ def _within(table: pd.DataFrame) -> Numbers:
 def smallest_share(
     pool: Pool, *, subjects: int, images: int, uneven: bool, trials: int = TRIALS, seed: int = 0
 ) -> float:
-    """Return the smallest share found with a chance of 80%, to half a percent; NaN for none."""
+    """Return the smallest share detected with a power of 80%, to 0.5 points; NaN if none is."""
 
     def found(share: float) -> bool:
         power = detection_rate(
@@ -151,10 +151,10 @@ def detection_rate(
     trials: int = TRIALS,
     seed: int = 0,
 ) -> float:
-    """Return how often the method with a share of bad images is found to be worse.
+    """Return how often the method with a share of bad images is detected as worse.
 
-    Each trial draws subjects, how many of each one's images are bad, and both methods' means, whose
-    chance is that of their images (normal, as means of 25 and more are).
+    Each trial draws subjects, the number of bad images of each, and both methods' means. The means
+    are drawn from a normal distribution, since they average 25 images or more.
     """
     rng = np.random.default_rng(seed)
     size = (trials, subjects)
@@ -166,14 +166,14 @@ def detection_rate(
     bad = rng.binomial(count, shares)
     good_noise, bad_noise = pool.good_variance[who], pool.bad_variance[who]
     variance = count * good_noise + (count - bad) * good_noise + bad * bad_noise
-    # All prompts are asked alike: only which of them are bad is left to chance.
+    # Both methods have the same prompts; only which images are bad is random.
     variance += bad * (1 - bad / count) * pool.loss_variance[who]
     differences = bad / count * pool.loss[who] + rng.normal(size=size) * np.sqrt(variance) / count
     return float(np.mean(_p_values(differences, rng) < 1 - CONFIDENCE) if subjects > 1 else 0.0)
 
 
 def _p_values(differences: Numbers, rng: np.random.Generator) -> Numbers:
-    """Trials x subjects -> two-sided sign-flip p-value of each trial; 1 where the sign is wrong."""
+    """Trials x subjects -> two-sided sign-flip p-value of each trial; 1 if the sign is wrong."""
     count = differences.shape[1]
     if count <= 9:
         signs = 1.0 - 2.0 * (np.arange(2**count)[:, None] >> np.arange(count) & 1)

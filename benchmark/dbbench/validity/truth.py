@@ -1,6 +1,6 @@
-"""Truth: pictures of the embedded world of which all is known, encoded and scored as a run's are.
+"""Truth: images of the embedded world with known truth, encoded and scored like a run's images.
 
-The stage before `validity.py`, which holds the scores against what is known.
+The stage before `measure.py`, which compares the scores with the truth.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ from dbbench.evaluation.metric import CLASS_PROMPT, Metric, Values, evaluate_fro
 from dbbench.mini.drawing.world import SIZE, draw
 from dbbench.mini.source import MiniWorld, reference_scenes
 from dbbench.suites.suite import load_suite
-from dbbench.validity.drawn import CLASS_KINDS, KINDS, PARTS, Picture, pictures
+from dbbench.validity.drawn import CLASS_KINDS, KINDS, PARTS, DrawnImage, drawn_images
 
 METRICS = ("dino", "clip-i", "clip-t", "pres", "div")
-"""What the suites score."""
-SEVERAL = {
+"""The metrics of the suites."""
+SEVERAL_IMAGES = {
     "perfect", "wrong place", "other identity", "copied", "collapsed", "entangled", "hallucinated"
 }  # fmt: skip
-"""The kinds of which each prompt has several images; of the others it has one."""
-COMPARED = ("perfect", "collapsed")
-"""The kinds that a distance network sees, which takes as long as all encoders together."""
+"""Kinds with several images per prompt; the others have one."""
+DISTANCE_KINDS = ("perfect", "collapsed")
+"""Kinds with pairwise distances; the distance network is as slow as all encoders together."""
 CLASS_IMAGES = 4
 
 Pixels = NDArray[np.uint8]
 Examples = dict[str, dict[tuple[str, str], Pixels]]
-"""Subject -> kind and prompt -> a picture, HW3."""
+"""Subject -> kind and prompt -> an image, HW3."""
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One subject's pictures: what is known of each, and their features."""
+class DrawnSubject:
+    """One subject's drawn images with their truth and features."""
 
-    pictures: tuple[Picture, ...]
+    images: tuple[DrawnImage, ...]
     features: Mapping[str, UnitVectors]
-    """Role -> ND, in the order of the pictures."""
+    """Role -> ND, in the order of the images."""
     texts: UnitVectors
-    """ND of each picture's prompt."""
+    """ND, the vector of each image's prompt."""
     real: Mapping[str, UnitVectors]
-    """Role -> RD."""
+    """Role -> RD, of the references."""
     distances: Mapping[str, NDArray[np.float64]]
     """Kind -> NN."""
 
     def rows(self, kind: str) -> NDArray[np.intp]:
-        """Which pictures are of a kind."""
-        return np.flatnonzero([picture.kind == kind for picture in self.pictures])
+        """Return the indices of a kind's images."""
+        return np.flatnonzero([image.kind == kind for image in self.images])
 
 
 def draw_truth(
@@ -70,25 +70,26 @@ def draw_truth(
     device: str = "cpu",
     advance: Advance = silent,
     examples: Examples | None = None,
-) -> Iterator[Drawn]:
+) -> Iterator[DrawnSubject]:
     """Draw and encode every kind of drawn method, subject by subject.
 
-    `prompts` is how many of a subject's 25, None for all; `images` how many each has. `examples`
-    takes the first picture of each kind and prompt, and "reference", for subjects that are keys.
+    `prompts` is the number of a subject's 25 prompts to use, None for all; `images` the number of
+    images per prompt. `examples` is filled, for the subjects that are its keys, with the first
+    image of each kind and prompt, and with a reference.
     """
     encoders, network = truth_encoders(device), load_encoder("mini-lpips", device=device)
     if not isinstance(network, Distance):
-        raise TypeError("mini-lpips is no distance")
+        raise TypeError("mini-lpips is not a distance network")
     work = partial(_draw, prompts=prompts, images=images)
-    with _ahead(len(subjects)) as several:
-        results = zip(subjects, several(work, subjects), strict=True)
+    with _mapping(len(subjects)) as each_subject:
+        results = zip(subjects, each_subject(work, subjects), strict=True)
         for done, (subject, (known, pixels, where, real)) in enumerate(results):
             yield _encode(subject, known, pixels, where, real, encoders, network)
             if examples is not None and subject.name in examples:
                 own = examples[subject.name]
                 own["reference", ""] = real[0]
-                for picture, place in zip(known, where, strict=True):
-                    own.setdefault((picture.kind, picture.prompt), pixels[place])
+                for image, place in zip(known, where, strict=True):
+                    own.setdefault((image.kind, image.prompt), pixels[place])
             advance(done + 1, len(subjects), {})
 
 
@@ -99,31 +100,33 @@ def truth_encoders(device: str) -> dict[str, Encoder]:
     return {role: each for role, each in loaded.items() if not isinstance(each, Distance)}
 
 
-def score_truth(drawn: Drawn) -> pd.DataFrame:
-    """Return one row per picture and metric: `value` beside what is known.
+def score_truth(drawn: DrawnSubject) -> pd.DataFrame:
+    """Return one row per image and metric: `value` and the image's truth.
 
-    Known are kind, subject, prompt, number, shows_prompt, identity_error and error_<part>.
+    The truth is kind, subject, prompt, number, shows_prompt, identity_error and error_<part>.
     """
     metrics = [load_metric(name) for name in METRICS]
     parts = [part for kind in (*KINDS, *CLASS_KINDS) for part in _kind_rows(drawn, kind, metrics)]
     return pd.DataFrame(parts)
 
 
-def _kind_rows(drawn: Drawn, kind: str, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
+def _kind_rows(
+    drawn: DrawnSubject, kind: str, metrics: Sequence[Metric]
+) -> Iterator[dict[str, Any]]:
     rows = drawn.rows(kind)
     for metric in metrics:
         for row, value in zip(rows, _values(drawn, kind, metric, rows), strict=True):
             if np.isfinite(value):
-                yield _known(drawn.pictures[row]) | {"metric": metric.name, "value": float(value)}
+                yield _known(drawn.images[row]) | {"metric": metric.name, "value": float(value)}
 
 
-def _values(drawn: Drawn, kind: str, metric: Metric, rows: NDArray[np.intp]) -> Values:
+def _values(drawn: DrawnSubject, kind: str, metric: Metric, rows: NDArray[np.intp]) -> Values:
     apart = metric.role not in drawn.features
     if apart and kind not in drawn.distances:
         return np.full(len(rows), np.nan)
     return evaluate_from(
         metric,
-        [drawn.pictures[row].prompt for row in rows],
+        [drawn.images[row].prompt for row in rows],
         images=lambda: drawn.features[metric.role][rows],
         references=lambda: drawn.real[metric.role],
         texts=lambda: drawn.texts[rows],
@@ -131,23 +134,23 @@ def _values(drawn: Drawn, kind: str, metric: Metric, rows: NDArray[np.intp]) -> 
     )
 
 
-def _known(picture: Picture) -> dict[str, Any]:
+def _known(image: DrawnImage) -> dict[str, Any]:
     return {
-        "kind": picture.kind,
-        "subject": picture.subject,
-        "prompt": picture.prompt,
-        "number": picture.number,
-        "shows_prompt": picture.shows_prompt,
-        "identity_error": picture.identity_error,
-        **{f"error_{part}": picture.errors[part] for part in PARTS},
+        "kind": image.kind,
+        "subject": image.subject,
+        "prompt": image.prompt,
+        "number": image.number,
+        "shows_prompt": image.shows_prompt,
+        "identity_error": image.identity_error,
+        **{f"error_{part}": image.errors[part] for part in PARTS},
     }
 
 
 @contextmanager
-def _ahead(subjects: int) -> Iterator[Callable[..., Iterable[Work]]]:
-    """Give what maps over subjects: drawing is plain Python, so other processes do it meanwhile.
+def _mapping(subjects: int) -> Iterator[Callable[..., Iterable[Work]]]:
+    """Yield a `map` over subjects, in processes for more than three subjects.
 
-    Starting these takes as long as drawing three subjects.
+    Drawing is plain Python; starting processes takes as long as drawing three subjects.
     """
     if subjects <= 3:
         yield map
@@ -156,47 +159,47 @@ def _ahead(subjects: int) -> Iterator[Callable[..., Iterable[Work]]]:
         yield pool.map
 
 
-Work = tuple[list[Picture], list[Pixels], list[int], list[Pixels]]
+Work = tuple[list[DrawnImage], list[Pixels], list[int], list[Pixels]]
 
 
 def _draw(subject: Subject, *, prompts: int | None, images: int) -> Work:
-    """Return pictures, distinct pixels, which of these each picture has, and the references."""
-    known: list[Picture] = []
+    """Return images, distinct pixels, the index of each image's pixels, and the references."""
+    known: list[DrawnImage] = []
     for kind in KINDS:
-        count = images if kind in SEVERAL else 1
-        known += pictures(kind, subject, prompts=prompts, images=count)
+        count = images if kind in SEVERAL_IMAGES else 1
+        known += drawn_images(kind, subject, prompts=prompts, images=count)
     for kind in CLASS_KINDS:
-        known += pictures(kind, subject, prompts=None, images=CLASS_IMAGES)
-    scenes = dict.fromkeys(picture.scene for picture in known)
+        known += drawn_images(kind, subject, prompts=None, images=CLASS_IMAGES)
+    scenes = dict.fromkeys(image.scene for image in known)
     place = {scene: number for number, scene in enumerate(scenes)}
     pixels = [np.asarray(draw(scene, size=SIZE)) for scene in place]
     real = [np.asarray(draw(scene, size=SIZE)) for scene in reference_scenes(subject)]
-    return known, pixels, [place[picture.scene] for picture in known], real
+    return known, pixels, [place[image.scene] for image in known], real
 
 
 def _encode(
     subject: Subject,
-    known: Sequence[Picture],
+    known: Sequence[DrawnImage],
     pixels: Sequence[Pixels],
     where: Sequence[int],
     real: Sequence[Pixels],
     encoders: Mapping[str, Encoder],
     network: Distance,
-) -> Drawn:
+) -> DrawnSubject:
     images = [Image.fromarray(each) for each in pixels]
     originals = [Image.fromarray(each) for each in real]
     texts = {p.id: p.render("", subject.class_noun) for p in MiniWorld().prompts(subject)}
     texts[CLASS_PROMPT] = f"a {subject.class_noun}"
     vectors = dict(zip(texts, encoders["clip"].encode_texts(list(texts.values())), strict=True))
     distances = {}
-    for kind in COMPARED:
-        own = [images[place] for picture, place in zip(known, where, strict=True)
-               if picture.kind == kind]  # fmt: skip
+    for kind in DISTANCE_KINDS:
+        own = [images[place] for image, place in zip(known, where, strict=True)
+               if image.kind == kind]  # fmt: skip
         distances[kind] = network.pairwise_distances(own)
-    return Drawn(
+    return DrawnSubject(
         tuple(known),
         {role: e.encode_images(images)[where] for role, e in encoders.items()},
-        np.stack([vectors[picture.prompt] for picture in known]),
+        np.stack([vectors[image.prompt] for image in known]),
         {role: e.encode_images(originals) for role, e in encoders.items()},
         distances,
     )

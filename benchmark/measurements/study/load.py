@@ -31,7 +31,7 @@ from typing import Annotated, Any
 import typer
 
 from dbbench.study.answers.store import open_store
-from dbbench.study.design.create import Settings, create_study
+from dbbench.study.design.create import StudySettings, create_study
 from dbbench.study.design.secret import Secrets
 from dbbench.study.design.study import CHOICES, Study
 from dbbench.study.design.texts import default_texts
@@ -184,7 +184,7 @@ def main(
     """Run the raters; exit with 1 if an answer was lost or duplicated."""
     with tempfile.TemporaryDirectory(prefix="study-load-") as name:
         folder = Path(name) / "study"
-        settings = Settings(
+        settings = StudySettings(
             "subject",
             pairs=raters * questions // raters_per_pair,
             raters_per_pair=raters_per_pair,

@@ -15,7 +15,7 @@ from typing import Any
 
 from dbbench.errors import UserError
 from dbbench.files import write_text
-from dbbench.interrupts import listening
+from dbbench.interrupts import stop_requests
 from dbbench.planning.build import make_plan
 from dbbench.planning.request import Request
 from dbbench.planning.task import Task
@@ -247,7 +247,7 @@ def _serve(order: _Order, name: str, pipe: Connection) -> None:
     relay = Relay(name, put)
     _end_with_parent()
     try:
-        with listening(terminal=False) as stop, Leases(order.request.out) as leases:
+        with stop_requests(terminal=False) as stop, Leases(order.request.out) as leases:
             models: Models | None = None
             while (run := pipe.recv()) is not None:
                 plan = make_plan(replace(order.request, runs=(run,)), device)

@@ -1,4 +1,4 @@
-"""How far raters agree with each other, and automatic metrics with raters; analysis uses it."""
+"""Agreement among raters, and of automatic metrics with raters; `analyse` calls it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ RESAMPLES = 1_000
 
 
 def krippendorff_alpha(counts: Codes, *, seed: int = 0) -> tuple[float, float, float] | None:
-    """Return alpha (nominal) with its 95% interval, bootstrap over pairs; None where undefined.
+    """Return alpha (nominal) with its 95% interval, bootstrap over pairs; None if undefined.
 
-    `counts` is pairs x 3. Alpha is 1 where all raters agree, 0 where they agree by chance.
+    `counts` is pairs x 3. Alpha is 1 if all raters agree, 0 if they agree as often as by chance.
     """
     import krippendorff
 
@@ -52,15 +52,14 @@ def metric_agreement(
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return one row per metric: how well its differences predict what people prefer.
+    """Return one row per metric: how well its differences predict people's preferences.
 
     `images` are the first and the second image of each pair, `scores` has image, metric, value.
-    For each pair x is the metric's value of the first image minus that of the second (turned round
-    where lower is better) and y the share of raters for the first minus that for the second.
-    `pearson` and `rank` (Spearman's) count every pair in both orders, so that it does not matter
-    which image is called the first. `accuracy`: the share of pairs decided by majority in which the
-    metric prefers the same image, a metric's tie counting half. Intervals: 95%, bootstrap over
-    pairs.
+    For each pair, x is the metric's value of the first image minus that of the second (negated if
+    lower is better), and y is the share of raters for the first minus that for the second.
+    `pearson` and `rank` (Spearman's) count every pair in both orders, so that the order of the two
+    images has no effect. `accuracy` is the share of pairs decided by majority in which the metric
+    prefers the same image; a tie of the metric counts half. Intervals: 95%, bootstrap over pairs.
     """
     values = scores.set_index(["metric", "image"])["value"]
     y = (counts[:, FIRST] - counts[:, SECOND]) / counts.sum(axis=1)
@@ -135,11 +134,12 @@ def _interval(draws: Sequence[float]) -> tuple[float, float]:
 def strengths(
     first: Sequence[str], second: Sequence[str], votes: Votes
 ) -> tuple[pd.DataFrame, str]:
-    """Return Bradley-Terry strengths of more than two methods, or why there are none.
+    """Return Bradley-Terry strengths of three or more methods, and the reason if undefined.
 
     `first` and `second` name the methods of each answer; an undecided answer is half a win for
-    each. Logistic regression of the answers on the methods, intervals clustered by rater and by
-    pair. Strengths are log odds against the average method, `wins` the chance to win against it.
+    each. The fit is a logistic regression of the answers on the methods; intervals are clustered by
+    rater and by pair. Strengths are log odds against the average method, `wins` the probability to
+    win against it.
     """
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM
@@ -180,7 +180,7 @@ def strengths(
 
 
 def _no_strengths(a: Codes, b: Codes, points: Floats, methods: Sequence[str]) -> str | None:
-    """Strengths are finite where each method beats every other one, if only by way of a third."""
+    """Return why strengths would be infinite: wins must link all methods in both directions."""
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import connected_components
 

@@ -1,4 +1,4 @@
-"""A folder or a file of answers -> its analysis and its files (`dbbench study results`)."""
+"""Analyse a study's folder or a file of answers (`dbbench study results`)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from dbbench.errors import UserError
 from dbbench.study.analysis.summary import Analysis, analyse
 from dbbench.study.answers.answers import answer_table, file_table
 from dbbench.study.answers.store import open_store
-from dbbench.study.design.study import SCORES, SIMULATED_FILE
+from dbbench.study.design.study import SCORES_FILE, SIMULATED_FILE
 
 
 def analyse_folder(
     folder: Path, url: str | None = None, *, only_attentive: bool = False
 ) -> Analysis:
-    """Analyse the answers to a study. Raises UserError where there are none."""
+    """Analyse the answers to a study. Raises UserError if there are none."""
     store = open_store(folder, url)
     try:
         study, answers = store.study, answer_table(store.study, store.answers())
     finally:
         store.database.close()
-    path = folder / SCORES
+    path = folder / SCORES_FILE
     scores = pd.read_parquet(path) if path.is_file() else None
     return analyse(
         answers,
@@ -36,7 +36,7 @@ def analyse_folder(
 
 
 def analyse_file(path: Path, *, only_attentive: bool = False) -> Analysis:
-    """Analyse a file of answers that needs no study's folder."""
+    """Analyse a file of answers without a study's folder."""
     answers = file_table(path)
     banner = "; ".join(sorted(set(answers["banner"]) - {""})) or None
     return analyse(answers, banner=banner, only_attentive=only_attentive)
@@ -48,7 +48,7 @@ def simulated_url(folder: Path) -> str:
 
 
 def _directions(metrics: Iterable[str]) -> dict[str, bool]:
-    """Return for each metric whether higher is better; one that is not installed counts as such."""
+    """Return for each metric whether higher is better; True for metrics that are not installed."""
     from dbbench.evaluation.metric import load_metric
 
     directions = {}

@@ -1,7 +1,7 @@
-"""Votes -> verdicts and shares, with intervals clustered by rater and by pair; analysis uses it.
+"""Votes -> verdicts and shares, with intervals clustered by rater and by pair; `analyse` calls it.
 
-Raters differ and pairs differ, so 1,800 answers are no 1,800 independent draws. Two answers depend
-on each other where they share the rater or the pair; two verdicts where they share a rater.
+Raters differ and pairs differ, so 1,800 answers are not 1,800 independent draws. Two answers are
+dependent if they share the rater or the pair; two verdicts are dependent if they share a rater.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ TIE_RULE = (
 
 @dataclass(frozen=True)
 class Share:
-    """A share in [0, 1]. `low` to `high` is its own 95% interval; `low_all` to `high_all` holds
-    for the three shares of a row together with 95% (Bonferroni). None where there is none.
+    """A share in [0, 1] with intervals, None if undefined.
+
+    `low` to `high` is its own 95% interval; `low_all` to `high_all` holds for the three shares of a
+    row together with 95% (Bonferroni).
     """
 
     value: float
@@ -42,7 +44,7 @@ class Share:
 class Votes:
     """Answers as numbers: answer i is `choice[i]` (see ANSWERS) of `rater[i]` on `pair[i]`.
 
-    Raters and pairs count from 0 without gaps.
+    Raters and pairs are numbered from 0 without gaps.
     """
 
     rater: Codes
@@ -51,7 +53,7 @@ class Votes:
 
     @property
     def counts(self) -> Codes:
-        """Pairs x 3: how many raters gave each answer."""
+        """Pairs x 3: the number of raters who gave each answer."""
         table = np.zeros((int(self.pair.max()) + 1, 3), dtype=np.int64)
         np.add.at(table, (self.pair, self.choice), 1)
         return table
@@ -60,7 +62,7 @@ class Votes:
 def verdicts(counts: Codes) -> Codes:
     """Return each pair's verdict by majority vote, N x 3 -> N; ties by `TIE_RULE`.
 
-    The paper does not say how it resolves a three-way tie.
+    The paper does not define how it resolves a three-way tie.
     """
     most = counts.max(axis=1, keepdims=True)
     winner = counts.argmax(axis=1)
@@ -84,8 +86,7 @@ def majority_shares(votes: Votes) -> Shares:
     """Return the shares of pairs by majority vote, the paper's second table.
 
     The variance sums the products of residuals over all pairs of pairs that share a rater (after
-    Aronow, Samii and Assenova, arXiv 1312.3398) and is never taken to be smaller than that of
-    independent pairs.
+    Aronow, Samii and Assenova, arXiv 1312.3398). It is at least that of independent pairs.
     """
     verdict = verdicts(votes.counts)
     count = len(verdict)
@@ -108,7 +109,7 @@ def majority_shares(votes: Votes) -> Shares:
 def raw_shares(votes: Votes) -> Shares:
     """Return the shares of answers; two-way clustered variance (Cameron, Gelbach and Miller, 2011).
 
-    It is never taken to be smaller than that clustered by raters alone or by pairs alone.
+    It is at least the variance clustered by raters alone, and that clustered by pairs alone.
     """
     raters, pairs = int(votes.rater.max()) + 1, int(votes.pair.max()) + 1
 
@@ -154,7 +155,7 @@ def _shares(
 
 
 def _share(value: float, variance: float | None, clusters: int, count: int) -> Share:
-    """Wilson's interval at the number of independent draws that would have this variance."""
+    """Return Wilson's interval at the number of independent draws that has this variance."""
     if variance is None or clusters < 2:
         return Share(value, None, None, None, None)
     spread = value * (1 - value)

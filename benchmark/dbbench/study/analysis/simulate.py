@@ -1,4 +1,4 @@
-"""Raters with a known preference and error rate: for planning a study and testing its analysis."""
+"""Simulated raters with known preferences and error rates: to plan studies and to test them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from dbbench.errors import UserError
 from dbbench.seeds import stable_seed
 from dbbench.study.analysis.shares import FIRST, SECOND, UNDECIDED, Codes, Floats, Votes, verdicts
 from dbbench.study.analysis.shares import majority_shares as shares_by_majority
-from dbbench.study.answers.store import Admission, Outcome, Store
+from dbbench.study.answers.store import Admission, AnswerOutcome, Store
 from dbbench.study.design.study import CHOICES, Pair
 
 EVENNESS = 20.0
-"""How alike raters are in their error rate: it is drawn from a Beta distribution of this weight."""
+"""How similar the raters' error rates are: the weight of the Beta distribution they come from."""
 SECONDS = 8.0
+"""Median time for an answer."""
 MOST_RATERS = 100_000
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """People in numbers.
+    """A population of simulated raters.
 
-    In a pair the better method is truly preferred with the first of `shares`, the worse with the
-    second, neither with the third; shares add up to 1. A rater says what is true, but errs with a
-    probability around `error` and then gives one of the two other answers. A share `careless` of
-    them press at random, also in attention checks; with probability `dropout` one stops half-way.
+    The true preference in a pair is the better method with the first of `shares`, the worse with
+    the second, neither with the third; shares add up to 1. A rater's answer is the true preference.
+    With a probability around `error` it is one of the two other answers instead. A share `careless`
+    of raters answers at random, also in attention checks. With probability `dropout` a rater stops
+    before the end.
     """
 
     shares: tuple[float, float, float]
@@ -45,48 +47,48 @@ class Crowd:
                 raise UserError(f"--{name} is {getattr(self, name)}; it must be 0 to 1")
 
     def expected(self, raters_per_pair: int) -> tuple[Floats, Floats]:
-        """Return the shares to expect of all answers and of majority votes, exactly."""
-        said = self._said()
+        """Return the exact expected shares of all answers, and of majority votes."""
+        given = self._answer_matrix()
         majority = np.zeros((3, 3))
         for ballot in product(range(3), repeat=raters_per_pair):
             counts = np.bincount(ballot, minlength=3)[None]
-            majority[:, verdicts(counts)[0]] += np.prod(said[:, list(ballot)], axis=1)
+            majority[:, verdicts(counts)[0]] += np.prod(given[:, list(ballot)], axis=1)
         true = np.array(self.shares)
-        return true @ said, true @ majority
+        return true @ given, true @ majority
 
     def with_expected(
         self, wanted: Sequence[float], raters_per_pair: int, *, majority: bool
     ) -> Crowd:
         """Return the crowd whose answers, or majority votes, have the `wanted` shares on average.
 
-        Raises UserError where raters who err so often cannot give them.
+        Raises UserError if raters with this error rate cannot give them.
         """
         corners = [replace(self, shares=(a, b, c)) for a, b, c in np.eye(3).tolist()]
         matrix = np.array([c.expected(raters_per_pair)[int(majority)] for c in corners])
         true = np.linalg.solve(matrix.T, np.array(wanted))
         if true.min() < 0:
-            raise UserError(f"raters who err in {self.error:.0%} cannot give the shares {wanted}")
+            raise UserError(f"raters with {self.error:.0%} errors cannot give the shares {wanted}")
         a, b, c = (true / true.sum()).tolist()
         return replace(self, shares=(a, b, c))
 
     def errors(self, raters: int, rng: np.random.Generator) -> Floats:
-        """Return each rater's own rate; a careless one errs in two of three."""
+        """Return each rater's own error rate; it is 2/3 for a careless one."""
         own = np.full(raters, self.error)
         if 0 < self.error < 1:
             own = rng.beta(EVENNESS * self.error, EVENNESS * (1 - self.error), size=raters)
         return np.where(rng.random(raters) < self.careless, 2 / 3, own)
 
-    def _said(self) -> Floats:
-        """3 x 3: what is true -> what a rater taken at random says."""
+    def _answer_matrix(self) -> Floats:
+        """Return 3 x 3 probabilities: true preference -> answer of a random rater."""
         error = (1 - self.careless) * self.error + self.careless * 2 / 3
-        said: Floats = np.full((3, 3), error / 2) + np.eye(3) * (1 - 1.5 * error)
-        return said
+        given: Floats = np.full((3, 3), error / 2) + np.eye(3) * (1 - 1.5 * error)
+        return given
 
 
 def simulate_votes(
     crowd: Crowd, *, pairs: int, raters_per_pair: int, questions_per_rater: int, seed: int
 ) -> Votes:
-    """Return the answers of a study without drop-outs, in which "first" is the better method."""
+    """Return the answers of a study without dropouts, in which "first" is the better method."""
     rng = np.random.default_rng(stable_seed("study votes", seed))
     true = rng.choice(3, size=pairs, p=crowd.shares)
     rounds = [rng.permutation(pairs) for _ in range(raters_per_pair)]
@@ -96,7 +98,7 @@ def simulate_votes(
     )
     pair = np.concatenate(rounds)
     errors = crowd.errors(per_round * raters_per_pair, rng)
-    return Votes(rater, pair, _say(true[pair], errors[rater], rng))
+    return Votes(rater, pair, _answers(true[pair], errors[rater], rng))
 
 
 def simulate_study(
@@ -107,17 +109,17 @@ def simulate_study(
     seed: int,
     advance: Advance = silent,
 ) -> int:
-    """Let simulated raters answer a study until every pair has its raters; return how many came.
+    """Let simulated raters answer a study until it is complete; return their number.
 
-    `order` names the methods, the best first; by default the alphabet decides. Raises UserError
-    where people have answered in this database.
+    `order` names the methods, the best first; by default it is alphabetical. Raises UserError if
+    the database has raters already.
     """
     study = store.study
     progress = store.progress()
     if progress.raters:
         raise UserError(
-            "the database has raters already; simulated ones need a new one (--database), or"
-            " remove simulated.sqlite in the study's folder"
+            "the database has raters already; simulated raters need an empty one: remove"
+            " simulated.sqlite in the study's folder, or name another with --database"
         )
     ranks = {method: i for i, method in enumerate(order or study.methods)}
     if set(ranks) != set(study.methods):
@@ -136,7 +138,7 @@ def simulate_study(
         if store.admit(name, "simulated", now=now) is not Admission.ADMITTED:
             if store.progress().answers >= progress.wanted:
                 break
-            now += study.lease_minutes * 60_000 + 1  # Until the drop-outs' leases have run out.
+            now += study.lease_minutes * 60_000 + 1  # Until the dropouts' assignments have expired.
             continue
         raters += 1
         items = store.questionnaire(name, now=now) or []
@@ -148,7 +150,7 @@ def simulate_study(
             seconds = float(rng.lognormal(np.log(SECONDS), 0.5))
             now += int(seconds * 1000)
             outcome = store.answer(name, pair.id, choice, round(seconds, 3), now=now)
-            assert outcome is Outcome.KEPT, outcome
+            assert outcome is AnswerOutcome.KEPT, outcome
             answers += not item.is_check
         store.finish(name, now=now)
         advance(answers, progress.wanted, {})
@@ -157,15 +159,15 @@ def simulate_study(
 
 @dataclass(frozen=True)
 class Prospect:
-    """What a study of some size can be expected to find."""
+    """The expected precision and power of a study of some size."""
 
     pairs: int
     raters: int
     answers: int
     half_width: float
-    """Half of the 95% interval of the difference between the two methods' shares, on average."""
+    """Mean half width of the 95% interval of the difference between the two methods' shares."""
     power: float
-    """In how many of the simulated studies that interval lies on the right side of zero."""
+    """Share of the simulated studies in which that interval is above zero."""
 
 
 def plan_study(
@@ -178,7 +180,7 @@ def plan_study(
     seed: int,
     advance: Advance = silent,
 ) -> Prospect:
-    """Simulate many studies of one size; say how precise they are and how often they decide."""
+    """Simulate many studies of one size; return their precision and how often they decide."""
     halves, decided = [], 0
     for number in range(studies):
         votes = simulate_votes(
@@ -207,17 +209,17 @@ def _choose(
 ) -> int:
     """Return 0 for left, 1 for right, 2 for undecided."""
     if pair.answer is not None:
-        # Only the careless err in what is obvious.
+        # Only careless raters fail attention checks.
         careless = error >= 2 / 3
         return int(rng.integers(3)) if careless else CHOICES.index(pair.answer)
-    said = int(_say(np.array([true[pair.id]]), np.array([error]), rng)[0])
+    given = int(_answers(np.array([true[pair.id]]), np.array([error]), rng)[0])
     better_is_left = ranks[pair.left.method] < ranks[pair.right.method]
-    if said == UNDECIDED or better_is_left:
-        return said
-    return SECOND if said == FIRST else FIRST
+    if given == UNDECIDED or better_is_left:
+        return given
+    return SECOND if given == FIRST else FIRST
 
 
-def _say(true: Codes, errors: Floats, rng: np.random.Generator) -> Codes:
+def _answers(true: Codes, errors: Floats, rng: np.random.Generator) -> Codes:
     other = (true + rng.integers(1, 3, size=len(true))) % 3
-    said: Codes = np.where(rng.random(len(true)) < errors, other, true).astype(np.int64)
-    return said
+    given: Codes = np.where(rng.random(len(true)) < errors, other, true).astype(np.int64)
+    return given

@@ -1,4 +1,4 @@
-"""Answers -> everything a study says, as tables of numbers (`dbbench study results`)."""
+"""Answers -> the results of a study as tables of numbers (`dbbench study results`)."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SIMULATED = "simulated raters: these are not answers of people"
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a study says.
+    """The results of a study.
 
     `majority`, `raw`: one row per two methods, with the three shares and their intervals.
-    `agreement`: Krippendorff's alpha. `strengths`: Bradley-Terry, where there are more than two
-    methods. `metrics`: automatic metrics against people. `checks`: one row per rater. `times`:
-    seconds per question. `notes`: what is missing, and why.
+    `agreement`: Krippendorff's alpha. `strengths`: Bradley-Terry, for more than two methods.
+    `metrics`: automatic metrics against people. `checks`: one row per rater. `times`: seconds per
+    question. `notes`: missing results and the reasons.
     """
 
     question: str
@@ -47,7 +47,7 @@ class Analysis:
 
     @property
     def simulated(self) -> bool:
-        """Whether some of the answers are not those of people."""
+        """Whether some of the answers come from simulated raters."""
         return SIMULATED in self.banners
 
 
@@ -63,8 +63,8 @@ def analyse(
 ) -> Analysis:
     """Analyse a table of answers (see `answers.COLUMNS`). `scores` has image, metric, value.
 
-    `only_attentive` leaves out the raters who failed an attention check. Raises UserError where
-    there is nothing to analyse.
+    `only_attentive` leaves out the raters who failed an attention check. Raises UserError if there
+    are no answers.
     """
     is_check = answers["check"] != ""
     checks = _checks(answers.loc[is_check], answers["rater"])
@@ -86,7 +86,7 @@ def analyse(
     if reason:
         notes.append(reason)
     if scores is None or scores.empty:
-        notes.append("no automatic scores were kept, so no metric is compared with people")
+        notes.append("no automatic scores are stored, so no metric is compared with people")
         scores = pd.DataFrame(columns=["image", "metric", "value"])
     metrics = metric_agreement(
         votes.counts,
@@ -111,7 +111,7 @@ def analyse(
 
 
 def _ordered(answers: pd.DataFrame) -> pd.DataFrame:
-    """Name the two methods in alphabetical order, and the choice by method instead of by side."""
+    """Put the two methods in alphabetical order; code the choice by method, not by side."""
     left, right = answers["left_method"], answers["right_method"]
     swap = (left > right).to_numpy()
     sides = answers["choice"].map({"left": FIRST, "right": SECOND, "undecided": UNDECIDED})
@@ -123,7 +123,7 @@ def _ordered(answers: pd.DataFrame) -> pd.DataFrame:
         second_image=np.where(swap, answers["left_image"], answers["right_image"]),
         code=np.where(swap & (side != UNDECIDED), 1 - side, side),
     )
-    # Pairs then count from 0 in the order in which they first appear, as `_votes` numbers them.
+    # With a new index, pairs are numbered from 0 by first appearance, as in `_votes`.
     return table.reset_index(drop=True)
 
 
@@ -174,7 +174,7 @@ def _alpha(votes: Votes, seed: int) -> pd.DataFrame:
 
 
 def _checks(given: pd.DataFrame, raters: pd.Series[str]) -> pd.DataFrame:
-    """Return one row per rater: attention checks answered, and those failed."""
+    """Return one row per rater: the number of attention checks, and of failed ones."""
     table = pd.DataFrame({"rater": raters.drop_duplicates().to_numpy()})
     wrong = given["choice"] != given["check"]
     table["checks"] = table["rater"].map(given.groupby("rater").size()).fillna(0).astype(int)

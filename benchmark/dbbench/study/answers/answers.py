@@ -1,4 +1,4 @@
-"""Answers as a table and as files: from the store to the analysis, and from and to elsewhere."""
+"""Answers as a table for the analysis, and as CSV or JSONL files for export and import."""
 
 from __future__ import annotations
 
@@ -31,19 +31,21 @@ COLUMNS = (
     "seconds",
     "answered_at",  # ISO 8601, UTC
     "origin",  # link, open, import, or simulated
-    "banner",  # what must stand on all that comes from these answers, mostly empty
+    "banner",  # must be shown on every result of these answers; mostly empty
 )
-KINDS = {"csv": "text/csv", "jsonl": "application/jsonl"}
+FILE_TYPES = {"csv": "text/csv", "jsonl": "application/jsonl"}
 _NEEDED_ALONE = ("rater", "pair", "question", "subject", "left_method", "right_method", "choice")
 
 
 def answer_table(study: Study, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return one row per answer with `COLUMNS`, from what the store holds."""
+    """Return one row per answer with `COLUMNS`, from the rows of the store."""
     table = []
     for row in rows:
         pair = study.by_id.get(row["pair"])
         if pair is None:
-            raise UserError(f"the database holds an answer to the pair {row['pair']}, not in study")
+            raise UserError(
+                f"the database holds an answer to pair {row['pair']}, which is not in this study"
+            )
         table.append(
             {
                 "rater": row["rater"],
@@ -80,7 +82,7 @@ def export_text(study: Study, rows: Iterable[Mapping[str, Any]], kind: str) -> s
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a CSV or JSONL file as written; missing cells are left out of a row.
+    """Return the rows of a CSV or JSONL file as written; a row has no key for an empty cell.
 
     Raises UserError for a file that cannot be read, and for a row without rater, pair or choice.
     """
@@ -126,7 +128,7 @@ def file_table(path: Path) -> pd.DataFrame:
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     table["seconds"] = pd.to_numeric(table["seconds"], errors="coerce")
     text = [name for name in COLUMNS if name != "seconds"]
-    # As objects: a column without any value is one of floats, which take no text.
+    # As objects: pandas reads an empty column as floats, which cannot hold text.
     table[text] = table[text].astype(object).fillna("").astype(str)
     doubled = table.duplicated(["rater", "pair"])
     if doubled.any():
@@ -136,9 +138,9 @@ def file_table(path: Path) -> pd.DataFrame:
 
 
 def importable(study: Study, path: Path) -> list[dict[str, Any]]:
-    """Return a file's answers as the store takes them. Raises UserError for one of another study.
+    """Return a file's answers as `Store.add` takes them. Raises UserError for other studies'.
 
-    Needed are rater (any opaque name), pair and choice; seconds and answered_at may be missing.
+    Required: rater (any opaque name), pair and choice. Optional: seconds and answered_at.
     """
     rows = []
     for number, row in enumerate(read_answers(path), 1):

@@ -1,4 +1,4 @@
-"""Leases: which rater has which place of a pair, by being handed it or by an import."""
+"""Assignments: which rater answers which pairs; the store calls it for admission and import."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dbbench.study.answers.database import question_table, rater_table
 from dbbench.study.design.study import Study
 
 
-def hand_out(study: Study, connection: sa.Connection, rater: str, now: int) -> int:
-    """Lease a rater questions up to their number; return how many they have then.
+def assign_questions(study: Study, connection: sa.Connection, rater: str, now: int) -> int:
+    """Assign questions to a rater, up to `questions_per_rater`; return how many they have then.
 
-    Pairs with the fewest raters come first, so that all fill up evenly and the last rater
-    still finds enough different ones.
+    Pairs with the fewest raters come first. So all pairs fill up evenly, and enough different pairs
+    are left for the last rater.
     """
     table = question_table.c
     gone = sa.select(rater_table.c.id).where(rater_table.c.expires_at < now)
@@ -28,7 +28,7 @@ def hand_out(study: Study, connection: sa.Connection, rater: str, now: int) -> i
         .values(slot=None)
     )
     taken: defaultdict[str, set[int]] = defaultdict(set)
-    for pair_id, slot in held(connection):
+    for pair_id, slot in taken_slots(connection):
         taken[pair_id].add(slot)
     free = {
         pair.id: next(n for n in range(study.raters_per_pair) if n not in taken[pair.id])
@@ -59,7 +59,7 @@ def hand_out(study: Study, connection: sa.Connection, rater: str, now: int) -> i
     added: list[tuple[str, int | None]] = [(pair_id, free[pair_id]) for pair_id in chosen]
     if not rows and chosen:
         for check in rng.sample(study.checks, min(study.checks_per_rater, len(study.checks))):
-            # Never first: the first question is where one learns what is asked.
+            # Never first: raters learn the task with the first question.
             added.insert(rng.randint(1, len(added)), (check.id, None))
     first = max((row.position for row in rows), default=-1) + 1
     if added:
@@ -79,23 +79,24 @@ def hand_out(study: Study, connection: sa.Connection, rater: str, now: int) -> i
     return have + len(chosen)
 
 
-def held(connection: sa.Connection) -> list[tuple[str, int]]:
-    """Return the pairs that are leased or answered, each with the slot of its rater."""
+def taken_slots(connection: sa.Connection) -> list[tuple[str, int]]:
+    """Return the pairs that are assigned or answered, each with the slot of its rater."""
     table = question_table.c
     query = sa.select(table.pair_id, table.slot).where(table.slot.is_not(None))
     return [(pair_id, slot) for pair_id, slot in connection.execute(query)]
 
 
-def imported(
+def rows_of_import(
     study: Study,
     rows: Iterable[Mapping[str, Any]],
     present: set[tuple[str, str]],
     known: Container[str],
     slots: defaultdict[str, int],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return what `Store.add` inserts: raters, and their questions with the answers.
+    """Return the rows that `Store.add` inserts: raters, and their questions with the answers.
 
-    `present` are the (rater, pair) that are there, `slots` the first free slot of each pair.
+    `present` are the stored (rater, pair), `known` the stored raters, `slots` the first free slot
+    of each pair.
     """
     positions: defaultdict[str, int] = defaultdict(int)
     raters: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""The study's tables and the two databases that can hold them; the store reads and writes them."""
+"""The study's tables in SQLite or PostgreSQL; only the store reads and writes them."""
 
 from __future__ import annotations
 
@@ -39,14 +39,15 @@ rater_table = sa.Table(
     sa.CheckConstraint(f"origin IN {ORIGINS}", name="known_origin"),
 )
 
-# A rater's question and, once it is given, their answer: one row, so that there cannot be two.
+# A question and its answer are one row, so that two answers cannot exist.
 question_table = sa.Table(
     "question",
     metadata,
     sa.Column("rater_id", sa.String(64), sa.ForeignKey("rater.id"), primary_key=True),
     sa.Column("pair_id", sa.String(32), primary_key=True),
     sa.Column("position", sa.Integer, nullable=False),
-    # Which of the pair's raters this is; none in an attention check, or where the lease was lost.
+    # The number of the rater among the pair's raters; NULL in an attention check, or where the
+    # assignment expired and went to another rater.
     sa.Column("slot", sa.Integer),
     sa.Column("is_check", sa.Boolean, nullable=False),
     sa.Column("choice", sa.String(16)),
@@ -62,25 +63,25 @@ question_table = sa.Table(
 
 @dataclass(frozen=True)
 class Database:
-    """One database, opened. An acknowledged write has reached the disk."""
+    """An open database. A committed write is on the disk."""
 
     engine: sa.Engine
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A transaction that only reads."""
+        """Open a transaction that only reads."""
         with self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """A transaction that writes, committed when the block ends without an error."""
+        """Open a transaction that writes; it is committed if the block raises no error."""
         if self.engine.dialect.name != "sqlite":
             with self.engine.begin() as connection:
                 yield connection
             return
-        # SQLite lets one write at a time and has the others poll; threads here queue up instead.
+        # SQLite allows one writer, and the others poll; threads of this process wait here instead.
         with (
             self._turn,
             self.engine.connect() as connection,
@@ -89,14 +90,14 @@ class Database:
             yield connection
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         self.engine.dispose()
 
 
 def open_database(url: str) -> Database:
-    """Open a database by its URL and bring its schema up to date.
+    """Open a database by its URL and update its schema.
 
-    Raises UserError, without the password, for one that cannot be used.
+    Raises UserError, without the password, if it cannot be used.
     """
     try:
         parsed = sa.make_url(url)
@@ -131,7 +132,7 @@ def open_database(url: str) -> Database:
 
 
 def default_url(folder: Path) -> str:
-    """Return the URL of the embedded database in a study's folder."""
+    """Return the URL of the SQLite database in a study's folder."""
     return f"sqlite:///{(folder / SQLITE_FILE).resolve()}"
 
 
@@ -149,7 +150,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        # A write that begins as a read could fail half-way, when another has written meanwhile.
+        # A write that begins as a read can fail later, if another one has written meanwhile.
         writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 

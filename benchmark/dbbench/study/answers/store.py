@@ -1,4 +1,4 @@
-"""Who answers what: admission, leases and answers in the database; the pages call it."""
+"""The store of a study: admission of raters, their questions and answers; the pages call it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dbbench.errors import UserError
-from dbbench.study.answers.assignments import hand_out, held, imported
+from dbbench.study.answers.assignments import assign_questions, rows_of_import, taken_slots
 from dbbench.study.answers.database import (
     Database,
     default_url,
@@ -26,28 +26,28 @@ from dbbench.study.design.study import Choice, Study, load_study
 
 
 class Admission(Enum):
-    """What became of a rater who agreed to take part."""
+    """The result of admitting a rater who agreed to take part."""
 
     ADMITTED = "admitted"
     FULL = "full"
-    """The open link has admitted its quota."""
+    """The open link has admitted as many raters as its quota."""
     NOTHING_FREE = "nothing free"
-    """Every pair has its raters, or others are at work on what is left."""
+    """Every question is answered, or assigned to another rater."""
 
 
-class Outcome(Enum):
-    """What became of an answer. Only KEPT has changed anything."""
+class AnswerOutcome(Enum):
+    """The result of giving an answer. Only KEPT has changed the database."""
 
     KEPT = "kept"
     SAME = "the same answer again"
-    REPEATED = "another answer to a question that is answered already"
-    FOREIGN = "a question that this rater was not asked"
-    LOST = "a question that has gone to somebody else"
+    REPEATED = "a different answer to an answered question"
+    FOREIGN = "a question that was not assigned to this rater"
+    LOST = "a question that is now assigned to another rater"
 
 
 @dataclass(frozen=True)
-class Item:
-    """One question of a rater's questionnaire."""
+class AssignedQuestion:
+    """One question of a rater's questionnaire, with its answer if there is one."""
 
     pair_id: str
     is_check: bool
@@ -55,8 +55,8 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far the study is."""
+class StudyProgress:
+    """The counts of raters, answers and complete pairs."""
 
     raters: int
     finished: int
@@ -71,7 +71,7 @@ class Store:
     """One study's answers. Every method is one transaction; times are milliseconds since 1970."""
 
     def __init__(self, study: Study, database: Database) -> None:
-        """Claim the database for the study. Raises UserError where it holds another's answers."""
+        """Bind the database to the study. Raises UserError if it belongs to another study."""
         self.study, self.database = study, database
         with database.writing() as connection:
             known = connection.execute(sa.select(study_table.c.id)).scalars().all()
@@ -80,53 +80,53 @@ class Store:
             elif known != [study.id]:
                 raise UserError(
                     f"the database holds the answers of another study ({known[0]}, not {study.id});"
-                    " give each study a database of its own: --database URL"
+                    " use one database per study: --database URL"
                 )
 
     def admit(self, rater: str, origin: str, *, now: int | None = None) -> Admission:
-        """Admit a rater and lease them their questions; a rater who is admitted stays so."""
+        """Admit a rater and assign their questions; an admitted rater stays admitted."""
         now = _now() if now is None else now
         with self.database.writing() as connection:
             self._lock(connection)
-            if _lease(connection, rater) is not None:
+            if _rater_times(connection, rater) is not None:
                 return Admission.ADMITTED
             if origin == "open" and self._admitted(connection, now) >= self.study.quota:
                 return Admission.FULL
             connection.execute(
                 sa.insert(rater_table).values(
-                    id=rater, origin=origin, admitted_at=now, expires_at=self._lease(now)
+                    id=rater, origin=origin, admitted_at=now, expires_at=self._expiry(now)
                 )
             )
-            if not hand_out(self.study, connection, rater, now):
+            if not assign_questions(self.study, connection, rater, now):
                 connection.rollback()
                 return Admission.NOTHING_FREE
         return Admission.ADMITTED
 
-    def questionnaire(self, rater: str, *, now: int | None = None) -> list[Item] | None:
-        """Return a rater's questions in order; None for somebody who was not admitted.
+    def questionnaire(self, rater: str, *, now: int | None = None) -> list[AssignedQuestion] | None:
+        """Return a rater's questions in order; None if the rater was not admitted.
 
-        Where their lease had run out they get again what nobody else has taken, and other questions
-        for the rest.
+        If their assignments have expired, they get back those that no other rater has taken, and
+        new questions for the rest.
         """
         now = _now() if now is None else now
         with self.database.reading() as connection:
-            lease = _lease(connection, rater)
-            if lease is None:
+            times = _rater_times(connection, rater)
+            if times is None:
                 return None
             items = _items(connection, rater)
-        expires_at, finished_at = lease
+        expires_at, finished_at = times
         if expires_at >= now or finished_at is not None:
             return items
         with self.database.writing() as connection:
             self._lock(connection)
-            hand_out(self.study, connection, rater, now)
+            assign_questions(self.study, connection, rater, now)
             self._renew(connection, rater, now)
             return _items(connection, rater)
 
     def answer(
         self, rater: str, pair_id: str, choice: Choice, seconds: float, *, now: int | None = None
-    ) -> Outcome:
-        """Keep an answer; when this returns KEPT it is on the disk. Nothing is ever overwritten."""
+    ) -> AnswerOutcome:
+        """Store an answer; after KEPT it is on the disk. No answer is ever overwritten."""
         now = _now() if now is None else now
         table = question_table.c
         own = (table.rater_id == rater) & (table.pair_id == pair_id)
@@ -139,16 +139,16 @@ class Store:
             ).rowcount
             if kept:
                 self._renew(connection, rater, now)
-                return Outcome.KEPT
+                return AnswerOutcome.KEPT
             row = connection.execute(sa.select(table.choice).where(own)).one_or_none()
         if row is None:
-            return Outcome.FOREIGN
+            return AnswerOutcome.FOREIGN
         if row.choice is None:
-            return Outcome.LOST
-        return Outcome.SAME if row.choice == choice else Outcome.REPEATED
+            return AnswerOutcome.LOST
+        return AnswerOutcome.SAME if row.choice == choice else AnswerOutcome.REPEATED
 
     def finish(self, rater: str, *, now: int | None = None) -> bool:
-        """Note that a rater is through; False while a question of theirs is open."""
+        """Mark a rater as finished; return False if one of their questions is open."""
         with self.database.writing() as connection:
             items = _items(connection, rater)
             if not items or not all(item.choice for item in items):
@@ -160,7 +160,7 @@ class Store:
             )
         return True
 
-    def progress(self) -> Progress:
+    def progress(self) -> StudyProgress:
         """Count raters, answers and complete pairs."""
         table, study = question_table.c, self.study
         given = sa.select(sa.func.count().label("raters")).where(
@@ -170,7 +170,7 @@ class Store:
         complete = by_pair.c.raters >= study.raters_per_pair
         raters = rater_table.c
         with self.database.reading() as connection:
-            return Progress(
+            return StudyProgress(
                 raters=_count(connection, sa.select(sa.func.count()).select_from(rater_table)),
                 finished=_count(connection, sa.select(sa.func.count(raters.finished_at))),
                 answers=_count(connection, given),
@@ -202,7 +202,7 @@ class Store:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def answers(self) -> list[dict[str, Any]]:
-        """Return every answer in the order they were given, attention checks among them."""
+        """Return all answers, including attention checks, in the order in which they were given."""
         table = question_table.c
         query = (
             sa.select(
@@ -223,9 +223,9 @@ class Store:
     def add(self, rows: Iterable[dict[str, Any]]) -> int:
         """Add answers that were given elsewhere, all or none; return how many.
 
-        Each row has rater, pair, choice, seconds, answered_at and origin; what is simulated stays
-        so, everything else is from then on "import". Raises ValueError for a rater who is here
-        already, and for two answers to one question.
+        Each row has rater, pair, choice, seconds, answered_at and origin. The origin "simulated" is
+        kept, any other becomes "import". Raises ValueError if a rater is in the database already,
+        and for two answers to one question.
         """
         rows = list(rows)
         with self.database.writing() as connection:
@@ -233,21 +233,21 @@ class Store:
             keys = sa.select(question_table.c.rater_id, question_table.c.pair_id)
             present = {(str(row[0]), str(row[1])) for row in connection.execute(keys)}
             slots: defaultdict[str, int] = defaultdict(int)
-            for pair_id, slot in held(connection):
+            for pair_id, slot in taken_slots(connection):
                 slots[pair_id] = max(slots[pair_id], slot + 1)
             known = set(connection.execute(sa.select(rater_table.c.id)).scalars())
-            raters, questions = imported(self.study, rows, present, known, slots)
+            raters, questions = rows_of_import(self.study, rows, present, known, slots)
             if raters:
                 connection.execute(sa.insert(rater_table), raters)
                 connection.execute(sa.insert(question_table), questions)
         return len(rows)
 
     def _lock(self, connection: sa.Connection) -> None:
-        """Let one transaction at a time hand out questions (SQLite's writers are alone anyway)."""
+        """Let one transaction at a time assign questions (SQLite has one writer anyway)."""
         connection.execute(sa.select(study_table).with_for_update()).all()
 
     def _admitted(self, connection: sa.Connection, now: int) -> int:
-        """Count the open link's raters who are through or at work; who dropped out frees a seat."""
+        """Count the open link's raters who have finished or still have time to answer."""
         raters = rater_table.c
         alive = raters.finished_at.is_not(None) | (raters.expires_at >= now)
         query = sa.select(sa.func.count()).where((raters.origin == "open") & alive)
@@ -257,10 +257,10 @@ class Store:
         connection.execute(
             sa.update(rater_table)
             .where(rater_table.c.id == rater)
-            .values(expires_at=self._lease(now))
+            .values(expires_at=self._expiry(now))
         )
 
-    def _lease(self, now: int) -> int:
+    def _expiry(self, now: int) -> int:
         return now + self.study.lease_minutes * 60_000
 
 
@@ -273,22 +273,22 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _lease(connection: sa.Connection, rater: str) -> tuple[int, int | None] | None:
-    """Return when a rater's lease runs out and when they were through; None for a stranger."""
+def _rater_times(connection: sa.Connection, rater: str) -> tuple[int, int | None] | None:
+    """Return when a rater's assignments expire and when they finished; None if unknown."""
     raters = rater_table.c
     query = sa.select(raters.expires_at, raters.finished_at).where(raters.id == rater)
     row = connection.execute(query).one_or_none()
     return None if row is None else (row[0], row[1])
 
 
-def _items(connection: sa.Connection, rater: str) -> list[Item]:
+def _items(connection: sa.Connection, rater: str) -> list[AssignedQuestion]:
     table = question_table.c
     query = (
         sa.select(table.pair_id, table.is_check, table.choice)
         .where((table.rater_id == rater) & (table.slot.is_not(None) | table.is_check))
         .order_by(table.position)
     )
-    return [Item(*row) for row in connection.execute(query)]
+    return [AssignedQuestion(*row) for row in connection.execute(query)]
 
 
 def _count(connection: sa.Connection, query: sa.Select[Any]) -> int:

@@ -1,4 +1,4 @@
-"""Finished runs -> a study folder that holds all the study needs (`dbbench study create`)."""
+"""Finished runs -> a folder with all that a study needs (`dbbench study create`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dbbench.advance import Advance, silent
 from dbbench.errors import UserError
 from dbbench.seeds import stable_seed
 from dbbench.storage.disk import storage_errors
-from dbbench.study.design.draw import Sample, draw_pairs
+from dbbench.study.design.draw import StudySample, draw_pairs
 from dbbench.study.design.pictures import Copier
 from dbbench.study.design.runs import (
     RealImage,
@@ -28,13 +28,13 @@ from dbbench.study.design.runs import (
 from dbbench.study.design.secret import Secrets
 from dbbench.study.design.study import (
     IMAGES,
-    SCORES,
+    SCORES_FILE,
     Candidate,
+    CreditedImage,
     Pair,
-    Question,
-    Reference,
     Side,
     Study,
+    StudyQuestion,
     Texts,
     save_study,
 )
@@ -44,10 +44,10 @@ CHECKS = 20
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a study is to look like; None stands for what follows from the others."""
+class StudySettings:
+    """The settings of a new study; `quota` None is computed from the other settings."""
 
-    question: Question
+    question: StudyQuestion
     pairs: int = 600
     raters_per_pair: int = 3
     questions_per_rater: int = 25
@@ -60,14 +60,14 @@ class Settings:
 def create_study(
     runs: Sequence[Path],
     out: Path,
-    settings: Settings,
+    settings: StudySettings,
     texts: Texts,
     advance: Advance = silent,
 ) -> Study:
     """Draw the pairs, copy their images under opaque ids, write the folder `out`; return the study.
 
-    The folder appears when it is whole. Raises UserError where it exists already, where a run holds
-    no samples, or where settings cannot be met.
+    The folder appears only when it is complete. Raises UserError if it exists already, if a run has
+    no samples, or if the settings cannot be met.
     """
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
@@ -80,7 +80,7 @@ def create_study(
         return _write(roots, out, settings, texts, drawn, real, advance)
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: StudySettings) -> None:
     for name in ("pairs", "raters_per_pair", "questions_per_rater", "lease_minutes"):
         value = getattr(settings, name)
         if value < 1:
@@ -91,17 +91,17 @@ def _check(settings: Settings) -> None:
         raise UserError(f"--quota is {settings.quota}; it must be 0 or more")
     if settings.questions_per_rater > settings.pairs:
         raise UserError(
-            f"{settings.questions_per_rater} questions a rater cannot be drawn from"
-            f" {settings.pairs} pairs, since no rater sees a pair twice; raise --pairs"
+            f"{settings.questions_per_rater} questions per rater need as many different pairs, but"
+            f" there are only {settings.pairs}; raise --pairs"
         )
 
 
 def _write(
     roots: Mapping[str, Path],
     out: Path,
-    settings: Settings,
+    settings: StudySettings,
     texts: Texts,
-    drawn: Sequence[tuple[Sample, Sample]],
+    drawn: Sequence[tuple[StudySample, StudySample]],
     real: Mapping[str, tuple[RealImage, ...]],
     advance: Advance,
 ) -> Study:
@@ -112,9 +112,7 @@ def _write(
         copier = Copier(folder / IMAGES, secrets)
         subjects = list(dict.fromkeys(left.subject for left, _ in drawn))
         if absent := [subject for subject in subjects if not real.get(subject)]:
-            raise UserError(
-                f'no reference images of "{absent[0]}"; call the same dbbench run again'
-            )
+            raise UserError(f'no reference images of "{absent[0]}"; rerun the same dbbench run')
         total = len(drawn)
         pairs = []
         for number, (left, right) in enumerate(drawn, 1):
@@ -122,7 +120,9 @@ def _write(
             advance(number, total, {})
         checks = _checks(settings, subjects, real, copier, secrets)
         references = {
-            subject: tuple(Reference(image=copier.real(r), credit=r.credit) for r in real[subject])
+            subject: tuple(
+                CreditedImage(image=copier.real(r), credit=r.credit) for r in real[subject]
+            )
             for subject in subjects
         }
         needed = -(-settings.pairs * settings.raters_per_pair // settings.questions_per_rater)
@@ -154,8 +154,10 @@ def _write(
     return study
 
 
-def _pair(number: int, left: Sample, right: Sample, copier: Copier, secrets: Secrets) -> Pair:
-    def candidate(sample: Sample) -> Candidate:
+def _pair(
+    number: int, left: StudySample, right: StudySample, copier: Copier, secrets: Secrets
+) -> Pair:
+    def candidate(sample: StudySample) -> Candidate:
         return Candidate(
             image=copier.copy(Path(sample.place)),
             method=sample.method,
@@ -176,7 +178,7 @@ def _pair(number: int, left: Sample, right: Sample, copier: Copier, secrets: Sec
 
 
 def _checks(
-    settings: Settings,
+    settings: StudySettings,
     subjects: Sequence[str],
     real: Mapping[str, tuple[RealImage, ...]],
     copier: Copier,
@@ -184,7 +186,7 @@ def _checks(
 ) -> list[Pair]:
     """Make the attention checks: a real image of the subject beside one of another class noun.
 
-    Where the study has a single class noun, the wrong image is the right one with its tiles mixed.
+    If the study has one class noun only, the wrong image is the right one with its tiles mixed.
     """
     if not settings.checks_per_rater:
         return []
@@ -195,7 +197,7 @@ def _checks(
         right_one = real[subject][rng.integers(len(real[subject]))]
         others = [
             image
-            for name in subjects  # Those whose credit the study shows.
+            for name in subjects  # The study shows the credits of these.
             for image in real[name]
             if image.class_noun != right_one.class_noun
         ]
@@ -237,8 +239,8 @@ def _checks(
 
 
 def _write_scores(roots: Mapping[str, Path], study: Study, folder: Path) -> None:
-    """Keep the automatic metrics' values of the images shown: image, metric, value."""
+    """Save the automatic scores of the images that are shown: image, metric, value."""
     tables = [pair_scores(study.pairs, name, run) for name, run in roots.items()]
     known = [table for table in tables if table is not None]
     if known:
-        pd.concat(known, ignore_index=True).to_parquet(folder / SCORES, index=False)
+        pd.concat(known, ignore_index=True).to_parquet(folder / SCORES_FILE, index=False)

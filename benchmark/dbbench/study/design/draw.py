@@ -1,4 +1,4 @@
-"""Which pairs a study shows, balanced over subjects, prompts, methods, sides; create calls it."""
+"""Draw a study's pairs, balanced over subjects, prompts, methods, sides; `create` calls it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dbbench.seeds import stable_seed
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One generated image of a run; `place` is its file below the run's output folder."""
+class StudySample:
+    """One generated image of a run; `place` is the path of its file."""
 
     run: str
     method: str
@@ -29,16 +29,18 @@ class Sample:
 
 
 Cell = tuple[str, str, str, str]
-"""Subject, prompt, and two methods in alphabetical order: what pairs are balanced over."""
+"""Subject, prompt, and two methods in alphabetical order; pairs are balanced over these."""
 
 
-def draw_pairs(samples: Iterable[Sample], count: int, *, seed: int) -> list[tuple[Sample, Sample]]:
+def draw_pairs(
+    samples: Iterable[StudySample], count: int, *, seed: int
+) -> list[tuple[StudySample, StudySample]]:
     """Return `count` different pairs (left, right) in random order.
 
-    Each cell of subject, prompt and two methods gets as many pairs as any other, give or take one;
-    those that get one more are spread over subjects, prompts and pairs of methods. Within two
-    methods each stands on the left in half of the pairs, give or take one, and so it is within a
-    subject, give or take one more. Raises UserError where there are not that many pairs.
+    Cells of subject, prompt and two methods get equal numbers of pairs, up to one more. Those with
+    one more are balanced over subjects, prompts and pairs of methods. For two methods, each is on
+    the left in half of the pairs, up to one; within a subject, up to two. Raises UserError if there
+    are fewer different pairs.
     """
     rng = np.random.default_rng(stable_seed("study pairs", seed))
     cells = _cells(samples)
@@ -53,15 +55,19 @@ def draw_pairs(samples: Iterable[Sample], count: int, *, seed: int) -> list[tupl
             f" ask for fewer (--pairs {sum(room.values())}), or sample more images"
         )
     shares = _spread(room, count, rng)
-    drawn: dict[tuple[str, str], list[tuple[Sample, Sample]]] = defaultdict(list)
+    drawn: dict[tuple[str, str], list[tuple[StudySample, StudySample]]] = defaultdict(list)
     for cell, (first, second) in cells.items():
         drawn[cell[2:]] += _combine(first, second, shares[cell], rng)
     pairs = [pair for group in drawn.values() for pair in _sides(group, rng)]
     return [pairs[i] for i in rng.permutation(len(pairs))]
 
 
-def _cells(samples: Iterable[Sample]) -> dict[Cell, tuple[list[Sample], list[Sample]]]:
-    groups: dict[tuple[str, str], dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+def _cells(
+    samples: Iterable[StudySample],
+) -> dict[Cell, tuple[list[StudySample], list[StudySample]]]:
+    groups: dict[tuple[str, str], dict[str, list[StudySample]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for sample in samples:
         groups[sample.subject, sample.prompt][sample.method].append(sample)
     return {
@@ -72,11 +78,11 @@ def _cells(samples: Iterable[Sample]) -> dict[Cell, tuple[list[Sample], list[Sam
 
 
 def _spread(room: dict[Cell, int], count: int, rng: np.random.Generator) -> dict[Cell, int]:
-    """Give out `count` pairs one by one, each to the cell that is served worst so far."""
+    """Distribute `count` pairs one by one, each to the cell with the fewest pairs so far."""
     cells = list(room)
     capacity = np.array([room[cell] for cell in cells])
     given = np.zeros(len(cells), dtype=np.int64)
-    # Of equally empty cells the one whose subject, prompt and methods have least; then by chance.
+    # Of equal cells, take the one whose subject, prompt and methods have fewest; then at random.
     groups = [_codes([cell[0] for cell in cells]), _codes([cell[1] for cell in cells])]
     groups.append(_codes([cell[2:] for cell in cells]))
     totals = [np.zeros(codes.max() + 1) for codes in groups]
@@ -100,9 +106,9 @@ def _codes(names: Sequence[object]) -> np.ndarray[tuple[int], np.dtype[np.int64]
 
 
 def _combine(
-    first: list[Sample], second: list[Sample], count: int, rng: np.random.Generator
-) -> list[tuple[Sample, Sample]]:
-    """Return `count` different combinations that use every image about as often as any other."""
+    first: list[StudySample], second: list[StudySample], count: int, rng: np.random.Generator
+) -> list[tuple[StudySample, StudySample]]:
+    """Return `count` different combinations that use all images about equally often."""
     a = [first[i] for i in rng.permutation(len(first))]
     b = [second[i] for i in rng.permutation(len(second))]
     if len(a) < len(b):
@@ -113,9 +119,9 @@ def _combine(
 
 
 def _sides(
-    group: list[tuple[Sample, Sample]], rng: np.random.Generator
-) -> list[tuple[Sample, Sample]]:
-    """Swap one of every two neighbours, in the order of subjects and prompts."""
+    group: list[tuple[StudySample, StudySample]], rng: np.random.Generator
+) -> list[tuple[StudySample, StudySample]]:
+    """Swap left and right in one of every two neighbours, sorted by subject and prompt."""
     group = sorted(group, key=lambda pair: (pair[0].subject, pair[0].prompt))
     swap = np.empty(len(group) + 1, dtype=bool)
     swap[0::2] = rng.random(len(swap[0::2])) < 0.5

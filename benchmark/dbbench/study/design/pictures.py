@@ -1,4 +1,4 @@
-"""Images into a study's folder, under opaque ids and with nothing that tells of their origin."""
+"""Copy images into a study's folder under opaque ids, without metadata; `create` calls it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TILES, TILE = 4, 64
 
 
 class Copier:
-    """Writes images as lossless WebP without any metadata, each once, under an opaque id."""
+    """Writes each image once, as lossless WebP without metadata, under an opaque id."""
 
     def __init__(self, folder: Path, secrets: Secrets) -> None:
         self._folder, self._secrets = folder, secrets
@@ -39,7 +39,7 @@ class Copier:
         return self._save(("image", str(path)), read)
 
     def real(self, reference: RealImage) -> str:
-        """Copy a reference image in its largest size or smaller."""
+        """Copy a reference image, at most REFERENCE_SIDE pixels on a side; return its id."""
 
         def read() -> Image.Image:
             image = _open(Path(reference.place))
@@ -49,7 +49,7 @@ class Copier:
         return self._save(("image", reference.place), read)
 
     def mixed(self, reference: RealImage, rng: np.random.Generator) -> str:
-        """Copy a reference image with its tiles in another order."""
+        """Copy a reference image with its tiles in another order; return its id."""
         order = rng.permutation(TILES * TILES)
 
         def read() -> Image.Image:
@@ -77,5 +77,5 @@ def _open(path: Path) -> Image.Image:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}); call the same dbbench run again to mend it"
+            f"{path} cannot be read ({error}); rerun the same dbbench run to repair it"
         ) from None

@@ -1,4 +1,4 @@
-"""What finished runs offer a study: samples, reference images, scores, the banner; for create."""
+"""Read finished runs for a study: samples, reference images, scores, banner; for `create`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.evaluation.scores import read_scores
 from dbbench.storage.record import Record
 from dbbench.storage.run_folder import SCORES, all_references, runs_in, samples_of
-from dbbench.study.design.draw import Sample
+from dbbench.study.design.draw import StudySample
 from dbbench.study.design.study import Pair
 
 
@@ -31,7 +31,7 @@ class RealImage:
 
 
 def name_runs(runs: Sequence[Path]) -> dict[str, Path]:
-    """Name each run by its folder, with a number behind it where two folders have one name."""
+    """Name each run by its folder; add a number if two folders have the same name."""
     named: dict[str, Path] = {}
     for run in dict.fromkeys(path.resolve() for path in runs):
         name, number = run.name, 2
@@ -41,8 +41,8 @@ def name_runs(runs: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def read_all(runs: Mapping[str, Path]) -> list[Sample]:
-    """Return the samples of all runs; methods of one name are told apart by their runs."""
+def read_all(runs: Mapping[str, Path]) -> list[StudySample]:
+    """Return the samples of all runs; equal method names of two runs get the run's name added."""
     samples = [sample for name, run in runs.items() for sample in read_samples(name, run)]
     homes: defaultdict[str, set[str]] = defaultdict(set)
     for sample in samples:
@@ -55,13 +55,13 @@ def read_all(runs: Mapping[str, Path]) -> list[Sample]:
     ]
 
 
-def read_samples(name: str, run: Path) -> list[Sample]:
-    """Return every finished sample of a run's folder. Raises UserError where there is none."""
+def read_samples(name: str, run: Path) -> list[StudySample]:
+    """Return every finished sample of a run's folder. Raises UserError if there is none."""
     samples = []
     for each in runs_in(run):
         if recorded := samples_of(run, each):
             samples += [
-                Sample(
+                StudySample(
                     run=name,
                     method=each.method,
                     subject=each.subject,
@@ -73,7 +73,7 @@ def read_samples(name: str, run: Path) -> list[Sample]:
                     place=str(recorded.path(image)),
                 )
                 for image in recorded.images
-                # An image of the class noun alone shows no subject.
+                # Images of the class noun alone show no subject.
                 if image.prompt != CLASS_PROMPT
             ]
     if not samples:
@@ -82,7 +82,7 @@ def read_samples(name: str, run: Path) -> list[Sample]:
 
 
 def read_references(runs: Mapping[str, Path]) -> dict[str, tuple[RealImage, ...]]:
-    """Return the reference images by subject. Raises UserError where two runs differ in them."""
+    """Return the reference images by subject. Raises UserError if two runs differ in them."""
     found: dict[str, tuple[RealImage, ...]] = {}
     for name, run in runs.items():
         for subject, recorded in all_references(run).items():
@@ -101,7 +101,7 @@ def read_references(runs: Mapping[str, Path]) -> dict[str, tuple[RealImage, ...]
             if [image.sha256 for image in before] != [image.sha256 for image in images]:
                 raise UserError(
                     f'{before[0].run} and {name} have different reference images of "{subject}";'
-                    " methods can only be compared on the same ones"
+                    " compare methods on the same ones only"
                 )
     return found
 
@@ -134,6 +134,6 @@ def pair_scores(pairs: Sequence[Pair], name: str, run: Path) -> pd.DataFrame | N
 
 
 def read_banner(roots: Mapping[str, Path]) -> str | None:
-    """Return what must stand on everything that comes of these runs."""
+    """Return the banner that all results of these runs must show."""
     banners = [(Record(run).read().get("suite") or {}).get("banner") for run in roots.values()]
     return next((str(banner) for banner in banners if banner), None)

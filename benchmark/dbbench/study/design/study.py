@@ -1,4 +1,4 @@
-"""Study: what is compared and what raters read; `create` writes it, everything after reads it."""
+"""Study: pairs, texts and settings in study.json; `create` writes it, all later steps read it."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dbbench.errors import UserError
 from dbbench.files import write_text
 
-Question = Literal["subject", "prompt"]
+StudyQuestion = Literal["subject", "prompt"]
 Side = Literal["left", "right"]
 Choice = Literal["left", "right", "undecided"]
-QUESTIONS: tuple[Question, ...] = ("subject", "prompt")
+STUDY_QUESTIONS: tuple[StudyQuestion, ...] = ("subject", "prompt")
 CHOICES: tuple[Choice, ...] = ("left", "right", "undecided")
 
-RECORD = "study.json"
+STUDY_FILE = "study.json"
 IMAGES = "images"
-SCORES = "scores.parquet"
+SCORES_FILE = "scores.parquet"
 SQLITE_FILE = "answers.sqlite"
-"""The embedded database, in the study's folder."""
+"""The SQLite database in the study's folder."""
 SIMULATED_FILE = "simulated.sqlite"
-"""The same of simulated raters."""
+"""The SQLite database of simulated raters."""
 
 
-class _Record(BaseModel):
+class _StudyModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Candidate(_Record):
-    """One image of a pair, and where it came from: nothing of it but `image` reaches a rater."""
+class Candidate(_StudyModel):
+    """One image of a pair and its origin; only `image` is sent to a rater."""
 
     image: str
     """Its opaque id."""
@@ -41,14 +41,14 @@ class Candidate(_Record):
     """Name of the run's folder."""
     seed: int | None
     file: str
-    """Below the samples' folder, or below the references' in an attention check."""
+    """Path in the samples' folder; in an attention check, in the references' folder."""
 
 
-class Pair(_Record):
-    """Two images of one subject for one prompt; in an attention check the answer is known."""
+class Pair(_StudyModel):
+    """Two images of one subject for one prompt; only attention checks have an `answer`."""
 
     id: str
-    """Opaque, like an image's."""
+    """Opaque, like an image's id."""
     subject: str
     class_noun: str
     prompt: str
@@ -60,34 +60,34 @@ class Pair(_Record):
 
     @property
     def methods(self) -> tuple[str, str]:
-        """Left and right."""
+        """The methods of the left and the right image."""
         return self.left.method, self.right.method
 
 
-class Reference(_Record):
-    """One real image of a subject, and whom to credit for it."""
+class CreditedImage(_StudyModel):
+    """A reference image of a subject, by its opaque id, and its credit."""
 
     image: str
     credit: str
 
 
-class Texts(_Record):
-    """What raters read, in paragraphs."""
+class Texts(_StudyModel):
+    """The texts that raters read; each string of a tuple is a paragraph."""
 
     title: str
     consent: tuple[str, ...]
     instructions: tuple[str, ...]
     question: str
     completion_code: str | None = None
-    """Shown at the end; None gives each rater a code of their own."""
+    """Shown at the end; with None, each rater gets their own code."""
 
 
-class Study(_Record):
+class Study(_StudyModel):
     """A whole study, as study.json holds it."""
 
     format: Literal[1] = 1
     id: str
-    question: Question
+    question: StudyQuestion
     banner: str | None
     runs: tuple[str, ...]
     methods: tuple[str, ...]
@@ -98,11 +98,11 @@ class Study(_Record):
     quota: int
     """How many raters the open link admits."""
     lease_minutes: int
-    """How long a rater may rest before somebody else gets what they have not answered."""
+    """Minutes without an answer after which a rater's open questions go to other raters."""
     texts: Texts
     pairs: tuple[Pair, ...]
     checks: tuple[Pair, ...]
-    references: Mapping[str, tuple[Reference, ...]]
+    references: Mapping[str, tuple[CreditedImage, ...]]
     """By subject."""
     images: Mapping[str, str]
     """Opaque id -> file in the folder `images`."""
@@ -111,18 +111,18 @@ class Study(_Record):
 
     @cached_property
     def by_id(self) -> dict[str, Pair]:
-        """Every pair and attention check."""
+        """All pairs and attention checks by their ids."""
         return {pair.id: pair for pair in (*self.pairs, *self.checks)}
 
     @property
     def raters_needed(self) -> int:
-        """The least number of raters who can give every pair its answers."""
+        """The smallest number of raters that can answer all pairs."""
         return -(-len(self.pairs) * self.raters_per_pair // self.questions_per_rater)
 
 
 def load_study(folder: Path) -> Study:
-    """Return the study in a folder. Raises UserError where there is none, or an unreadable one."""
-    path = folder / RECORD
+    """Return the study in a folder. Raises UserError if there is none, or it is not readable."""
+    path = folder / STUDY_FILE
     try:
         return Study.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -132,10 +132,10 @@ def load_study(folder: Path) -> Study:
     except (OSError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path} cannot be read as a study of this version ({reason}); create it anew"
+            f"{path} cannot be read as a study of this version ({reason}); create a new study"
         ) from None
 
 
 def save_study(study: Study, folder: Path) -> None:
     """Write study.json."""
-    write_text(folder / RECORD, study.model_dump_json(indent=1) + "\n")
+    write_text(folder / STUDY_FILE, study.model_dump_json(indent=1) + "\n")

@@ -1,14 +1,14 @@
-"""The words raters read: instructions as in the paper, and a consent true of this program."""
+"""The texts that raters read: the paper's instructions, and a consent that fits this program."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from dbbench.errors import UserError
-from dbbench.study.design.study import Question, Texts
+from dbbench.study.design.study import StudyQuestion, Texts
 
 # Ruiz et al., arXiv 2208.12242, section 4.2 and the supplement's figure of the user study.
-_INSTRUCTIONS: dict[Question, tuple[str, ...]] = {
+_INSTRUCTIONS: dict[StudyQuestion, tuple[str, ...]] = {
     "subject": (
         "Inspect the reference images first: they all show the same item. Then inspect the two"
         " images made by computer programs.",
@@ -26,7 +26,7 @@ _INSTRUCTIONS: dict[Question, tuple[str, ...]] = {
         'If you are not sure, choose "Cannot determine / both equally".',
     ),
 }
-_QUESTION: dict[Question, str] = {
+_QUESTION: dict[StudyQuestion, str] = {
     "subject": "Which of the two images best reproduces the identity of the reference item?",
     "prompt": "Which of the two images is best described by the reference text?",
 }
@@ -34,14 +34,15 @@ SECONDS_PER_QUESTION = 12
 
 
 def default_texts(
-    question: Question,
+    question: StudyQuestion,
     questions: int,
     *,
     consent: Path | None = None,
     completion_code: str | None = None,
 ) -> Texts:
-    """Return the texts of a study of so many questions a rater; `consent` is a text file that
-    replaces the consent, its paragraphs separated by empty lines.
+    """Return the texts of a study with this number of questions per rater.
+
+    `consent` is a text file that replaces the built-in consent; empty lines separate paragraphs.
     """
     return Texts(
         title="Comparing images",
@@ -75,5 +76,5 @@ def _read_consent(path: Path) -> tuple[str, ...]:
         raise UserError(f"cannot read the consent text {path}: {reason}") from None
     paragraphs = tuple(" ".join(part.split()) for part in text.split("\n\n") if part.strip())
     if not paragraphs:
-        raise UserError(f"the consent text {path} is empty; write paragraphs into it")
+        raise UserError(f"the consent text {path} is empty; write at least one paragraph")
     return paragraphs

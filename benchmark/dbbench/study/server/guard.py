@@ -1,4 +1,4 @@
-"""What stands before every page: limits of size and rate, and the headers of every answer."""
+"""Middleware in front of every page: limits of size and rate, and security headers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dbbench.study.design.secret import Secrets
 
-SESSION = "dbbench_study"
+SESSION_COOKIE = "dbbench_study"
 LARGEST_BODY = 8 * 1024
 LARGEST_PATH = 1024
 log = logging.getLogger("dbbench.study")
@@ -35,16 +35,16 @@ HEADERS = {
 
 @dataclass
 class RateLimit:
-    """A bucket of requests for each key: `burst` at once, then `rate` a second."""
+    """A token bucket for each key: `burst` requests at once, then `rate` per second."""
 
     rate: float
     burst: float
     keys: int = 20_000
-    """Buckets kept; the ones used least recently go. They are kept in memory alone."""
+    """Maximum number of buckets, in memory only; the least recently used ones are dropped."""
     _buckets: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
 
     def allows(self, key: str, now: float) -> bool:
-        """Take one request from the key's bucket; False where it is empty. `now` is in seconds."""
+        """Take one request from the key's bucket; False if it is empty. `now` is in seconds."""
         level, at = self._buckets.pop(key, (self.burst, now))
         level = min(self.burst, level + (now - at) * self.rate)
         allowed = level >= 1
@@ -55,9 +55,9 @@ class RateLimit:
 
 
 def session_of(secrets: Secrets, cookie: str | None) -> tuple[str, str] | None:
-    """Return (origin, rater) from a Cookie header; None where it was not signed here."""
+    """Return (origin, rater) from a Cookie header; None without a valid signature."""
     try:
-        morsel = SimpleCookie(cookie or "").get(SESSION)
+        morsel = SimpleCookie(cookie or "").get(SESSION_COOKIE)
     except CookieError:
         return None
     value = None if morsel is None else secrets.unsign("session", morsel.value)
@@ -65,7 +65,7 @@ def session_of(secrets: Secrets, cookie: str | None) -> tuple[str, str] | None:
 
 
 class Guard:
-    """ASGI middleware. A rater's requests are counted for them, all others for their address."""
+    """ASGI middleware. Requests are limited per rater; those without one, per address."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Guard:
         self._per_rater, self._per_address = per_rater, per_address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse what is too much, too large or from another site; pass on the rest."""
+        """Refuse requests that are too many, too large or from another site; pass on the rest."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -111,7 +111,7 @@ class Guard:
         length = headers.get("content-length", "0")
         if "transfer-encoding" in headers or not length.isdecimal() or int(length) > LARGEST_BODY:
             return 413, "This form is too large."
-        # Browsers say where a form comes from; what says nothing still needs the form's token.
+        # Browsers send the form's origin; without that header, the form's token is still required.
         if scope["method"] == "POST" and headers.get("sec-fetch-site", "same-origin") not in {
             "same-origin",
             "none",

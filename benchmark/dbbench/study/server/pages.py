@@ -1,4 +1,4 @@
-"""What a rater sees: link, consent, instructions, question after question, completion code."""
+"""The raters' pages: link, consent, instructions, questions, completion code."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from dbbench.study.answers.store import Admission, Item, Outcome
+from dbbench.study.answers.store import Admission, AnswerOutcome, AssignedQuestion
 from dbbench.study.design.study import CHOICES
-from dbbench.study.server.guard import SESSION
+from dbbench.study.server.guard import SESSION_COOKIE
 from dbbench.study.server.site import Site, read_form, site_of
 
-REMEMBERED = 60 * 24 * 3600
-"""Seconds a browser keeps the session."""
+SESSION_SECONDS = 60 * 24 * 3600
+"""How long a browser keeps the session."""
 
 
 def routes() -> list[Route]:
-    """Return the addresses of all of a rater's pages."""
+    """Return the routes of the raters' pages."""
     return [
         Route("/", home),
         Route("/join/{token}", join),
@@ -37,7 +37,7 @@ def routes() -> list[Route]:
 
 
 def home(request: Request) -> Response:
-    """Send a rater to where they left off."""
+    """Redirect a rater to their next open question."""
     site = site_of(request)
     session = site.session(request)
     if session is None:
@@ -50,7 +50,7 @@ def home(request: Request) -> Response:
 
 
 def join(request: Request) -> Response:
-    """The open link: whoever has no session gets one; nothing is stored before they agree."""
+    """The open link: start a session for a new visitor; nothing is stored before consent."""
     site = site_of(request)
     if site.secrets.unsign("open", request.path_params["token"]) != site.study.id:
         return _needs_link(site)
@@ -60,7 +60,7 @@ def join(request: Request) -> Response:
 
 
 def link(request: Request) -> Response:
-    """A personal link: its bearer becomes the rater that is signed in it."""
+    """A personal link: the visitor becomes the rater that is signed in it."""
     site = site_of(request)
     rater = site.secrets.unsign("link", request.path_params["token"])
     if not isinstance(rater, str):
@@ -92,14 +92,14 @@ async def agree(request: Request) -> Response:
         case Admission.FULL:
             return site.message(
                 "The study is full",
-                "As many people as were asked for have taken part. Thank you for your interest.",
+                "Enough people have taken part. Thank you for your interest.",
                 status=403,
             )
         case Admission.NOTHING_FREE:
             return site.message(
                 "No questions are free",
-                "Other people are answering all that is left. If one of them stops,"
-                f" there are questions again in at most {site.study.lease_minutes} minutes.",
+                "Other people are answering all remaining questions. If one of them stops,"
+                f" questions are free again after at most {site.study.lease_minutes} minutes.",
                 status=503,
                 go=("/consent", "Try again"),
             )
@@ -107,7 +107,7 @@ async def agree(request: Request) -> Response:
 
 
 def instructions(request: Request) -> Response:
-    """Say what is asked, and give the personal link to come back with."""
+    """Show the instructions, and the personal link for continuing later."""
     site = site_of(request)
     session = site.session(request)
     if session is None or site.store.questionnaire(session[1]) is None:
@@ -117,7 +117,7 @@ def instructions(request: Request) -> Response:
 
 
 def question(request: Request) -> Response:
-    """Show a question; one that is answered is shown with its answer and cannot be changed."""
+    """Show a question; an answered one is shown with its answer, without the form."""
     site, number = site_of(request), int(request.path_params["number"])
     session = site.session(request)
     items = None if session is None else site.store.questionnaire(session[1])
@@ -145,7 +145,7 @@ def question(request: Request) -> Response:
 
 
 async def answer(request: Request) -> Response:
-    """Keep an answer, then show the next question; refuse what was not asked or is answered."""
+    """Store an answer and show the next question; refuse answers that the store refuses."""
     site, form = site_of(request), await read_form(request)
     session = site.session(request)
     if session is None:
@@ -166,20 +166,20 @@ async def answer(request: Request) -> Response:
         )
     seconds = max(0.0, time.time_ns() // 1_000_000 - int(shown)) / 1000
     outcome = await run_in_threadpool(site.store.answer, rater, pair_id, choice, seconds)
-    if outcome in (Outcome.KEPT, Outcome.SAME):
+    if outcome in (AnswerOutcome.KEPT, AnswerOutcome.SAME):
         return _see(f"/question/{number + 1}" if number < total else "/done")
     lines = {
-        Outcome.REPEATED: "You have answered this question already. Your first answer counts.",
-        Outcome.FOREIGN: "This question was not put to you.",
-        Outcome.LOST: "You were away for a while, and this question has gone to somebody else.",
+        AnswerOutcome.REPEATED: "You have answered this question before. Your first answer counts.",
+        AnswerOutcome.FOREIGN: "This question was not assigned to you.",
+        AnswerOutcome.LOST: "You were away for a while. This question was given to another person.",
     }
     return site.refuse(
-        f"{outcome.value} (pair {pair_id})", rater, "This answer was not kept", lines[outcome]
+        f"{outcome.value} (pair {pair_id})", rater, "This answer was not stored", lines[outcome]
     )
 
 
 def done(request: Request) -> Response:
-    """Thank a rater who is through, and give the completion code."""
+    """Thank a rater who has finished, and show the completion code."""
     site = site_of(request)
     session = site.session(request)
     if session is None or not site.store.finish(session[1]):
@@ -188,7 +188,7 @@ def done(request: Request) -> Response:
 
 
 def credits(request: Request) -> Response:
-    """Say whose the reference images are."""
+    """Show the credits of the reference images."""
     site = site_of(request)
     lines = {
         subject: list(dict.fromkeys(reference.credit for reference in references))
@@ -202,7 +202,7 @@ def image(request: Request) -> Response:
     site = site_of(request)
     file = site.study.images.get(request.path_params["image"])
     if file is None:
-        return site.message("There is no such image", status=404)
+        return site.message("Image not found", status=404)
     return Response(
         (site.folder / "images" / file).read_bytes(),
         media_type="image/webp",
@@ -210,7 +210,7 @@ def image(request: Request) -> Response:
     )
 
 
-def _images(site: Site, item: Item) -> list[str]:
+def _images(site: Site, item: AssignedQuestion) -> list[str]:
     pair = site.study.by_id[item.pair_id]
     names = [pair.left.image, pair.right.image]
     if site.study.question == "subject":
@@ -218,16 +218,16 @@ def _images(site: Site, item: Item) -> list[str]:
     return names
 
 
-def _next_open(items: list[Item]) -> int | None:
+def _next_open(items: list[AssignedQuestion]) -> int | None:
     return next((n for n, item in enumerate(items, 1) if item.choice is None), None)
 
 
 def _with_session(site: Site, origin: str, rater: str) -> Response:
     response = _see("/")
     response.set_cookie(
-        SESSION,
+        SESSION_COOKIE,
         site.secrets.sign("session", [origin, rater]),
-        max_age=REMEMBERED,
+        max_age=SESSION_SECONDS,
         httponly=True,
         samesite="lax",
         secure=site.https,
@@ -249,7 +249,7 @@ def _needs_link(site: Site) -> Response:
 
 def _not_yours(site: Site, rater: str) -> Response:
     return site.refuse(
-        "a form that was not made for them",
+        "a form that was made for another rater, or is damaged",
         rater,
         "This form cannot be used",
         "It was not made for you, or it is damaged. Nothing was changed.",

@@ -1,4 +1,4 @@
-"""What all pages share: the study, its answers, its secrets, and how a page is made."""
+"""Shared by all pages: the study, its store, its secrets, and rendering of templates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("dbbench.study")
 
 @dataclass(frozen=True)
 class Site:
-    """One served study."""
+    """One study that is served."""
 
     folder: Path
     study: Study
@@ -32,11 +32,11 @@ class Site:
     https: bool
 
     def session(self, request: Request) -> tuple[str, str] | None:
-        """Return (origin, rater) of whoever asks; None for somebody without a link."""
+        """Return (origin, rater) of a request's session; None without a valid one."""
         return session_of(self.secrets, request.headers.get("cookie"))
 
     def completion_code(self, rater: str) -> str:
-        """Return what a rater is given at the end: the study's code, or one of their own."""
+        """Return the completion code: the study's one, or the rater's own."""
         return self.study.texts.completion_code or self.secrets.completion_code(rater)
 
     def page(self, name: str, *, status: int = 200, **context: Any) -> HTMLResponse:
@@ -47,15 +47,15 @@ class Site:
     def message(
         self, title: str, *lines: str, status: int = 200, go: tuple[str, str] | None = None
     ) -> HTMLResponse:
-        """Say something on a page of its own; `go` is an address and what its link says."""
+        """Show a message on its own page; `go` is the address and the text of a link."""
         return self.page("message", status=status, title=title, lines=lines, go=go)
 
     def refuse(
         self, reason: str, rater: str, title: str, *lines: str, status: int = 409
     ) -> HTMLResponse:
-        """Say on a clear page that nothing was changed, and log why."""
+        """Show a page which explains that nothing was changed; log the reason."""
         log.warning("refused: rater %.40r: %s", rater, reason)
-        return self.message(title, *lines, status=status, go=("/", "Go on"))
+        return self.message(title, *lines, status=status, go=("/", "Continue"))
 
 
 def site_of(request: Request) -> Site:
@@ -66,7 +66,7 @@ def site_of(request: Request) -> Site:
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """Return a form's fields; the last one where a name comes twice. Its size was checked."""
+    """Return a form's fields, the last value of each; `Guard` has checked the size."""
     body = await request.body()
     fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20)
     return {name: values[-1] for name, values in fields.items()}
@@ -74,7 +74,7 @@ async def read_form(request: Request) -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def environment() -> Environment:
-    """The templates; everything that is put into one is escaped."""
+    """Return the templates' environment; it escapes all inserted text."""
     return Environment(
         loader=PackageLoader("dbbench.study.server", "templates"),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""A study's folder -> the web application, and the server that runs it (`dbbench study serve`)."""
+"""Build the web application of a study's folder and serve it (`dbbench study serve`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STATIC = {"study.css": "text/css", "study.js": "text/javascript", "icon.svg": "i
 
 
 PER_RATER = (20.0, 120.0)
-"""Requests a second, and at once."""
+"""Requests per second, and the size of a burst."""
 PER_ADDRESS = (5.0, 200.0)
 
 
@@ -37,14 +37,16 @@ def make_app(
     https: bool = False,
     per_rater: tuple[float, float] = PER_RATER,
 ) -> Starlette:
-    """Return the application of a study's folder. `https` says that raters reach it that way.
+    """Return the application of a study's folder. `https`: raters use an https address.
 
-    Raises UserError for a folder or a database that cannot be used.
+    Raises UserError if the folder or the database cannot be used.
     """
     secrets, store = Secrets.load(folder), open_store(folder, url)
     if store.progress().simulated:
         store.database.close()
-        raise UserError("this database holds simulated answers; people need one of their own")
+        raise UserError(
+            "this database holds simulated answers; use another one for people: --database URL"
+        )
     site = Site(folder, store.study, store, secrets, https)
     guard = Middleware(
         Guard,
@@ -78,7 +80,7 @@ def serve(app: Starlette, host: str, port: int) -> None:
         app,
         host=host,
         port=port,
-        access_log=False,  # It would keep addresses.
+        access_log=False,  # It would store addresses.
         log_level="warning",
         server_header=False,
         h11_max_incomplete_event_size=16 * 1024,
@@ -90,7 +92,7 @@ def serve(app: Starlette, host: str, port: int) -> None:
 def _static(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in STATIC:
-        return site_of(request).message("There is no such file", status=404)
+        return site_of(request).message("File not found", status=404)
     content = files("dbbench.study.server").joinpath("static", name).read_bytes()
     headers = {"cache-control": "public, max-age=3600"}
     return Response(content, media_type=STATIC[name], headers=headers)
@@ -98,16 +100,16 @@ def _static(request: Request) -> Response:
 
 def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    titles = {404: "There is no such page", 405: "This page takes no such request"}
+    titles = {404: "Page not found", 405: "This page does not accept this request"}
     return site_of(request).message(
-        titles.get(error.status_code, error.detail), status=error.status_code, go=("/", "Go on")
+        titles.get(error.status_code, error.detail), status=error.status_code, go=("/", "Continue")
     )
 
 
 def _failure(request: Request, error: Exception) -> Response:
     return site_of(request).message(
         "Something went wrong",
-        "What you have answered so far is kept. Please try again in a moment.",
+        "Your answers so far are stored. Please try again in a moment.",
         status=500,
-        go=("/", "Go on"),
+        go=("/", "Continue"),
     )

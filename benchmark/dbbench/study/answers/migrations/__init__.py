@@ -1,1 +1,1 @@
-"""The schema of the study's database, step by step; `database.open_database` applies it."""
+"""Alembic migrations of the study's database; `database.open_database` applies them."""

@@ -1,4 +1,4 @@
-"""What Alembic runs: the steps in `versions`, in the connection that `open_database` hands over."""
+"""Alembic's entry point: it runs the steps in `versions` on the connection of `open_database`."""
 
 from alembic import context
 

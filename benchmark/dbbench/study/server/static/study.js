@@ -1,5 +1,5 @@
-// Everything works without this file. It adds the keys 1, 2, 3, keeps a double click from asking
-// the server twice, and fetches the next question's images while this one is looked at.
+// Everything works without this file. It adds the keys 1, 2, 3, keeps a double click from sending
+// the form twice, and fetches the next question's images in advance.
 "use strict";
 
 const form = document.querySelector("form");

@@ -1,1 +1,1 @@
-"""One file a step. Each names the one before it in `down_revision`."""
+"""One file per migration. Each names the one before it in `down_revision`."""
