@@ -56,7 +56,7 @@ def loss_on(
     generator = torch.Generator().manual_seed(99)
     losses = []
     with torch.no_grad():
-        latents = backbone.encode_images(images).repeat(16, 1, 1, 1)
+        latents = backbone.encode_posterior(images).mean.repeat(16, 1, 1, 1)
         text = backbone.encode_prompts([prompt]).repeat(len(latents))
         noise = torch.randn(latents.shape, generator=generator)
         timesteps = torch.randint(1000, (len(latents),), generator=generator)
@@ -180,7 +180,7 @@ def test_mirrored_images_are_drawn_in_half_of_the_steps(backbone: Backbone) -> N
     assert set(index.tolist()) == set(range(6))
     assert 0.4 < (index >= 3).float().mean() < 0.6
     mirrored = CONCEPT.images[1].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    torch.testing.assert_close(posterior.mean[4:5], backbone.encode_images([mirrored]))
+    torch.testing.assert_close(posterior.mean[4:5], backbone.encode_posterior([mirrored]).mean)
 
 
 def test_every_image_is_drawn_equally_often(backbone: Backbone) -> None:

@@ -44,7 +44,7 @@ def fit(backbone: Backbone, *, seed: int = 0, **settings: Any) -> Checkpoint:
 def loss_with(backbone: Backbone, vectors: torch.Tensor) -> float:
     """The denoising loss of the concept's images over fixed noise, under the new word."""
     generator = torch.Generator().manual_seed(99)
-    latents = backbone.encode_images(CONCEPT.images).repeat(32, 1, 1, 1)
+    latents = backbone.encode_posterior(CONCEPT.images).mean.repeat(32, 1, 1, 1)
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = torch.randint(1000, (len(latents),), generator=generator)
     with torch.no_grad(), backbone.added_tokens({TOKEN: [vectors]}):
