@@ -89,7 +89,7 @@ class CustomDiffusion:
                 )
 
             def files() -> dict[str, dict[str, Tensor]]:
-                learned = _pack(backbone, projections)
+                learned = _pack(projections)
                 return {_PROJECTIONS: learned, _WORD: name_vectors(word, vectors)}
 
             with backbone.added_tokens({word: vectors}):
@@ -141,7 +141,7 @@ class CustomDiffusion:
             backbone.restore()
 
 
-def _pack(backbone: Backbone, projections: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _pack(projections: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Name the projections as diffusers' attention processors do.
 
     diffusers also expects an empty entry for each self-attention layer.

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
+from typing_extensions import override
 
 from dbbench.advance import Advance, silent
 from dbbench.units import duration, per_second
@@ -57,6 +58,7 @@ def shown(text: str = "") -> Iterator[tuple[Callable[[str], None], Advance]]:
 class _Figures(ProgressColumn):
     """As "40/100 2 min left 12.3 step/s loss 0.123", as far as that is known."""
 
+    @override
     def render(self, task: Task) -> Text:
         left = task.fields.get("left", task.time_remaining)
         unit = task.fields.get("unit")

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import diffusers
 import torch
 from torch import Generator, Tensor
+from typing_extensions import override
 
 from dbbench.errors import UserError
 from dbbench.suites.sampling import Scheduler
@@ -41,7 +42,7 @@ def build_schedule(config: Mapping[str, Any], device: torch.device) -> Schedule:
     return kind(config, device)
 
 
-class NoiseSchedule:
+class NoiseSchedule(Schedule):
     """Diffusion: x_t between data and noise, and the UNet's training target."""
 
     def __init__(self, config: Mapping[str, Any], device: torch.device) -> None:
@@ -52,19 +53,22 @@ class NoiseSchedule:
         self._signal = kept.sqrt().float().to(device)
         self._sigma = (1 - kept).sqrt().float().to(device)
 
+    @override
     def draw(self, shape: Sequence[int], generator: Generator) -> Tensor:
         """Return uniform timesteps (arXiv 2006.11239, algorithm 1)."""
         return torch.randint(self.timesteps, tuple(shape), generator=generator)
 
+    @override
     def times(self, timesteps: Tensor) -> Tensor:
-        """Return the timesteps unchanged."""
         return timesteps
 
+    @override
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e (arXiv 2006.11239, eq. 4); NCHW, timesteps (N,)."""
         signal, sigma = self._at(timesteps)
         return signal * latents + sigma * noise
 
+    @override
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return the noise, x_0, or the velocity (arXiv 2202.00512)."""
         if self.prediction_type == "epsilon":
@@ -78,7 +82,7 @@ class NoiseSchedule:
         return self._signal[timesteps, None, None, None], self._sigma[timesteps, None, None, None]
 
 
-class FlowSchedule:
+class FlowSchedule(Schedule):
     """Flow matching on straight paths from data to noise (arXiv 2403.03206, eq. 13)."""
 
     def __init__(self, config: Mapping[str, Any], device: torch.device) -> None:
@@ -87,20 +91,24 @@ class FlowSchedule:
         self._sigmas: Tensor = schedule.sigmas[: self.timesteps].to(device)
         self._times: Tensor = schedule.timesteps[: self.timesteps].to(device)
 
+    @override
     def draw(self, shape: Sequence[int], generator: Generator) -> Tensor:
         """Return logit-normal timesteps, mean 0, deviation 1: the best in section 3.1, table 1."""
         part = torch.sigmoid(torch.randn(tuple(shape), generator=generator))
         return (part * self.timesteps).long().clamp(max=self.timesteps - 1)
 
+    @override
     def times(self, timesteps: Tensor) -> Tensor:
         """Return the position on the path after the resolution shift, times `timesteps`."""
         return self._times[timesteps]
 
+    @override
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """z_t = (1 - t) x_0 + t e."""
         sigma = self._sigmas[timesteps, None, None, None]
         return (1 - sigma) * latents + sigma * noise
 
+    @override
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return the path's velocity, e - x_0."""
         return noise - latents

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 RowIndex = int | slice | Sequence[int] | Tensor
 """Selects texts of a batch; an int keeps the batch dimension."""
@@ -84,6 +85,7 @@ class ExtendedEmbedding(nn.Module):
         super().__init__()
         self.embedding, self.vectors, self.first = embedding, tuple(vectors), first
 
+    @override
     def forward(self, ids: Tensor) -> Tensor:
         """Map ids (N, L) to embeddings (N, L, D)."""
         new = ids >= self.first

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+from typing_extensions import override
 
 
 @dataclass
@@ -56,6 +57,7 @@ class _Residual(nn.Module):
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = x + self.second(F.silu(self.first(F.silu(x))))
         return y
@@ -105,8 +107,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         image = self.synthesis(z) + self.refine(z)
         return DecoderOutput(image) if return_dict else (image,)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
-        """Encode and decode."""
         image: Tensor = self.decode(self.encode(x).latent_dist.mode()).sample
         return image
 

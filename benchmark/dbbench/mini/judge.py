@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dbbench.data.prompt import PromptTemplate
 from dbbench.mini import weights
@@ -66,6 +67,7 @@ class Judge(nn.Module):
         self.pool = nn.Linear(160 * 16, 192)
         self.heads = nn.ModuleDict({h: nn.Linear(192, len(a)) for h, a in HEADS.items()})
 
+    @override
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return the logits (N, answers) of each head."""
         pooled = F.relu(self.pool(self.body(x).flatten(1)))

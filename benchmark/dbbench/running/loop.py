@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from typing_extensions import override
+
 from dbbench.errors import UserError
 from dbbench.files import write_text
 from dbbench.planning.cost import estimate_bytes
@@ -80,7 +82,7 @@ def _work_on(
         session.put_off.add(task.key)
         progress.end("put off")
         return True
-    if not _is_needed(session, task, waiting.values()):
+    if not _is_needed(task, waiting.values()):
         progress.end("done by another process")
         session.outcome.others += 1
         return True
@@ -130,7 +132,7 @@ def _work_on(
     return True
 
 
-def _is_needed(session: Session, task: Task, tasks: Iterable[Task]) -> bool:
+def _is_needed(task: Task, tasks: Iterable[Task]) -> bool:
     """Whether a task is still to do: another process may have done it, and what follows."""
 
     def is_done(task: Task) -> bool:
@@ -192,6 +194,7 @@ def _notes(progress: Progress) -> Iterator[None]:
     """While open, what dbbench's modules log stands above the bars."""
 
     class Handler(logging.Handler):
+        @override
         def emit(self, record: logging.LogRecord) -> None:
             progress.note(record.getMessage())
 

@@ -120,13 +120,13 @@ def _mates(
         if blocked or other.key in session.made or other.subject in subjects:
             continue
         room = len(mates) + 1 < session.options.together
-        if room and not _is_taken(session, other, leases, stack):
+        if room and not _is_taken(other, leases, stack):
             subjects.add(other.subject)
             mates.append(other)
     return mates
 
 
-def _is_taken(session: Session, task: Task, leases: Leases, stack: ExitStack) -> bool:
+def _is_taken(task: Task, leases: Leases, stack: ExitStack) -> bool:
     """Whether another process makes, or has made, what a task makes; else it is ours."""
     if (lease := leases.take(task.key)) is None:
         return True

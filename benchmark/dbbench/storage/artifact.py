@@ -14,6 +14,8 @@ from errno import ENOENT
 from pathlib import Path
 from typing import Any, Literal
 
+from typing_extensions import override
+
 from dbbench.errors import UserError
 from dbbench.files import contained, fingerprint, hash_file, write_text
 
@@ -30,6 +32,7 @@ class Damaged(UserError):
         self.args = (artifact, problem)  # Both, so that it can be pickled.
         self.artifact, self.problem = artifact, " ".join(problem.split())
 
+    @override
     def __str__(self) -> str:
         return f"{self.artifact.path}: {self.problem}; {REMEDY}"
 

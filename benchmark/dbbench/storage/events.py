@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 EVENTS = "events"
 _TOKEN = secrets.token_hex(3)  # Process ids are reused, and machines may share a name.
 
@@ -27,7 +29,7 @@ class Log(Protocol):
 
 
 @dataclass(frozen=True)
-class EventLog:
+class EventLog(Log):
     """The events of an output folder. Each process appends to a file of its own.
 
     On a network folder, lines that several machines append to one file can be lost or mixed.
@@ -35,6 +37,7 @@ class EventLog:
 
     out: Path
 
+    @override
     def write(self, **event: Any) -> None:
         """Append one event with the time of day (UTC)."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | event

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from dbbench.errors import UserError
 from dbbench.files import contained, hash_file
 from dbbench.storage.artifact import MANIFEST, Artifact, Damaged, State
@@ -256,11 +258,13 @@ class RemoteArtifact(Artifact):
     key: str = ""
     """Its path below the remote's address."""
 
+    @override
     def inspect(self, *, hashes: bool) -> tuple[State, str]:
         """Return its remote state by names and sizes; files are hashed when they are fetched."""
         state = self.remote.state(self.key, self.fingerprint)
         return state, "some of its files are missing" if state == "damaged" else ""
 
+    @override
     def examine(self) -> tuple[State, str]:
         """Like `inspect`, but every remote byte is read and hashed."""
         state, problem = self.inspect(hashes=False)
@@ -268,21 +272,24 @@ class RemoteArtifact(Artifact):
             return "damaged", problem
         return state, problem
 
+    @override
     def require(self) -> None:
         """Fetch it. Raises Damaged unless every byte matches the manifest."""
         self.fetch()
         Artifact(self.path, self.inputs).require()
 
+    @override
     def read(self, name: str) -> bytes:
         """Fetch it and return the bytes of one file. Raises Damaged as `require` does."""
         self.fetch()
         return super().read(name)
 
+    @override
     def discard(self) -> None:
-        """Remove the local and the remote manifest."""
         super().discard()
         self.remote.discard(self.key)
 
+    @override
     @contextmanager
     def create(self, *, resume: bool = False) -> Iterator[Path]:
         """Like `Artifact.create`, and upload it at the end."""
@@ -290,16 +297,18 @@ class RemoteArtifact(Artifact):
             yield folder
         self.remote.send(self.key, self.path)
 
+    @override
     def remove(self) -> None:
-        """Remove it locally and remotely."""
         super().remove()
         self.remote.remove(self.key)
 
+    @override
     def fetch_file(self, name: str) -> None:
         """Download one file of it, if it is complete; the other files may be large."""
         if not (self.path / name).is_file() and self.complete:
             self._fetch(name)
 
+    @override
     def fetch(self) -> None:
         """Download it unless it is here. Raises Damaged if it does not match its manifest."""
         if inspect_files(self.path / MANIFEST, self.fingerprint, hashes=False)[0] == "done":

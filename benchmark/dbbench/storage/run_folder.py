@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, Field
+from typing_extensions import override
 
 from dbbench.files import contained, read_json, write_text
 from dbbench.storage.artifact import MANIFEST, Artifact, Damaged
@@ -167,6 +168,7 @@ class _Images(_Recorded, Generic[Image]):
         write_text(self.folder / self.FILE, text)
 
     @classmethod
+    @override
     def _build(cls, folder: Path, document: dict[str, Any]) -> Self:
         images = document.pop("images")
         return cls(folder=folder, images=images, **document)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from dbbench.suites.suite import Suite
 
 
@@ -16,6 +18,7 @@ class Run:
     subject: str
     seed: int
 
+    @override
     def __str__(self) -> str:
         return f"{self.method}/{self.subject}/{self.seed}"
 

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torchvision.transforms import Compose, ToTensor
+from typing_extensions import override
 
 from dbbench.errors import UserError
 from dbbench.evaluation.encoder import UnitVectors
@@ -208,6 +209,7 @@ def collect_log(name: str) -> Iterator[list[str]]:
     lines: list[str] = []
 
     class Collector(logging.Handler):
+        @override
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(record.getMessage())
 

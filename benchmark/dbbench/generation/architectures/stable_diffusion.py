@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
+from dbbench.generation.architectures import Architecture
 from dbbench.generation.text import EncodedText, Tokens
 
 
-class StableDiffusion:
+class StableDiffusion(Architecture):
     """StableDiffusionPipeline; 1.4, 1.5 and 2.1 differ only in their configurations."""
 
     pipeline = "StableDiffusionPipeline"
@@ -18,14 +20,16 @@ class StableDiffusion:
     lora_targets = ("to_k", "to_q", "to_v", "to_out.0")
     token_lengths = (None,)
 
+    @override
     def encode(self, pipeline: Any, tokens: Tokens) -> EncodedText:
         """Return the last layer's hidden states, after the final layer norm."""
         return EncodedText(pipeline.text_encoder(tokens.ids[0])[0].float())
 
+    @override
     def unconditional(self, pipeline: Any, empty: EncodedText) -> EncodedText:
-        """Return the empty prompt."""
         return empty
 
+    @override
     def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: EncodedText) -> Tensor:
         """Return one forward pass of the UNet."""
         prediction: Tensor = pipeline.unet(noisy, times, text.states, return_dict=False)[0]

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from typing_extensions import override
 
+from dbbench.generation.architectures import Architecture
 from dbbench.generation.text import EncodedText, Tokens
 
 T5_LENGTH = 256  # the pipeline's default
 
 
-class StableDiffusion3:
+class StableDiffusion3(Architecture):
     """StableDiffusion3Pipeline (arXiv 2403.03206); its T5 encoder is optional."""
 
     pipeline = "StableDiffusion3Pipeline"
@@ -25,6 +27,7 @@ class StableDiffusion3:
     )  # fmt: skip
     token_lengths = (None, None, T5_LENGTH)
 
+    @override
     def encode(self, pipeline: Any, tokens: Tokens) -> EncodedText:
         """Return both CLIP hidden states, concatenated and zero-padded to T5's width, then T5's."""
         encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
@@ -42,10 +45,11 @@ class StableDiffusion3:
         states = torch.cat([pad(clip, (0, width - clip.shape[-1])), t5], dim=1)
         return EncodedText(states.float(), pooled.float())
 
+    @override
     def unconditional(self, pipeline: Any, empty: EncodedText) -> EncodedText:
-        """Return the empty prompt."""
         return empty
 
+    @override
     def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: EncodedText) -> Tensor:
         """Return one forward pass of the transformer."""
         prediction: Tensor = pipeline.transformer(

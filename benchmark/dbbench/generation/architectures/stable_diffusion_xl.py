@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
+from dbbench.generation.architectures import Architecture
 from dbbench.generation.text import EncodedText, Tokens
 
 
-class StableDiffusionXL:
+class StableDiffusionXL(Architecture):
     """StableDiffusionXLPipeline (arXiv 2307.01952)."""
 
     pipeline = "StableDiffusionXLPipeline"
@@ -19,6 +21,7 @@ class StableDiffusionXL:
     lora_targets = ("to_k", "to_q", "to_v", "to_out.0")
     token_lengths = (None, None)
 
+    @override
     def encode(self, pipeline: Any, tokens: Tokens) -> EncodedText:
         """Return both encoders' penultimate hidden states, concatenated; pool the second's."""
         encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
@@ -29,10 +32,12 @@ class StableDiffusionXL:
         states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         return EncodedText(states.float(), outputs[1].text_embeds.float())
 
+    @override
     def unconditional(self, pipeline: Any, empty: EncodedText) -> EncodedText:
         """Return zeros if the pipeline was trained with them, otherwise the empty prompt."""
         return empty.zeros() if pipeline.config.force_zeros_for_empty_prompt else empty
 
+    @override
     def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: EncodedText) -> Tensor:
         """Return one forward pass of the UNet, with the size conditions of an uncropped image."""
         height, width = (side * pipeline.vae_scale_factor for side in noisy.shape[2:])

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dbbench.mini.autoencoder import PatchAutoencoder
 from dbbench.mini.judge import HEADS, Judge, answers
@@ -87,6 +88,7 @@ class _Projected(nn.Module):
             else nn.Identity()
         )
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(self.predictor(self.projector(self.vit(x))), dim=-1)
 

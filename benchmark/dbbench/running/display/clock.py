@@ -26,7 +26,7 @@ class Running:
 
 @dataclass
 class Clock:
-    """Hears of tasks that begin and end, one at a time in each worker."""
+    """Measures tasks that begin and end, one at a time in each worker."""
 
     tasks: Sequence[Task]
     finished: int = 0
@@ -36,7 +36,7 @@ class Clock:
     _ended: set[str] = field(default_factory=set)
 
     def begin(self, task: Task, worker: str = "") -> None:
-        """A task starts now."""
+        """Start the clock of a task that `worker` does."""
         self.running[worker] = Running(task, time.monotonic())
 
     def advance(self, done: int, total: int, worker: str = "") -> None:
@@ -45,7 +45,7 @@ class Clock:
             self.running[worker].share = done / total if total else 0.0
 
     def end(self, task: Task, worker: str = "") -> None:
-        """It has ended."""
+        """Count the task as finished, with the seconds that it took."""
         running = self.running.pop(worker, None)
         if running is not None and running.task.key == task.key:
             self._seconds[task.kind].append(running.seconds)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import TaskID
+from typing_extensions import override
 
 from dbbench.bars import make_bars
 from dbbench.planning.task import Task
@@ -21,7 +22,7 @@ _STATUS = "status"  # In the place of a worker's name.
 
 
 class Progress(Protocol):
-    """Hears what the executor does.
+    """Shows what the executor does.
 
     `worker` names one of several processes that are at work at once; each does one task at a time.
     """
@@ -42,22 +43,22 @@ class Progress(Protocol):
         """Say what is going on outside of tasks, such as loading."""
 
 
-class PlainProgress:
+class PlainProgress(Progress):
     """One line for each finished task, for logs and pipes."""
 
     def __init__(self, console: Console, tasks: Sequence[Task]) -> None:
         self._console, self._clock = console, Clock(tasks)
 
+    @override
     def begin(self, task: Task, run: int, runs: int, worker: str = "") -> None:
-        """Remember the task."""
         self._clock.begin(task, worker)
 
+    @override
     def advance(self, done: int, total: int, detail: str, worker: str = "") -> None:
-        """Update the time left."""
         self._clock.advance(done, total, worker)
 
+    @override
     def end(self, summary: str, worker: str = "") -> None:
-        """Print the task's line."""
         task = self._clock.running[worker].task
         self._clock.end(task, worker)
         count = f"[{self._clock.finished}/{len(self._clock.tasks)}]"
@@ -65,32 +66,33 @@ class PlainProgress:
         tail = f", {duration(left)} left" if left else ""
         self.note(f"{count} {task.stage} {task.name}: {summary}{tail}")
 
+    @override
     def note(self, text: str) -> None:
-        """Print a line."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    @override
     def status(self, text: str) -> None:
-        """Print a line."""
         self.note(text)
 
 
-class JsonProgress:
+class JsonProgress(Progress):
     """One JSON object a line for all that happens, for programs that read along."""
 
     def __init__(self, console: Console, tasks: Sequence[Task]) -> None:
         self._console, self._clock = console, Clock(tasks)
 
+    @override
     def begin(self, task: Task, run: int, runs: int, worker: str = "") -> None:
-        """Say that a task starts."""
         self._clock.begin(task, worker)
         self._say("begin", **_about(task, worker), run=run, runs=runs)
 
+    @override
     def advance(self, done: int, total: int, detail: str, worker: str = "") -> None:
-        """Steps are in no log; how far a task is moves the time left."""
+        # Steps are not logged; they only update the time left.
         self._clock.advance(done, total, worker)
 
+    @override
     def end(self, summary: str, worker: str = "") -> None:
-        """Say that it has ended, and how long all the rest will take."""
         running = self._clock.running[worker]
         seconds = round(running.seconds, 3)
         self._clock.end(running.task, worker)
@@ -105,19 +107,19 @@ class JsonProgress:
             seconds_left=None if left is None else round(left, 1),
         )
 
+    @override
     def note(self, text: str) -> None:
-        """Say something."""
         self._say("note", text=text)
 
+    @override
     def status(self, text: str) -> None:
-        """Say what is going on."""
         self._say("status", text=text)
 
     def _say(self, event: str, **content: Any) -> None:
         say_json(self._console, event, **content)
 
 
-class LiveProgress:
+class LiveProgress(Progress):
     """Bars that stay at the bottom of the terminal: all tasks, and each that is under way."""
 
     def __init__(self, console: Console, tasks: Sequence[Task]) -> None:
@@ -130,8 +132,8 @@ class LiveProgress:
         self._run = 0
         self._tell_all()
 
+    @override
     def begin(self, task: Task, run: int, runs: int, worker: str = "") -> None:
-        """Show the task."""
         self._clock.begin(task, worker)
         self._hide(_STATUS)
         self._below[worker] = self._bars.add_task(
@@ -145,26 +147,26 @@ class LiveProgress:
             self._bars.update(self._all, description=f"run {self._run} of {runs}")
         self._tell_all()
 
+    @override
     def advance(self, done: int, total: int, detail: str, worker: str = "") -> None:
-        """Move its bar."""
         if worker in self._below:
             bar = self._below[worker]
             self._bars.update(bar, completed=done, total=total or None, detail=detail)
             self._clock.advance(done, total, worker)
             self._tell_all()
 
+    @override
     def end(self, summary: str, worker: str = "") -> None:
-        """Move the bar of all tasks."""
         self._clock.end(self._clock.running[worker].task, worker)
         self._hide(worker)
         self._tell_all()
 
+    @override
     def note(self, text: str) -> None:
-        """Print a line above the bars."""
         self._console.print(text, markup=False, highlight=False)
 
+    @override
     def status(self, text: str) -> None:
-        """Show a line below the bars, until the next task begins."""
         self._hide(_STATUS)
         self._below[_STATUS] = self._bars.add_task(text, total=None)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from typing_extensions import override
+
 from dbbench.device import devices_of
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
@@ -36,15 +38,16 @@ class Executor(Protocol):
 
 
 @dataclass(frozen=True)
-class Local:
+class Local(Executor):
     """This machine: one process, or `jobs` of them on each device where there are several."""
 
     jobs: int = 1
 
+    @override
     def identify(self, models: Models, tasks: Sequence[Task], say: Callable[[str], None]) -> bool:
-        """Load the networks that are missing."""
         return models.load_for(tasks, say)
 
+    @override
     def work(self, session: Session, tasks: Sequence[Task], progress: Progress) -> None:
         """Do the tasks in turn, or those of several runs at once.
 
@@ -58,8 +61,8 @@ class Local:
 
         work_at_once(session, tasks, self.jobs, devices, progress)
 
+    @override
     def map(
         self, plan: Plan, function: Callable[[Plan, Item], Part], items: Iterable[Item]
     ) -> Iterator[Part]:
-        """Apply the function here."""
         return (function(plan, item) for item in items)

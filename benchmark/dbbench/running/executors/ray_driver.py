@@ -14,11 +14,14 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Any
 
+from typing_extensions import override
+
 from dbbench.errors import UserError
 from dbbench.files import write_text
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
 from dbbench.running.display.progress import Progress
+from dbbench.running.executors.local import Executor
 from dbbench.running.executors.ray_node import Order, Report, do_task, identify, run_parts
 from dbbench.running.executors.relay import Message, show_message
 from dbbench.running.loop import work
@@ -45,12 +48,12 @@ class Needs:
     """Bytes of main memory; Ray counts them and does not enforce them."""
 
     def options(self) -> dict[str, Any]:
-        """As Ray calls them."""
+        """Return these resources under the names that Ray uses."""
         return {"num_cpus": self.cpus, "num_gpus": self.gpus, "memory": self.memory}
 
 
 @dataclass
-class Cluster:
+class Cluster(Executor):
     """An executor whose tasks run on the nodes of a Ray cluster."""
 
     ray: Any
@@ -59,6 +62,7 @@ class Cluster:
     """What its tasks compute on."""
     _news: Any = None
 
+    @override
     def identify(self, models: Models, tasks: Sequence[Task], say: Callable[[str], None]) -> bool:
         """Have a node load what is not known yet; return whether anything was."""
         plan = models.plan
@@ -74,6 +78,7 @@ class Cluster:
         known.encoders.update(found.encoders)
         return True
 
+    @override
     def work(self, session: Session, tasks: Sequence[Task], progress: Progress) -> None:
         """Give all tasks to Ray at once, each with those it waits for, and take note of the ends.
 
@@ -100,6 +105,7 @@ class Cluster:
                 with suppress(Exception):
                     self.ray.cancel(ref, force=True)
 
+    @override
     def map(
         self, plan: Plan, function: Callable[[Plan, Any], Any], items: Iterable[Any]
     ) -> Iterator[Any]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from typing_extensions import override
+
 from dbbench.errors import UserError
 from dbbench.evaluation.features import FeatureStore
 from dbbench.planning.identity import Identities
@@ -22,6 +24,7 @@ from dbbench.running.options import RunOptions
 from dbbench.running.session import Failure, Outcome, Session
 from dbbench.running.workspace import Workspace
 from dbbench.storage.artifact import Artifact
+from dbbench.storage.events import Log
 from dbbench.storage.remote import RemoteArtifact
 
 
@@ -168,13 +171,13 @@ _SAME = "install the same packages and weights on all nodes"
 
 
 @dataclass
-class _Kept:
+class _Kept(Log):
     """Takes events in place of a file."""
 
     events: list[dict[str, Any]]
 
+    @override
     def write(self, **event: Any) -> None:
-        """Keep one."""
         self.events.append(event)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import override
+
 from dbbench.planning.task import Task
 from dbbench.running.display.progress import Progress
 from dbbench.suites.runs import Run
@@ -17,8 +19,8 @@ SECONDS = 0.5  # Between two messages of how far a task is.
 
 
 @dataclass
-class Relay:
-    """Sends what it hears, under the name of its worker."""
+class Relay(Progress):
+    """Sends the progress of one worker to the process that shows it, twice a second at most."""
 
     worker: str
     put: Callable[[Message], object]
@@ -26,28 +28,28 @@ class Relay:
     """Of the last task that ended."""
     _told: float = 0.0
 
+    @override
     def begin(self, task: Task, run: int, runs: int, worker: str = "") -> None:
-        """A task starts."""
         self.put((self.worker, "begin", task))
 
+    @override
     def advance(self, done: int, total: int, detail: str, worker: str = "") -> None:
-        """It is so far; said twice a second at most."""
         now = time.monotonic()
         if now - self._told >= SECONDS:
             self._told = now
             self.put((self.worker, "advance", (done, total, detail)))
 
+    @override
     def end(self, summary: str, worker: str = "") -> None:
-        """It has ended."""
         self.summary = summary
         self.put((self.worker, "end", summary))
 
+    @override
     def note(self, text: str) -> None:
-        """Say something that stays."""
         self.put((self.worker, "note", text))
 
+    @override
     def status(self, text: str) -> None:
-        """Say what is going on."""
         self.note(text)
 
 
