@@ -202,9 +202,8 @@ def test_a_run_that_was_stopped_half_way_is_reported_with_what_it_has(
     (out / "runs/plain/dog/0/samples/samples.json").write_text("{}")
     result = CliRunner().invoke(app, ["report", str(out)])
     assert isinstance(result.exception, UserError)
-    assert "samples.json has changed since it was written; the dbbench run that made it" in str(
-        result.exception
-    )
+    message = str(result.exception)
+    assert "samples.json has changed since it was written; to repair it, call dbbench" in message
 
 
 def test_a_leaderboard_is_ranked_again_only_when_scores_or_selection_change(make_run: MakeRun):
