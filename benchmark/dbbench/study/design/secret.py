@@ -14,7 +14,7 @@ from typing import Any
 
 from dbbench.errors import UserError
 
-SECRETS_FILE = "secrets.json"
+SECRETS_FILE = "secrets.json"  # pragma: allowlist secret
 
 
 @dataclass(frozen=True)
