@@ -12,6 +12,7 @@ from PIL import Image
 from dbbench.errors import UserError
 from dbbench.files import Outside
 from dbbench.image_sets import read_submission
+from dbbench.mini.source import MiniWorld
 from dbbench.storage.artifact import MANIFEST, Artifact, Damaged
 from dbbench.storage.run_folder import (
     ClassImage,
@@ -127,7 +128,7 @@ def test_an_altered_image_of_a_run_is_not_scored(tmp_path: Path) -> None:
     record = {"suite": load_suite("mini").model_dump(mode="json")}
     (tmp_path / "suite.json").write_text(json.dumps(record))
     Image.new("RGB", (8, 8), "white").save(bad.path / JUNGLE.file)
-    found = read_submission(tmp_path, scratch=tmp_path)
+    found = read_submission(tmp_path, scratch=tmp_path, dataset=MiniWorld())
     assert [picture.image for picture in found.pictures] == [good.path / JUNGLE.file]
     (line,) = found.refused
     assert "dog/1/samples: jungle/0.png has changed since it was written" in line
