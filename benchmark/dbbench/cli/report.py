@@ -9,9 +9,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from dbbench.bars import shown
 from dbbench.errors import UserError
-from dbbench.storage.record import RESULTS, latest
+from dbbench.storage.disk import RESULTS, latest
 
 app = typer.Typer()
 
@@ -47,6 +46,7 @@ def report(
     Runs are ranked together only where images, prompts, encoders and metrics are the same. What
     lies behind an address is brought here, and its page is written here too.
     """
+    from dbbench.bars import shown
     from dbbench.reports import print_leaderboard, write_overview, write_report
     from dbbench.running.scoring import open_scored
 
@@ -74,6 +74,7 @@ def compare(
     ] = None,
 ) -> None:
     """Show what changed between two runs: overall, by category, and which subjects moved most."""
+    from dbbench.bars import shown
     from dbbench.reports import write_report
     from dbbench.reports.compare import compare_runs, print_comparison, write_comparison
     from dbbench.running.scoring import open_scored

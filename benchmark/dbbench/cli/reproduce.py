@@ -28,8 +28,7 @@ from dbbench.cli.options import (
 )
 from dbbench.cli.run import say_stopped
 from dbbench.errors import UserError
-from dbbench.storage.record import RESULTS
-from dbbench.storage.run_folder import SCORES
+from dbbench.storage.disk import RESULTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,6 +95,7 @@ def reproduce(
     from dbbench.running.reproduction import check_requests, expected_costs
     from dbbench.running.reproduction import reproduce as do_all
     from dbbench.storage.remote import is_address
+    from dbbench.storage.run_folder import SCORES
     from dbbench.suites.inheritance import PAPER
 
     if is_address(out):

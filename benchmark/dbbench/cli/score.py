@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dbbench.bars import shown
 from dbbench.cli.options import Device, names
 from dbbench.errors import UserError
-from dbbench.storage.record import RESULTS
+from dbbench.storage.disk import RESULTS
 
 app = typer.Typer()
 
@@ -72,6 +71,7 @@ def score(
     device: Device = "auto",
 ) -> None:
     """Score images by the published protocols, side by side, with intervals."""
+    from dbbench.bars import shown
     from dbbench.data.photographs import Photographs
     from dbbench.device import resolve_device
     from dbbench.protocols.scorecard import score_images
@@ -109,6 +109,7 @@ def oracle(
     device: Device = "auto",
 ) -> None:
     """Score the real images as if they had been generated: the cheapest check of a set-up."""
+    from dbbench.bars import shown
     from dbbench.data.photographs import Photographs
     from dbbench.device import resolve_device
     from dbbench.image_sets.references import DEFAULT, MINI

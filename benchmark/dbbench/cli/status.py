@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from dbbench.storage.record import latest
+from dbbench.storage.disk import latest
 
 if TYPE_CHECKING:
     from dbbench.planning.plan import Plan

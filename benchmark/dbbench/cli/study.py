@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from dbbench.errors import UserError, unknown
-from dbbench.storage.record import RESULTS
+from dbbench.storage.disk import RESULTS
 
 if TYPE_CHECKING:
     from dbbench.study.design.study import StudyQuestion

@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dbbench.bars import shown
 from dbbench.cli.options import Device
 from dbbench.errors import UserError
-from dbbench.storage.record import RESULTS
+from dbbench.storage.disk import RESULTS
 
 app = typer.Typer()
 
@@ -40,6 +39,7 @@ def validity(
     tables and a plot. Finished results are not computed again. All subjects take about three
     minutes of CPU time.
     """
+    from dbbench.bars import shown
     from dbbench.data.dataset import select_subjects
     from dbbench.device import resolve_device
     from dbbench.mini.source import MiniWorld

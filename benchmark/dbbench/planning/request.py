@@ -13,7 +13,7 @@ from dbbench import plugins
 from dbbench.data.dataset import Dataset, load_dataset, select_subjects
 from dbbench.data.photographs import Photographs
 from dbbench.errors import UserError
-from dbbench.storage.record import RESULTS
+from dbbench.storage.disk import RESULTS
 from dbbench.storage.remote import Remote, open_folder
 from dbbench.suites.runs import Run, plan_runs
 from dbbench.suites.suite import Suite, choose_suite, on_dataset, override, with_method_files

@@ -1,4 +1,4 @@
-"""Free space, folder sizes, and disk errors as one-line messages."""
+"""Output folders on a disk: where they are, their sizes, free space, and errors in one line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pathlib import Path
 
 from dbbench.errors import UserError
 
+RESULTS = Path("results")
+"""Where output folders are unless a call names another place."""
+RECORD = "suite.json"
+"""What each output folder holds: its suite, and what was asked for (`storage/record.py`)."""
 SPARE_BYTES = 64 * 2**20
 """Kept free on the disk beyond what a run needs."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -61,3 +65,11 @@ def free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
+
+
+def latest() -> Path:
+    """Return the output folder below results/ that was written to last. Raises UserError."""
+    records = sorted(RESULTS.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+    if not records:
+        raise UserError(f"no results in {RESULTS}/; name a folder, or make some with: dbbench run")
+    return records[-1].parent

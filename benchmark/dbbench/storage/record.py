@@ -11,12 +11,9 @@ from typing import Any
 from dbbench.data.dataset import Dataset
 from dbbench.errors import UserError
 from dbbench.files import fingerprint, write_text
+from dbbench.storage.disk import RECORD as RECORD
 from dbbench.suites.runs import Run, plan_runs
 from dbbench.suites.suite import Suite
-
-RECORD = "suite.json"
-RESULTS = Path("results")
-"""Where output folders are unless a call names another place."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +104,6 @@ class Record:
             return
         sealed = {**document, "seal": fingerprint(document)}
         write_text(self.out / RECORD, json.dumps(sealed, indent=1, ensure_ascii=False) + "\n")
-
-
-def latest() -> Path:
-    """Return the output folder below results/ that was written to last. Raises UserError."""
-    records = sorted(RESULTS.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
-    if not records:
-        raise UserError(f"no results in {RESULTS}/; name a folder, or make some with: dbbench run")
-    return records[-1].parent
 
 
 def _identity(suite: Mapping[str, Any]) -> str:

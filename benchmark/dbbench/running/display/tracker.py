@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbbench.errors import UserError
-from dbbench.planning.task import Task
+
+if TYPE_CHECKING:
+    from dbbench.planning.task import Task
 
 Record = Callable[[int, Mapping[str, Any]], None]
 """Called with the number of steps done and figures such as the loss."""
