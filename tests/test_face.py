@@ -76,9 +76,11 @@ def test_importing_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", dbbench.__all__)
-def test_every_name_is_there(name: str) -> None:
+def test_every_name_is_there_and_in_the_documentation(name: str, repository: Path) -> None:
     assert getattr(dbbench, name) is not None
     assert name in dir(dbbench)
+    text = (repository / "docs" / "python.md").read_text("utf-8")
+    assert f"`{name}`" in text or f"dbbench.{name}" in text
 
 
 def test_a_name_that_is_not_there() -> None:
@@ -113,8 +115,11 @@ def test_mypy_sees_the_types_of_what_is_imported_late(tmp_path: Path, repository
     assert result.stdout.count("error:") == 1, result.stdout
 
 
-def test_score_is_equal_to_the_command_to_the_last_digit(world: Path, tmp_path: Path) -> None:
-    scores = dbbench.score(world / "ours", world / "photos", suite="mini")
+def test_score_is_equal_to_the_command_to_the_last_digit(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = dbbench.score(world / "ours", world / "photos", suite="mini", quiet=False)
+    assert "encoding" in capsys.readouterr().err
     command = ["score", str(world / "ours"), "--references", str(world / "photos")]
     command += ["--protocol", "paper", "--encoder", "dino=mini-dino,clip=mini-clip"]
     result = CliRunner().invoke(app, [*command, "--out", str(tmp_path)])

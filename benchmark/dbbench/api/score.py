@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from dbbench.advance import silent
+from dbbench.bars import shown
 from dbbench.data.dataset import load_dataset
 from dbbench.data.decoding import SUFFIXES
 from dbbench.device import resolve_device
@@ -52,6 +54,7 @@ def score(
     metrics: Sequence[str] | None = None,
     identifier: str = "",
     device: str = "auto",
+    quiet: bool = True,
 ) -> pd.DataFrame:
     """Score images against their subject's real images and their prompts, by protocol `paper`.
 
@@ -83,11 +86,14 @@ def score(
     encoders    role -> encoder, in place of the suite's: {"dino": "hf:facebook/dinov2-small"}
     metrics     names (dbbench list metrics). Default: the suite's
     identifier  the rare token in the prompts, such as "sks": it is taken out before CLIP-T compares
+    device      "auto", "cpu", "cuda", "cuda:1" or "mps"
+    quiet       show no progress on stderr
 
     Raises UserError where weights cannot be had, references are missing, or nothing can be scored.
     """
     chosen = suite if isinstance(suite, Suite) else load_suite(suite or SUITE)
-    with TemporaryDirectory(prefix="dbbench-references-") as scratch:
+    showing = nullcontext((lambda text: None, silent)) if quiet else shown("reading")
+    with TemporaryDirectory(prefix="dbbench-given-") as scratch, showing as (status, advance):
         real = _read_references(references, Path(scratch))
         read = _read_images(images, prompts)
         sources, real = _pair(read, real, subject, class_noun, Path(scratch))
@@ -103,8 +109,8 @@ def score(
             identifier=identifier,
             strict=True,
             device=resolve_device(device),
-            status=lambda text: None,
-            advance=silent,
+            status=status,
+            advance=advance,
         )
     return _table(result, account)
 
