@@ -51,3 +51,19 @@ def test_a_path_without_spaces_is_folded_and_numbers_keep_their_place():
     lines = stream.getvalue().splitlines()
     assert any(line.rstrip().endswith("0.984") for line in lines)
     assert "".join(re.findall("[runs/x]+", stream.getvalue())).count("x") == 60
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_list_has_no_frame_and_every_word_of_it_is_there(width: int):
+    stream = io.StringIO()
+    rows = [("textual_inversion", "three words here\nand [a] second line"), ("dreambooth", "")]
+    print_table(Console(file=stream, width=width), "", ("name", "what it is"), rows, left=(0, 1))
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert not set(text) & set("─━")
+    assert "three words here and [a] second line" in " ".join(
+        text.replace("textual_inversion", "").split()
+    )
+    if width == 120:  # A cell of two lines is as wide as its longer line.
+        assert text.splitlines()[0].split() == ["name", "what", "it", "is"]
+        assert len(text.splitlines()) == 4

@@ -39,6 +39,8 @@ def work_at_once(
 ) -> None:
     """Do references and their features here, and then `jobs` runs at a time on each device.
 
+    Runs are handed out: processes that each went through all tasks, with leases alone, would each
+    read every byte that the others made, to see that it is done, and each report every failure.
     Class images are made by the process that gets the first run in need of them. A process that
     dies is replaced, and its run tried again as often as the session says. Raises UserError where
     something stops everything.
