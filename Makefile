@@ -30,12 +30,18 @@ test: $(READY) ## run the tests (ARGS="-k name" to choose)
 test-slow: $(READY) ## run the tests that take longer than 20 seconds each
 	.venv/bin/python -m pytest -m "slow and not gpu" $(ARGS)
 
-check: $(READY) docs ## ruff, ruff format, strict mypy, the docs, and the search for secrets and vulnerable packages
+check: $(READY) docs ## ruff, ruff format, imports, strict mypy, the docs, and the search for secrets and vulnerable packages
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	@$(MAKE) --no-print-directory imports
 	.venv/bin/mypy
 	@.ci/audit
+
+# The editable install keeps five folders apart; links put the package together as it is installed.
+imports: $(READY) ## who may import whom: the contracts of .importlinter
+	@rm -rf .tools/typing && mkdir -p .tools/typing/dbbench
+	@ln -s "$(CURDIR)"/benchmark/dbbench/* $(FOLDERS:%="$(CURDIR)"/%) .tools/typing/dbbench/
+	cd .tools/typing && "$(CURDIR)"/.venv/bin/lint-imports "$(CURDIR)"/.importlinter --no-cache
 
 docs: $(READY) ## build the documentation strictly into .tools/site
 	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet

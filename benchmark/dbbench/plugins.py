@@ -134,7 +134,8 @@ def describe(kind: Kind, name: str) -> str:
         return "cannot be read"
 
 
-def _load(kind: Kind, name: str) -> Any:
+def load_plugin(kind: Kind, name: str) -> Any:
+    """Import a plug-in and return its object. Raises UserError if it is unknown or cannot load."""
     point = find(kind, name)
     try:
         return point.load()

@@ -152,6 +152,10 @@ def _power(validity: Validity) -> Table:
     return Table("validity-power", title, header, rows, data, texts=2, note=note)
 
 
+def _from(share: str) -> str:
+    return "at no share" if share == _share(None) else f"from a share of {share} on"
+
+
 def _share(value: float | None) -> str:
     if value is None or pd.isna(value):
         return "never"
@@ -280,8 +284,8 @@ def _power_lessons(validity: Validity) -> list[str]:
                 for subjects, images in ((few, 1), (many, 4))
             )
             found.append(
-                f"{metric.label} detects “{defect}” images from a share of {small} on, with {few}"
-                f" subjects and one image per prompt; from {large} on, with {many} subjects and"
+                f"{metric.label} detects “{defect}” images {_from(small)}, with {few}"
+                f" subjects and one image per prompt; {_from(large)}, with {many} subjects and"
                 " four images. Here the share differs between subjects."
             )
     return found

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from dbbench.errors import UserError
 from dbbench.reports.results import Results, load_results
-from dbbench.storage.artifact import Damaged
 from dbbench.storage.run_folder import all_references, runs_in, samples_of
 from dbbench.suites.suite import Suite
 
@@ -75,13 +71,12 @@ class RunResults:
         can be merged; `path` is the file. Raises UserError where a run's folder is damaged.
         """
         rows = []
-        with _whole():
-            for run in runs_in(self.folder):
-                if (samples := samples_of(self.folder, run)) is None:
-                    continue
-                for image in samples.images:
-                    asked = (image.prompt, image.category, image.text, image.file)
-                    rows.append((*astuple(run), *asked, samples.path(image)))
+        for run in runs_in(self.folder):
+            if (samples := samples_of(self.folder, run)) is None:
+                continue
+            for image in samples.images:
+                asked = (image.prompt, image.category, image.text, image.file)
+                rows.append((*astuple(run), *asked, samples.path(image)))
         return pd.DataFrame(rows, columns=IMAGES)
 
     @cached_property
@@ -90,21 +85,12 @@ class RunResults:
 
         Raises UserError as `images`.
         """
-        with _whole():
-            rows = [
-                (subject, image.file, found.path(image), image.credit)
-                for subject, found in all_references(self.folder).items()
-                for image in found.images
-            ]
+        rows = [
+            (subject, image.file, found.path(image), image.credit)
+            for subject, found in all_references(self.folder).items()
+            for image in found.images
+        ]
         return pd.DataFrame(rows, columns=REFERENCES)
-
-
-@contextmanager
-def _whole() -> Iterator[None]:
-    try:
-        yield
-    except Damaged as error:
-        raise UserError(f"{error}; run the same dbbench run again") from None
 
 
 def load_run(folder: str | Path) -> RunResults:

@@ -49,7 +49,7 @@ def validity(
         read_validity,
         write_validity,
     )
-    from dbbench.storage.record import RECORD as RUN
+    from dbbench.storage.disk import RECORD as RUN
     from dbbench.validity.measure import measure_validity, validity_record
     from dbbench.validity.truth import Examples
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from dbbench.data.prompt import PromptTemplate
 from dbbench.data.subject import Subject
 from dbbench.errors import UserError, unknown
-from dbbench.plugins import _load
+from dbbench.plugins import load_plugin
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,7 +55,7 @@ class Dataset(Protocol):
 
 def load_dataset(name: str) -> Dataset:
     """Return the data set of that name. Raises UserError for an unknown one."""
-    return cast("Dataset", _load("datasets", name)())
+    return cast("Dataset", load_plugin("datasets", name)())
 
 
 def every_prompt(dataset: Dataset) -> dict[str, PromptTemplate]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dbbench.files import fingerprint
-from dbbench.plugins import _load
+from dbbench.plugins import load_plugin
 
 UnitVectors = NDArray[np.float32]
 """ND float32; each row has unit norm."""
@@ -114,4 +114,4 @@ def encoder_fingerprint(
 def load_encoder(reference: str, *, device: str) -> Encoder:
     """Return the encoder named "scheme:argument", such as "timm:vit_small_patch16_224.dino"."""
     scheme, _, argument = reference.partition(":")
-    return cast("Encoder", _load("encoders", scheme)(argument, device=device))
+    return cast("Encoder", load_plugin("encoders", scheme)(argument, device=device))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbbench.evaluation.encoder import UnitVectors
-from dbbench.plugins import _load
+from dbbench.plugins import load_plugin
 
 Values = NDArray[np.float64]
 """N float64: one value for each image."""
@@ -222,4 +222,4 @@ def unit_rows(vectors: UnitVectors) -> Values:
 
 def load_metric(name: str) -> Metric:
     """Return a metric."""
-    return cast("Metric", _load("metrics", name)())
+    return cast("Metric", load_plugin("metrics", name)())

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from dbbench.advance import Advance
 from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
-from dbbench.plugins import _load
+from dbbench.plugins import load_plugin
 from dbbench.suites.sampling import SampleSettings
 from dbbench.validation import explain_validation
 
@@ -183,12 +183,12 @@ def _write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 def setting_names(method: str) -> tuple[str, ...]:
     """Return the names of a method's settings; imports the method, and thus torch."""
-    return tuple(_load("methods", method).Settings.model_fields)
+    return tuple(load_plugin("methods", method).Settings.model_fields)
 
 
 def load_method(name: str, settings: Mapping[str, Any]) -> Method:
     """Return a method with checked settings. Raises UserError for an unknown method or setting."""
-    method_class = _load("methods", name)
+    method_class = load_plugin("methods", name)
     try:
         checked = method_class.Settings.model_validate(dict(settings))
     except ValidationError as error:

@@ -11,7 +11,8 @@ from dbbench.data.photographs import Photographs, photo_problem
 from dbbench.errors import UserError
 from dbbench.image_sets.folder import in_order
 from dbbench.image_sets.memory import ImageLike, keep
-from dbbench.storage.record import RECORD, Record
+from dbbench.storage.disk import RECORD
+from dbbench.storage.record import Record
 from dbbench.storage.run_folder import REFERENCES
 
 DEFAULT = Path("photos")

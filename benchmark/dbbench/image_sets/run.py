@@ -9,7 +9,8 @@ from dbbench.data.dataset import load_dataset
 from dbbench.errors import UserError
 from dbbench.image_sets.image_set import Row, Submission, accept
 from dbbench.storage.artifact import MANIFEST, Damaged
-from dbbench.storage.record import RECORD, Record
+from dbbench.storage.disk import RECORD
+from dbbench.storage.record import Record
 from dbbench.storage.run_folder import (
     RUNS,
     Samples,

@@ -23,10 +23,9 @@ from dbbench.running.session import Outcome, Session
 from dbbench.running.sharing import take_over
 from dbbench.running.workspace import Workspace
 from dbbench.storage.artifact import Damaged
-from dbbench.storage.disk import storage_errors
+from dbbench.storage.disk import RECORD, storage_errors
 from dbbench.storage.events import Meter
 from dbbench.storage.leases import Leases
-from dbbench.storage.record import RECORD
 from dbbench.storage.remote import Remote
 
 ROUNDS = 5

@@ -11,7 +11,7 @@ from typing import Any
 from dbbench.data.dataset import Dataset
 from dbbench.errors import UserError
 from dbbench.files import fingerprint, write_text
-from dbbench.storage.disk import RECORD as RECORD
+from dbbench.storage.disk import RECORD
 from dbbench.suites.runs import Run, plan_runs
 from dbbench.suites.suite import Suite
 
