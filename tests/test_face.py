@@ -304,7 +304,7 @@ def test_the_images_of_a_run_join_its_scores(results: dbbench.RunResults) -> Non
 def test_a_damaged_list_of_images_is_one_line(tmp_path: Path) -> None:
     out = write_run(tmp_path)
     (out / "runs" / "dreambooth" / "dog" / "0" / "samples" / "samples.json").write_text("{")
-    with pytest.raises(dbbench.UserError, match="samples.json cannot be read .* again"):
+    with pytest.raises(dbbench.UserError, match="samples.json cannot be read .* dbbench verify"):
         _ = dbbench.load_run(out).images
 
 
