@@ -65,7 +65,7 @@ clean: ## remove what make has made, except results/
 $(READY): requirements.lock pyproject.toml | $(FETCHED_UV)
 	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	test -x .venv/bin/python || $(UV) venv --python "$(PYTHON)" .venv
-	$(UV) pip install --python .venv/bin/python --require-hashes --requirements requirements.lock
+	$(UV) pip install --python .venv/bin/python --compile-bytecode --require-hashes --requirements requirements.lock
 	$(UV) pip install --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
