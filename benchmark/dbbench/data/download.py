@@ -12,6 +12,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -88,7 +89,10 @@ def fetch_data(
     network, no room, or not every photograph was found; a second call goes on from there.
     """
     wanted = Photographs().subjects if subjects is None else tuple(subjects)
-    store = _Store(_root_for(out, wanted), wanted, progress)
+    root = out
+    with suppress(UserError):  # Else `out` is new, or holds no photographs yet.
+        root = photo_root(out, wanted)
+    store = _Store(root, wanted, progress)
     if store.lacking:
         store.make_room()
         for content in _contents(mirror, hub, store):
@@ -274,14 +278,6 @@ def _unreachable(address: str, error: Exception) -> UserError:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _root_for(out: Path, subjects: tuple[Subject, ...]) -> Path:
-    """Return the folder to fill: the one that already holds photographs, else `out` itself."""
-    try:
-        return photo_root(out, subjects)
-    except UserError:
-        return out
 
 
 def _pairs(subjects: Iterable[Subject]) -> list[tuple[Subject, Photo]]:

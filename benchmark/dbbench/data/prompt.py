@@ -54,6 +54,7 @@ NEUTRAL_TEMPLATES = (
 
 _PLACEHOLDERS = ("token", "class_noun")
 _KEYS = ("id", "category", "text")
+_CONTENT = "an id, a category and a text"
 _FOR = ("live", "object")
 
 
@@ -107,7 +108,7 @@ def parse_prompts(source: Traversable) -> tuple[PromptTemplate, ...]:
         raise UserError(f"the prompt file {source} is not TOML: {error}") from error
     tables = document.get("prompt")
     if not isinstance(tables, list) or not tables:
-        raise UserError(f"the prompt file {source} has no [[prompt]] table; each needs {_listed()}")
+        raise UserError(f"the prompt file {source} has no [[prompt]] table; each needs {_CONTENT}")
     prompts = tuple(_template(table, f"{source}, prompt {i}") for i, table in enumerate(tables, 1))
     ids = [prompt.id for prompt in prompts]
     if repeated := sorted({prompt_id for prompt_id in ids if ids.count(prompt_id) > 1}):
@@ -120,7 +121,7 @@ def _template(table: Mapping[str, Any], where: str) -> PromptTemplate:
         if key not in (*_KEYS, "for"):
             raise UserError(f"{where}: {unknown('key', key, (*_KEYS, 'for'), '')}")
     if absent := [key for key in _KEYS if not isinstance(table.get(key), str)]:
-        raise UserError(f"{where}: {absent[0]} is missing or no text; give it {_listed()}")
+        raise UserError(f"{where}: {absent[0]} is missing or no text; give it {_CONTENT}")
     prompt_id, category, text = (str(table[key]) for key in _KEYS)
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", prompt_id):
         raise UserError(f'{where}: the id "{prompt_id}" is no slug; write it like "red-hat"')
@@ -147,7 +148,3 @@ def _check_placeholders(text: str, where: str) -> None:
     for name in fields:
         if name not in _PLACEHOLDERS:
             raise UserError(f"{where}: {unknown('placeholder', name, _PLACEHOLDERS, '')}")
-
-
-def _listed() -> str:
-    return "an id, a category and a text"

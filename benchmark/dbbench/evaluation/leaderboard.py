@@ -155,15 +155,13 @@ def _missing_runs(
         counts.loc[counts["metric"].isin(of_prompts), "expected"] = expectation.images_per_run
     whole = counts.loc[counts["images"] >= counts["expected"], ["subject", "seed", "metric"]]
     done = set(whole.itertuples(index=False, name=None))
-    found = [m.name for m in metrics if m.name in set(counts["metric"])]
-    wanted = found if found else [metric.name for metric in metrics]
+    names = [metric.name for metric in metrics]
+    wanted = [name for name in names if name in set(counts["metric"])] or names
     runs = [(s, seed) for s in expectation.subjects for seed in expectation.seeds]
     complete = {run for run in runs if all((*run, name) in done for name in wanted)}
     if len(complete) == len(runs):
         return ""
-    if len(expectation.seeds) > 1:
-        return f"{len(complete)}/{len(runs)} runs"
-    return f"{len(complete)}/{len(runs)} subjects"
+    return f"{len(complete)}/{len(runs)} {'runs' if len(expectation.seeds) > 1 else 'subjects'}"
 
 
 def compare_means(
@@ -186,19 +184,20 @@ def compare_means(
             sides.append((b, a, both[:, ::-1]) if worse and not oracle else (a, b, both))
         found = paired_differences((both[:, 0], both[:, 1]) for _, _, both in sides)
         for (a, b, both), result in zip(sides, found, strict=True):
-            row = {
-                "a": a,
-                "b": b,
-                "difference": result.mean,
-                "low": result.interval.low,
-                "high": result.interval.high,
-                "p": result.p,
-                "p_holm": result.p_holm,
-                "subjects": result.subjects,
-                "reason": result.interval.reason,
-                "by_subject": both[:, 0] - both[:, 1],
-            }
-            rows.append(row)
+            rows.append(
+                {
+                    "a": a,
+                    "b": b,
+                    "difference": result.mean,
+                    "low": result.interval.low,
+                    "high": result.interval.high,
+                    "p": result.p,
+                    "p_holm": result.p_holm,
+                    "subjects": result.subjects,
+                    "reason": result.interval.reason,
+                    "by_subject": both[:, 0] - both[:, 1],
+                }
+            )
     return rows
 
 
@@ -228,14 +227,10 @@ def _add_ranks(
     own = differences.loc[differences["metric"] == metric.name]
     # Rows stand with the better method first, so `a` beats `b` wherever the test is significant.
     wins = own.loc[own["p_holm"] < SIGNIFICANCE]
-    beaten_by = {
-        method: sum(1 for a, b in wins[["a", "b"]].to_numpy() if b == method and a in complete)
-        for method in complete
-    }
-    ranks = {method: 1 + count for method, count in beaten_by.items()}
-    shared = [rank for rank in ranks.values() if list(ranks.values()).count(rank) > 1]
-    column = [ranks.get(method) for method in ranking["method"]]
-    ranking[f"{metric.name}_rank"] = pd.array(column, dtype="Int64")
-    ranking[f"{metric.name}_tied"] = [ranks.get(m, 0) in shared for m in ranking["method"]]
+    losses = wins.loc[wins["a"].isin(complete), "b"].value_counts()
+    ranks = {method: 1 + int(losses.get(method, 0)) for method in complete}
+    rank = ranking["method"].map(ranks).astype("Int64")
+    ranking[f"{metric.name}_rank"] = rank
+    ranking[f"{metric.name}_tied"] = rank.duplicated(keep=False) & rank.notna()
     numbers = [metric.name, f"{metric.name}_low", f"{metric.name}_high"]
     ranking[numbers] = ranking[numbers].astype("float64")

@@ -66,11 +66,6 @@ class Shown:
         return [rows for rows in found if len(rows)]
 
 
-def context_not_rendered(shown: Shown) -> Values:
-    """N: the share of the other prompts that an image fits better than its own."""
-    return shown.unlike
-
-
 def entanglement(shown: Shown) -> Values:
     """N, all the same: how far the subject's look moves from context to context.
 
@@ -136,7 +131,7 @@ LIMITS = (
         "The share of the subject's other prompts whose text fits an image better than its own does"
         " (CLIP); 0 where its own fits best, 0.5 for an image that has nothing to do with it.",
         "Contexts that CLIP cannot tell apart, and who the subject is.",
-        context_not_rendered,
+        lambda shown: shown.unlike,
     ),
     Limit(
         "entanglement",

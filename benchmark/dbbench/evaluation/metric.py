@@ -132,18 +132,16 @@ def evaluate_from(
     return evaluate(metric, prompts, features)
 
 
-def mean_cosine(generated: UnitVectors, others: UnitVectors) -> Values:
+def mean_cosine(generated: UnitVectors, others: UnitVectors | None) -> Values:
     """ND, MD -> N: the mean cosine similarity of each row to all M rows of `others`."""
-    _check_match(generated, others)
     # The mean of the cosines is the cosine to the mean of the unit vectors, undivided by its norm.
-    values: Values = unit_rows(generated) @ unit_rows(others).mean(axis=0)
+    values: Values = unit_rows(generated) @ unit_rows(_matching(others, generated)).mean(axis=0)
     return values
 
 
-def highest_cosine(generated: UnitVectors, others: UnitVectors) -> Values:
+def highest_cosine(generated: UnitVectors, others: UnitVectors | None) -> Values:
     """ND, MD -> N: the highest cosine similarity of each row to any one row of `others`."""
-    _check_match(generated, others)
-    values: Values = (unit_rows(generated) @ unit_rows(others).T).max(axis=1)
+    values: Values = (unit_rows(generated) @ unit_rows(_matching(others, generated)).T).max(axis=1)
     return values
 
 
@@ -202,11 +200,15 @@ def real_ceiling(references: UnitVectors) -> float | None:
     )
 
 
-def _check_match(generated: UnitVectors, others: UnitVectors) -> None:
+def _matching(others: UnitVectors | None, generated: UnitVectors) -> UnitVectors:
+    """Return `others`. Raises ValueError if there are none, or of another length D."""
+    if others is None:
+        raise ValueError("the metric needs the features of the real images")
     if generated.ndim != 2 or others.ndim != 2 or generated.shape[1] != others.shape[1]:
         raise ValueError(f"features do not match: {generated.shape} and {others.shape}")
     if not len(others):
         raise ValueError("no features to compare with")
+    return others
 
 
 def unit_rows(vectors: UnitVectors) -> Values:

@@ -60,7 +60,11 @@ def subject_interval(
 
     sample = _finite(values)
     if len(sample) < MIN_SUBJECTS:
-        return Interval(None, None, _too_few(len(sample)))
+        subjects = "subject" if len(sample) == 1 else "subjects"
+        reason = (
+            f"an interval needs at least {MIN_SUBJECTS} subjects, here {len(sample)} {subjects}"
+        )
+        return Interval(None, None, reason)
     if np.ptp(sample) == 0:
         return Interval(float(sample[0]), float(sample[0]))
     shares = np.ones(len(sample)) if weights is None else _finite(weights)
@@ -68,7 +72,7 @@ def subject_interval(
         raise ValueError("one positive weight for each subject is needed")
     result = stats.bootstrap(
         (sample * shares, shares),
-        _ratio,
+        lambda sums, shares, axis: sums.sum(axis=axis) / shares.sum(axis=axis),
         paired=True,
         vectorized=True,
         n_resamples=RESAMPLES,
@@ -99,7 +103,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Differenc
     if len(differences) > 1:
         test = stats.permutation_test(
             (first, second),
-            _mean_difference,
+            lambda a, b, axis: np.mean(a - b, axis=axis),
             permutation_type="samples",
             n_resamples=RESAMPLES,
             vectorized=True,
@@ -178,20 +182,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def _ratio(
-    sums: NDArray[np.float64], weights: NDArray[np.float64], axis: int = -1
-) -> NDArray[np.float64]:
-    ratio: NDArray[np.float64] = sums.sum(axis=axis) / weights.sum(axis=axis)
-    return ratio
-
-
-def _mean_difference(
-    a: NDArray[np.float64], b: NDArray[np.float64], axis: int = -1
-) -> NDArray[np.float64]:
-    difference: NDArray[np.float64] = np.mean(a - b, axis=axis)
-    return difference
-
-
 def _expanded(count: int) -> float:
     """Return the level at which a percentile interval has about the width of a t interval."""
     from scipy import stats
@@ -205,8 +195,3 @@ def _finite(values: ArrayLike) -> NDArray[np.float64]:
     if array.ndim != 1 or not np.isfinite(array).all():
         raise ValueError("one finite value for each subject is needed")
     return array
-
-
-def _too_few(count: int) -> str:
-    subjects = "subject" if count == 1 else "subjects"
-    return f"an interval needs at least {MIN_SUBJECTS} subjects, here {count} {subjects}"

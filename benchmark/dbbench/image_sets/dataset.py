@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from dbbench.errors import UserError
 from dbbench.image_sets.image_set import Row
@@ -40,14 +38,10 @@ def read(folder: Path, scratch: Path) -> Rows:
         for name, feature in split.features.items():
             if isinstance(feature, datasets.Image):  # Its bytes as they are: nothing is decoded.
                 split = split.cast_column(name, datasets.Image(decode=False))
-        found = from_records(_records(split), what=folder.name, folder=folder, scratch=scratch)
+        found = from_records(split, what=folder.name, folder=folder, scratch=scratch)
         rows.extend(found.rows)
         refused.extend(found.refused)
     return Rows(rows, refused)
-
-
-def _records(split: Any) -> Iterator[dict[str, Any]]:
-    yield from split
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from dbbench.evaluation.metric import CLASS_PROMPT
 
 _CLASS = PromptTemplate(CLASS_PROMPT, "a {class_noun}", "recontextualization")
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_IDENTIFIER = r"(?:(?P<token>\S+(?: \S+)?) )??"
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,9 @@ def _match_template(
     """Return the known prompt that a text is one of, with its identifier; else a new prompt."""
     wanted = " ".join(text.split())
     for template in known:
-        pattern = _pattern(template.text, class_noun)
+        # The identifier may be any one or two words, or none.
+        pattern = re.escape(template.text).replace(r"\{token\}\ ", _IDENTIFIER)
+        pattern = pattern.replace(r"\{class_noun\}", re.escape(class_noun))
         if found := re.fullmatch(pattern, wanted, re.IGNORECASE):
             return template, found.groupdict().get("token") or ""
     if not prompt and re.fullmatch(rf"an? {re.escape(class_noun)}", wanted, re.IGNORECASE):
@@ -204,16 +207,9 @@ def _match_template(
     for word, place in ((identifier, "{token}"), (class_noun, "{class_noun}")):
         if word:
             pattern = rf"(?<!\w){re.escape(word)}(?!\w)"
-            new = re.sub(pattern, place.replace("\\", ""), new, count=1)
+            new = re.sub(pattern, place, new, count=1)
     name = prompt or re.sub(r"[^a-z0-9]+", "-", wanted.lower()).strip("-")
     return PromptTemplate(name or "text", new, "recontextualization"), identifier
-
-
-def _pattern(template: str, class_noun: str) -> str:
-    """Return the expression that matches a prompt with any identifier of one or two words."""
-    escaped = re.escape(template)
-    token = r"(?:(?P<token>\S+(?: \S+)?) )??"
-    return escaped.replace(r"\{token\}\ ", token).replace(r"\{class_noun\}", re.escape(class_noun))
 
 
 def _render(template: str, token: str, class_noun: str) -> str:

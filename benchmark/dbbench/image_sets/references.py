@@ -56,9 +56,7 @@ def find_references(chosen: str | None, subjects: Iterable[str], scratch: Path) 
     )
 
 
-def given_references(
-    images: Mapping[str, Sequence[ImageLike]], scratch: Path, where: str = "the call"
-) -> References:
+def given_references(images: Mapping[str, Sequence[ImageLike]], scratch: Path) -> References:
     """Return the references that a program holds, by subject. `scratch` takes the PIL images.
 
     Raises UserError for a subject without images.
@@ -67,7 +65,7 @@ def given_references(
         if not own:
             raise UserError(f'no reference images of "{subject}"; give one or more')
     return References(
-        where,
+        "the call",
         {
             subject: tuple(
                 keep(image, scratch / "references" / str(place) / f"{number:02d}")

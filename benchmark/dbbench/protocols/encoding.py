@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,13 +64,18 @@ def encode(
     `status` gets what is going on, `advance` how far the images are. With `strict`, raises
     UserError for an encoder that cannot be loaded.
     """
-    loaded, missing = _load(cast.needed, device, status)
+    loaded: dict[str, Encoder | Distance] = {}
+    missing: dict[str, str] = {}
+    for reference in cast.needed:
+        status(f"loading {reference}")
+        try:
+            loaded[reference] = load_encoder(reference, device=device)
+        except UserError as error:
+            missing[reference] = str(error)
     if strict and missing:
         raise UserError(next(iter(missing.values())))
     encoders = {r: e for r, e in loaded.items() if not isinstance(e, Distance)}
-    files = list(
-        dict.fromkeys([p.image for p in pictures] + [f for fs in references.values() for f in fs])
-    )
+    files = list(dict.fromkeys(chain((p.image for p in pictures), *references.values())))
     vectors: dict[str, Mapping[Path, UnitVectors]] = {}
     refused: dict[Path, str] = {}
     if encoders:
@@ -84,16 +90,16 @@ def encode(
         if reference in encoders:
             try:
                 rows = store.encode_texts(encoders[reference], wanted)
+                texts[reference] = dict(zip(wanted, rows, strict=True))
             except UserError as error:
                 texts[reference] = {}
                 missing[reference] = str(error)
-                continue
-            texts[reference] = dict(zip(wanted, rows, strict=True))
     distances: dict[str, Mapping[Group, NDArray[np.float64]]] = {}
+    with_real = {encoder for _, metric, encoder in cast.uses if metric.compares == "distances"}
     for reference, network in loaded.items():
         if isinstance(network, Distance):
             status(f"comparing images with {reference}")
-            real = references if _with_real(cast, reference) else {}
+            real = references if reference in with_real else {}
             distances[reference] = _distances(network, pictures, real, store, refused, advance)
     return Encodings(vectors, texts, distances, missing, refused)
 
@@ -106,39 +112,14 @@ def group_pictures(pictures: Iterable[Picture]) -> dict[Group, list[Picture]]:
     return groups
 
 
-def _load(
-    needed: Iterable[str], device: str, status: Any
-) -> tuple[dict[str, Encoder | Distance], dict[str, str]]:
-    loaded: dict[str, Encoder | Distance] = {}
-    missing: dict[str, str] = {}
-    for reference in needed:
-        status(f"loading {reference}")
-        try:
-            loaded[reference] = load_encoder(reference, device=device)
-        except UserError as error:
-            missing[reference] = str(error)
-    return loaded, missing
-
-
 def _texts(cast: Cast, pictures: Sequence[Picture]) -> dict[str, list[str]]:
     """Return the distinct texts that each encoder has to encode."""
     wanted: dict[str, dict[str, None]] = {}
-    for protocol in cast.protocols:
-        for metric in cast.metrics[protocol.name]:
-            reference = cast.encoder(protocol, metric)
-            if metric.compares == "text" and reference and pictures:
-                own = wanted.setdefault(reference, {})
-                own.update(dict.fromkeys(picture.text(protocol.text) for picture in pictures))
+    for protocol, metric, reference in cast.uses:
+        if metric.compares == "text" and reference and pictures:
+            own = wanted.setdefault(reference, {})
+            own.update(dict.fromkeys(picture.text(protocol.text) for picture in pictures))
     return {reference: list(texts) for reference, texts in wanted.items()}
-
-
-def _with_real(cast: Cast, reference: str) -> bool:
-    """Whether a metric wants this network's distances to the real images."""
-    return any(
-        metric.compares == "distances" and cast.encoder(protocol, metric) == reference
-        for protocol in cast.protocols
-        for metric in cast.metrics[protocol.name]
-    )
 
 
 def _distances(

@@ -117,7 +117,9 @@ def score_oracle(
                     "low": interval.low,
                     "high": interval.high,
                     "with_self_pairs": average(with_self, protocol)[0],
-                    "published": _published(cast, protocol, metric.name, metric.role),
+                    "published": protocol.real.scores.get(metric.name)
+                    if protocol.real and (protocol.name, metric.role) in cast.own
+                    else None,
                     "subjects": own["subject"].nunique(),
                     "images": len(own),
                     "encoder": encoder,
@@ -145,9 +147,3 @@ def _table(
         )
         parts.append(pd.DataFrame({"subject": subject, "value": values, "pairs": pairs}))
     return pd.concat(parts, ignore_index=True)
-
-
-def _published(cast: Cast, protocol: Protocol, metric: str, role: str) -> float | None:
-    if protocol.real is None or (protocol.name, role) not in cast.own:
-        return None
-    return protocol.real.scores.get(metric)

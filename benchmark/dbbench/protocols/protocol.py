@@ -6,18 +6,14 @@ to average). A protocol names each of these choices and who made it; scoring app
 
 from __future__ import annotations
 
-import tomllib
 from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from dbbench.errors import UserError, unknown
+from dbbench.errors import UserError
 from dbbench.image_sets.image_set import Text
-from dbbench.validation import Settings, explain_validation
+from dbbench.validation import Settings, built_in, explain_validation, read_toml
 
 CHOICES = ("references", "text", "aggregation", "self_pairs", "encoders", "scale")
 """What a protocol has to give a reason for."""
@@ -78,8 +74,7 @@ class Protocol(Settings):
 
 def protocol_names() -> tuple[str, ...]:
     """Return the names of the protocols that come with dbbench, `paper` first."""
-    found = (p.name[:-5] for p in _folder().iterdir() if p.name.endswith(".toml"))
-    return tuple(sorted(found, key=lambda name: (name != "paper", name)))
+    return tuple(sorted(built_in("protocol"), key=lambda name: name != "paper"))
 
 
 @cache
@@ -88,23 +83,9 @@ def load_protocol(name_or_path: str) -> Protocol:
 
     Raises UserError for an unknown name, a file that cannot be read, and an unknown or bad key.
     """
-    if name_or_path.endswith(".toml") or "/" in name_or_path:
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise UserError(f'no protocol file "{path}" (dbbench list protocols names the rest)')
-        content = path.read_text(encoding="utf-8")
-    elif name_or_path in protocol_names():
-        content = _folder().joinpath(f"{name_or_path}.toml").read_text(encoding="utf-8")
-    else:
-        raise unknown("protocol", name_or_path, protocol_names(), "dbbench list protocols")
+    values = read_toml("protocol", name_or_path)
     try:
-        return Protocol.model_validate(tomllib.loads(content))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f'protocol "{name_or_path}" is not valid TOML: {error}') from None
+        return Protocol.model_validate(values)
     except ValidationError as error:
         reason = explain_validation(error, Protocol)
         raise UserError(f'protocol "{name_or_path}": {reason}') from None
-
-
-def _folder() -> Traversable:
-    return files("dbbench").joinpath("protocols")

@@ -31,20 +31,15 @@ class Cast:
         return tuple(metric for metric in self.metrics[protocol.name] if not metric.flag)
 
     @property
-    def unplayed(self) -> tuple[str, ...]:
-        """The roles that some metric needs and that have no encoder."""
+    def uses(self) -> list[tuple[Protocol, Metric, str | None]]:
+        """Each metric of each protocol with its encoder; None if its role has no encoder."""
         pairs = [(p, m) for p in self.protocols for m in self.metrics[p.name]]
-        return tuple(dict.fromkeys(m.role for p, m in pairs if self.encoder(p, m) is None))
+        return [(p, m, self.encoder(p, m)) for p, m in pairs]
 
     @property
     def needed(self) -> tuple[str, ...]:
         """Every encoder that some metric needs, once."""
-        found = [
-            self.encoder(protocol, metric)
-            for protocol in self.protocols
-            for metric in self.metrics[protocol.name]
-        ]
-        return tuple(dict.fromkeys(reference for reference in found if reference))
+        return tuple(dict.fromkeys(encoder for _, _, encoder in self.uses if encoder))
 
 
 def cast_roles(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dbbench.data.dataset import Dataset
 from dbbench.errors import UserError
 from dbbench.evaluation.features import FeatureStore
+from dbbench.evaluation.flags import FLAGS
 from dbbench.image_sets import read_submission
 from dbbench.image_sets.image_set import Submission
 from dbbench.image_sets.references import MINI, References, describe, find_references
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 EVERY = "all"
 """The word for all protocols."""
-FLAGS = ("copy", "collapse")
-"""The metrics that flag images."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,8 @@ def score_images(
         banner = submission.banner or used.banner
         only = only or submission.encoders or (mini_encoders() if banner else None)
         cast = choose_cast(protocols, metrics=metrics, flags=flags, overrides=encoders, only=only)
-        if strict and (roles := cast.unplayed):
+        roles = [metric.role for _, metric, encoder in cast.uses if encoder is None]
+        if strict and roles:
             raise UserError(
                 f'no encoder for role {roles[0]}; name one: encoders={{"{roles[0]}": ...}}'
             )

@@ -7,13 +7,11 @@ one place. `[on.NAME]` holds what is different on one of them alone.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from dbbench.errors import UserError, unknown
+from dbbench.validation import built_in, read_toml
 
 PAPER = (
     "table1",
@@ -81,22 +79,9 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 def suite_names() -> tuple[str, ...]:
     """Return the names of the suites that come with dbbench."""
-    folder = files("dbbench").joinpath("suites")
-    return tuple(sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml")))
+    return tuple(built_in("suite"))
 
 
-def read_suite(text: str) -> dict[str, Any]:
-    """Return what a suite's file says, as it stands there."""
-    if text.endswith(".toml") or "/" in text:
-        path = Path(text)
-        if not path.is_file():
-            raise UserError(f'no suite file "{text}" (dbbench list suites names the built-in ones)')
-        content = path.read_text(encoding="utf-8")
-    elif text in suite_names():
-        content = files("dbbench").joinpath("suites", f"{text}.toml").read_text(encoding="utf-8")
-    else:
-        raise unknown("suite", text, suite_names(), "dbbench list suites")
-    try:
-        return tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f'suite "{text}" is not valid TOML: {error}') from None
+def read_suite(name_or_path: str) -> dict[str, Any]:
+    """Return the values in a suite's file, without those that it inherits."""
+    return read_toml("suite", name_or_path)

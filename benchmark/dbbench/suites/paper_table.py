@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from dbbench.validation import Settings
 
 Relation = Literal["above", "below", "not below", "not above"]
 
 
-class Published(BaseModel):
+class Published(Settings):
     """The numbers that a paper prints for one row."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: str
     scores: dict[str, float]
 
 
-class Claim(BaseModel):
+class Claim(Settings):
     """One finding: on `metric`, row `first` stands in `relation` to row `second`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     text: str
     """The finding as a sentence without its end: "The prior loss lowers PRES"."""
@@ -33,16 +31,14 @@ class Claim(BaseModel):
     """How much counts as nothing for "not below" and "not above", in the metric's units."""
 
 
-class PaperTable(BaseModel):
+class PaperTable(Settings):
     """A table of a paper: its title, where it is printed, its numbers, and what it is to show."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
     source: str
     note: str = ""
     """What must be known before numbers are compared, such as another backbone."""
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = Field(default_factory=dict)
     """How the table calls its rows, by method."""
     published: tuple[Published, ...] = ()
     claims: tuple[Claim, ...] = ()
