@@ -20,7 +20,7 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a complete score table would hold, so that what is missing can be shown as missing."""
+    """The content of a complete score table, to find and show what is missing."""
 
     suite: str
     banner: str | None
@@ -64,7 +64,7 @@ def rank_methods(
     """Average per subject, then over subjects; rank the complete methods on each metric.
 
     A method's rank is one more than the number of methods that are better by value *and* by the
-    paired test (Holm-adjusted p < 0.05): methods that the data cannot tell apart share a rank.
+    paired test (Holm-adjusted p < 0.05): methods without a significant difference share a rank.
     """
     real = scores["method"] == REAL
     scores = scores.loc[
@@ -144,11 +144,11 @@ def _row(
 def _missing_runs(
     scores: pd.DataFrame, expectation: Expectation, metrics: Sequence[Metric], method: str
 ) -> str:
-    """Return "28/30 subjects" or the like where something is missing, else ""."""
+    """Return the number of complete runs, such as "28/30 subjects"; "" if all are complete."""
     own = scores.loc[scores["method"] == method]
     keys = ["subject", "seed", "metric", "kind"]
     counts = own.groupby(keys, observed=True).size().reset_index(name="images")
-    # How many class images there are, and whether a prompt has more than one, only the table knows.
+    # Only the table has the number of class images, and of images per prompt.
     counts["expected"] = counts.groupby(["kind", "metric"])["images"].transform("max")
     if expectation.images_per_run:
         of_prompts = [m.name for m in metrics if m.compares in {"references", "text"}]
@@ -167,11 +167,11 @@ def _missing_runs(
 def compare_means(
     means: Mapping[str, pd.Series[float]], *, higher_is_better: bool
 ) -> list[dict[str, Any]]:
-    """Compare methods two by two on the subjects that both have; `means` are theirs by subject.
+    """Compare each pair of methods on their common subjects; `means`: method -> mean by subject.
 
-    One row per pair, the better method first; pairs with the oracle come before all others. It is
-    no competitor: Holm's correction counts its pairs apart, so that they cost the methods' own no
-    power. `by_subject` are the single differences a - b.
+    One row per pair, the better method first; pairs with the oracle are before all others. Holm's
+    correction is separate for pairs with the oracle, so that they do not reduce the power of the
+    comparisons between methods. `by_subject` are the differences a - b of the subjects.
     """
     rows: list[dict[str, Any]] = []
     for oracle in (True, False):
@@ -225,7 +225,7 @@ def _add_ranks(
     ranking: pd.DataFrame, differences: pd.DataFrame, metric: Metric, complete: Sequence[str]
 ) -> None:
     own = differences.loc[differences["metric"] == metric.name]
-    # Rows stand with the better method first, so `a` beats `b` wherever the test is significant.
+    # The better method is first in each row, so `a` beats `b` if the test is significant.
     wins = own.loc[own["p_holm"] < SIGNIFICANCE]
     losses = wins.loc[wins["a"].isin(complete), "b"].value_counts()
     ranks = {method: 1 + int(losses.get(method, 0)) for method in complete}

@@ -1,7 +1,7 @@
-"""Encoding of a submission: which encoder plays which role where, and the features of all images.
+"""Encodes all images and texts with the encoders of all protocols.
 
-Protocols that name the same encoder share its features; the feature store sees each image once. An
-encoder that cannot be had costs the metrics that need it, and no others.
+Protocols with the same encoder share its features; each image is encoded once. If an encoder cannot
+be loaded, only the metrics that need it are left out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dbbench.evaluation.features import FeatureStore
 
 Group = tuple[str, str, int | None]
-"""Method, subject and seed: images that are scored together, since their prompts are siblings."""
+"""Method, subject and seed of images that are scored together, such as those of one prompt."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Encodings:
     distances: Mapping[str, Mapping[Group, NDArray[np.float64]]]
     """Distance network -> group -> MM, the group's pictures and then its subject's references."""
     missing: Mapping[str, str]
-    """Encoder -> why it cannot be had."""
+    """Encoder -> why it cannot be loaded."""
     refused: Mapping[Path, str] = field(default_factory=dict)
-    """File -> why it is no image."""
+    """File -> why it is not a valid image."""
 
     def stack(self, encoder: str, files: Sequence[Path]) -> UnitVectors:
-        """Return the vectors of some files, ND float32."""
+        """Return the vectors of these files, ND float32."""
         rows = self.vectors[encoder]
         return np.stack([rows[file] for file in files])
 
@@ -59,10 +59,10 @@ def encode(
     advance: Advance,
     strict: bool = False,
 ) -> Encodings:
-    """Load the encoders and send every image and text through them once.
+    """Load the encoders and encode every image and text once.
 
-    `status` gets what is going on, `advance` how far the images are. With `strict`, raises
-    UserError for an encoder that cannot be loaded.
+    `status` is called with a line for each step, `advance` with the number of finished images.
+    With `strict`, raises UserError for an encoder that cannot be loaded.
     """
     loaded: dict[str, Encoder | Distance] = {}
     missing: dict[str, str] = {}
@@ -130,7 +130,7 @@ def _distances(
     refused: dict[Path, str],
     advance: Advance,
 ) -> dict[Group, NDArray[np.float64]]:
-    """Return the distances within each group; images that are none are added to `refused`."""
+    """Return the distances within each group; invalid images are added to `refused`."""
     groups = group_pictures(pictures)
     found: dict[Group, NDArray[np.float64]] = {}
     for done, (group, own) in enumerate(groups.items()):
