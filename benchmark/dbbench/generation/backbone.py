@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from dbbench.errors import UserError
 from dbbench.generation.architectures import architecture, text_encoders, tokenizer_of
+from dbbench.generation.given import misfit
 from dbbench.generation.latents import LatentCodec, Posterior
 from dbbench.generation.loading import load_pipeline
 from dbbench.generation.noise import build_schedule, build_solver
 from dbbench.generation.text import EncodedText, ExtendedEmbedding, Tokens, join
+from dbbench.generation.understood import OLD_END
 from dbbench.suites.sampling import SampleSettings
 
 DType = Literal["auto", "float32", "bfloat16"]
@@ -123,6 +125,10 @@ class Backbone:
             vocabulary = sorted(tokenizer.get_vocab().items())
             choices = (configs, self.resolution, self._half) if number == 0 else ()
             digest.update(repr((vocabulary, tokenizer.model_max_length, *choices)).encode())
+            encoder: Any = self.module(part)
+            if number and getattr(encoder.config, "eos_token_id", None) == OLD_END:
+                # Earlier versions pooled such an encoder's text at the highest id.
+                digest.update(b"pooled at the end token")
         return digest.hexdigest()
 
     def module(self, part: str) -> nn.Module:
@@ -142,13 +148,13 @@ class Backbone:
         Raises UserError if names or shapes do not match this backbone.
         """
         module = self.module(part)
-        try:
-            module.load_state_dict(_as_named_here(state, module))
-        except RuntimeError as error:
+        named = _as_named_here(state, module)
+        if problem := misfit(named, module.state_dict()):
             raise UserError(
-                f"the checkpoint's {part} does not fit this backbone"
-                f" ({str(error).splitlines()[-1].strip()}); use the backbone that it was trained on"
-            ) from error
+                f"the checkpoint's {part} does not fit this backbone ({problem}); use the backbone"
+                " that it was trained on"
+            )
+        module.load_state_dict(named)
         module.requires_grad_(False)
         module.zero_grad()  # a failed run's gradients must not enter the next run
 
@@ -363,6 +369,7 @@ def load_backbone(
     dtype: DType = "auto",
     revision: str | None = None,
     config: str | None = None,
+    variant: str | None = None,
     compile: bool = False,
 ) -> Backbone:
     """Load a diffusers folder, a hub id, a single .safetensors file, or the embedded "mini".
@@ -372,7 +379,7 @@ def load_backbone(
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f'there is no CUDA device for "{device}"; use --device cpu')
-    pipeline = load_pipeline(source, revision=revision, config=config)
+    pipeline = load_pipeline(source, revision=revision, config=config, variant=variant)
     return Backbone(pipeline, resolution=resolution, device=device, dtype=dtype, compile=compile)
 
 

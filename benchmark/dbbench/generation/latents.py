@@ -37,6 +37,8 @@ class LatentCodec:
         self._batch = max(1, PIXELS_PER_PASS // resolution**2)
         self._scale = float(pipeline.vae.config.scaling_factor)
         self._shift = float(getattr(pipeline.vae.config, "shift_factor", None) or 0.0)
+        self._mean = _per_channel(pipeline.vae, "latents_mean", 0.0)
+        self._std = _per_channel(pipeline.vae, "latents_std", 1.0)
 
     @torch.no_grad()
     def encode(self, images: Sequence[Image]) -> Posterior:
@@ -51,9 +53,10 @@ class LatentCodec:
             pixels = pixels.to(self._vae.device, self._vae.dtype, memory_format=torch.channels_last)
             posterior = self._vae.encode(pixels).latent_dist
             mean = posterior.mode().float()
+            scale = self._scale / self._std.to(mean.device)
             std = getattr(posterior, "std", None)  # an autoencoder without one is deterministic
-            means.append((mean - self._shift) * self._scale)
-            stds.append(torch.zeros_like(mean) if std is None else std.float() * self._scale)
+            means.append((mean - self._shift - self._mean.to(mean.device)) * scale)
+            stds.append(torch.zeros_like(mean) if std is None else std.float() * scale)
         return Posterior(torch.cat(means), torch.cat(stds))
 
     @torch.inference_mode()
@@ -61,6 +64,12 @@ class LatentCodec:
         """Decode scaled latents (N, C, h, w) to RGB images."""
         images: list[Image] = []
         for part in torch.split(latents, self._batch):
-            pixels = self._vae.decode(part / self._scale + self._shift, return_dict=False)[0]
+            raw = part * self._std.to(part.device) / self._scale + self._shift
+            pixels = self._vae.decode(raw + self._mean.to(part.device), return_dict=False)[0]
             images += self._images.postprocess(pixels.float(), output_type="pil")
         return images
+
+
+def _per_channel(vae: Any, key: str, default: float) -> Tensor:
+    """Return a statistic of an autoencoder's latents, (1, C, 1, 1); Playground v2.5 has them."""
+    return torch.tensor(getattr(vae.config, key, None) or [default]).view(1, -1, 1, 1)

@@ -117,11 +117,22 @@ class FlowSchedule(Schedule):
 def build_solver(name: Scheduler, config: Mapping[str, Any]) -> Any:
     """Return the diffusers scheduler `name` with the noise schedule of `config`.
 
-    Raises UserError if it does not support a backbone trained with flow matching.
+    Raises UserError if it does not support what the backbone was trained with: flow matching, zero
+    terminal SNR, or its prediction type.
     """
     if _is_flow(config):
         return _flow_solver(name, config)
     solver, extra = _SOLVERS[name]
+    if config.get("rescale_betas_zero_snr") and name in _NO_ZERO_SNR:
+        raise UserError(
+            f'scheduler "{name}" does not support a backbone with zero terminal SNR'
+            " (rescale_betas_zero_snr); use ddim (--set sample.scheduler=ddim)"
+        )
+    if config.get("prediction_type") == "sample" and name == "pndm":
+        raise UserError(
+            'scheduler "pndm" does not support a backbone that predicts the sample itself; use ddim'
+            " (--set sample.scheduler=ddim)"
+        )
     # Latents are unbounded, so they are not clipped; diffusers' pipeline requires the offset.
     return solver.from_config({**config, "clip_sample": False, "steps_offset": 1, **extra})
 
@@ -157,6 +168,7 @@ _SOLVERS: dict[Scheduler, tuple[Any, dict[str, Any]]] = {
     "euler-ancestral": (diffusers.EulerAncestralDiscreteScheduler, {}),
     "unipc": (diffusers.UniPCMultistepScheduler, {}),
 }
+_NO_ZERO_SNR = ("pndm",)
 _FLOW_SOLVERS: dict[Scheduler, tuple[Any, dict[str, Any]]] = {
     "dpmsolver++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
     "unipc": (diffusers.UniPCMultistepScheduler, {}),

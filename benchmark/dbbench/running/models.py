@@ -78,6 +78,7 @@ class Models:
                 dtype=settings.dtype,
                 revision=settings.revision,
                 config=settings.config,
+                variant=settings.variant,
                 compile=settings.compile,
             )
             self.identities.backbone = self._backbone.fingerprint
