@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dbbench import hub
 from dbbench.errors import UserError
-from dbbench.generation.given import PICKLED, check_file, note_metadata, read
+from dbbench.generation.given import PICKLED, Weights, check_file, note_metadata, read
 from dbbench.generation.loading import quiet
 
 if TYPE_CHECKING:
@@ -56,33 +56,12 @@ def read_adapter(file: Path, backbone: Backbone) -> dict[str, dict[str, Tensor]]
     """
     weights = read(file)
     note_metadata(weights)
-    state: dict[str, dict[str, Tensor]] = {half: {} for half in _HALVES}
-    problems = []
-    for key, tensor in weights.tensors.items():
-        half, _, name = key.partition(".")
-        if half in state:
-            state[half][name] = tensor
-        else:
-            problems.append(f"{key} has no place")
-    for mark, kind in _KINDS.items():
-        if mark in state["image_proj"]:
-            raise UserError(f"{file} is {kind}, which is not read; use a plain or a Plus adapter")
-    expected = _attention_shapes(backbone)
-    for name, tensor in state["ip_adapter"].items():
-        if name not in expected:
-            problems.append(f"ip_adapter.{name} has no place")
-        elif tuple(tensor.shape) != expected[name]:
-            shape = tuple(tensor.shape)
-            problems.append(f"ip_adapter.{name} is {shape} instead of {expected[name]}")
-    problems += [f"ip_adapter.{n} is missing" for n in expected if n not in state["ip_adapter"]]
-    if problems:
-        raise UserError(_misfit(file, problems[0], len(problems)))
-    return state
+    return _placed(weights, backbone)
 
 
 def load_adapter(file: Path, backbone: Backbone) -> None:
     """Put an adapter into the backbone's denoiser. Raises UserError unless all of it fits."""
-    state = read_adapter(file, backbone)
+    state = _placed(read(file), backbone)
     try:
         with quiet():
             backbone.pipeline.load_ip_adapter(
@@ -118,6 +97,32 @@ def image_width(state: Mapping[str, Mapping[str, Tensor]]) -> int:
         raise UserError(
             f"the adapter has no image_proj.{name}; use a plain or a Plus adapter"
         ) from None
+
+
+def _placed(weights: Weights, backbone: Backbone) -> dict[str, dict[str, Tensor]]:
+    file = weights.path
+    state: dict[str, dict[str, Tensor]] = {half: {} for half in _HALVES}
+    problems = []
+    for key, tensor in weights.tensors.items():
+        half, _, name = key.partition(".")
+        if half in state:
+            state[half][name] = tensor
+        else:
+            problems.append(f"{key} has no place")
+    for mark, kind in _KINDS.items():
+        if mark in state["image_proj"]:
+            raise UserError(f"{file} is {kind}, which is not read; use a plain or a Plus adapter")
+    expected = _attention_shapes(backbone)
+    for name, tensor in state["ip_adapter"].items():
+        if name not in expected:
+            problems.append(f"ip_adapter.{name} has no place")
+        elif tuple(tensor.shape) != expected[name]:
+            shape = tuple(tensor.shape)
+            problems.append(f"ip_adapter.{name} is {shape} instead of {expected[name]}")
+    problems += [f"ip_adapter.{n} is missing" for n in expected if n not in state["ip_adapter"]]
+    if problems:
+        raise UserError(_misfit(file, problems[0], len(problems)))
+    return state
 
 
 def _attention_shapes(backbone: Backbone) -> dict[str, tuple[int, ...]]:

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dbbench.errors import UserError
-from dbbench.generation.given import check_finite, part_files, variant_of
+from dbbench.generation.given import Weights, check_finite, note_metadata, part_files, variant_of
 
 DIFFUSERS_STEM = "diffusion_pytorch_model"
 TRANSFORMERS_STEM = "model"
+
+# Whatever a library raises for files that it cannot use.
+FAULTS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
 
 # Constants that files of older versions keep and current classes compute.
 _CONSTANTS = re.compile(r"(^|\.)position_ids$")
@@ -44,6 +47,9 @@ def load_part(folder: Path, name: str, entry: Any, *, variant: str | None) -> nn
     if not files:
         raise UserError(f"{place} holds no .safetensors weights; copy the whole folder")
     found = variant_of(files)
+    for file in files:
+        with safe_open(file, framework="pt") as stream:
+            note_metadata(Weights(file, {}, stream.metadata() or {}))
     # diffusers looks up a component's class only among imported modules.
     loader = getattr(importlib.import_module(str(library)), str(kind))
     module, report = loader.from_pretrained(

@@ -152,10 +152,10 @@ def _read(file: Path) -> Any:
 
 def _unknown_class(message: str) -> str | None:
     """Return the class that PyTorch's unpickler has refused to load."""
-    match = re.search(r"GLOBAL (\S+) was not an allowed global", message)
-    if match is None:
-        return None
-    return match[1] if "." in match[1] else f"builtins.{match[1]}"
+    if match := re.search(r"GLOBAL (\S+) was not an allowed global", message):
+        return match[1] if "." in match[1] else f"builtins.{match[1]}"
+    match = re.search(r"but got <class '(numpy\.dtypes\.\w+)'>", message)
+    return None if match is None else match[1]
 
 
 def _shell(name: str) -> Any:

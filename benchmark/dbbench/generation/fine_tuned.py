@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dbbench.errors import UserError
-from dbbench.generation.components import DIFFUSERS_STEM, TRANSFORMERS_STEM
-from dbbench.generation.given import part_files, read_part
+from dbbench.generation.components import DIFFUSERS_STEM, FAULTS, TRANSFORMERS_STEM, load_part
+from dbbench.generation.given import part_files, read, read_part, variant_of
 from dbbench.generation.noise import build_schedule
 
 if TYPE_CHECKING:
@@ -107,9 +107,16 @@ def _check_autoencoder(folder: Path, backbone: Backbone) -> None:
     files = part_files(folder, stem=DIFFUSERS_STEM) if folder.is_dir() else []
     if not files:
         return
-    own = backbone.module("vae").state_dict()
-    for name, tensor in read_part(files).items():
-        if name in own and not torch.equal(own[name].to("cpu", tensor.dtype), tensor):
+    own = backbone.module("vae")
+    entry = [type(own).__module__, type(own).__name__]
+    try:
+        given = load_part(folder.parent, "vae", entry, variant=variant_of(files)).state_dict()
+    except FAULTS as error:
+        raise UserError(f"cannot load {folder}: {str(error)[:200]}; copy it anew") from error
+    precision = next(iter(read(files[0]).tensors.values())).dtype
+    for name, tensor in own.state_dict().items():
+        rounded = tensor.to("cpu", precision).float()
+        if name not in given or not torch.equal(rounded, given[name]):
             raise UserError(
                 f"{folder} is another autoencoder than the backbone's ({name} differs); give the"
                 " whole folder as backbone.path, or remove its vae folder to draw with the"

@@ -109,7 +109,9 @@ def read_part(files: Iterable[Path]) -> dict[str, Tensor]:
     """Return the tensors of a part's files together. Raises UserError as `read` does."""
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors.update(read(file).tensors)
+        weights = read(file)
+        note_metadata(weights)
+        tensors.update(weights.tensors)
     return tensors
 
 

@@ -12,16 +12,13 @@ import diffusers
 import torch
 import transformers
 from huggingface_hub import HfApi, hf_hub_download
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from dbbench import hub
 from dbbench.errors import UserError
 from dbbench.generation import components, given
 from dbbench.generation.architectures import Architecture, architecture, text_encoders
 from dbbench.generation.understood import settle
-
-# Whatever a library raises for files that it cannot use.
-_FAULTS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
 
 
 def load_pipeline(
@@ -80,7 +77,7 @@ def _from_folder(folder: Path, variant: str | None) -> Any:
             }
             options = _options(kind, index)
             return _class(kind).from_pretrained(folder, **parts, **options)
-    except _FAULTS as error:
+    except components.FAULTS as error:
         raise UserError(f"cannot load the backbone {folder}: {_first_line(error)}") from error
 
 
@@ -110,7 +107,7 @@ def _from_file(path: Path, config: str | None) -> Any:
         raise UserError(
             f"{path} lacks weights of its pipeline; use a complete checkpoint"
         ) from error
-    except _FAULTS as error:
+    except Exception as error:  # the library has classes of its own for some
         advice = (
             "; its configuration is fetched from the hub; without network, give the folder of a"
             " pipeline of the same class (--set backbone.config=FOLDER)"
@@ -161,7 +158,9 @@ def _download(repository: str, revision: str | None, variant: str | None) -> Pat
                 **_unneeded(kind, index),
             )
             return Path(folder)
-    except (OSError, ValueError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the client of the hub has classes of its own
         reason = hub.explain(error, repository, revision=revision)
         raise UserError(f'no backbone "{repository}": {reason}') from error
 
@@ -173,7 +172,7 @@ def _only_variant(
     try:
         siblings = HfApi().model_info(repository, revision=revision).siblings or []
         names = [each.rfilename for each in siblings]
-    except OSError:  # no network: what the cache holds
+    except Exception:  # no network: what the cache holds
         names = [str(file.relative_to(cached)) for file in cached.glob("*/*")]
     own = [Path(n) for n in names if n.startswith(f"{kind.denoiser}/") and n.endswith("tensors")]
     variants = {given.variant_of([name]) for name in own}

