@@ -262,25 +262,17 @@ class Backbone:
                 owner: Any = self.module(part)
                 owner.set_input_embeddings(embedding)
 
-    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return latents (N, C, h, w) noised to `timesteps` (N,) of the noise schedule."""
-        return self.schedule.add_noise(latents, noise, timesteps)
-
-    def training_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return the denoiser's training target there: noise, velocity, latents or a flow."""
-        return self.schedule.target(latents, noise, timesteps)
-
     def denoising_loss(
         self, latents: Tensor, text: EncodedText, *, noise: Tensor, timesteps: Tensor
     ) -> Tensor:
         """Return the mean squared error of each latent's prediction: (N,), float32."""
-        noisy = self.add_noise(latents, noise, timesteps)
+        noisy = self.schedule.add_noise(latents, noise, timesteps)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         with self.autocast():
             prediction = self._architecture.predict(
                 self.pipeline, noisy, self.schedule.times(timesteps), text
             )
-        error = prediction.float() - self.training_target(latents, noise, timesteps)
+        error = prediction.float() - self.schedule.target(latents, noise, timesteps)
         return torch.mean(error.square(), dim=(1, 2, 3))
 
     def autocast(self) -> AbstractContextManager[Any]:

@@ -32,8 +32,8 @@ class Architecture(Protocol):
         ...
 
     def unconditional(self, pipeline: Any, empty: EncodedText) -> EncodedText:
-        """Return the unconditional text of classifier-free guidance, given the empty prompt."""
-        ...
+        """Return the text of classifier-free guidance without a prompt: the `empty` prompt."""
+        return empty
 
     def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: EncodedText) -> Tensor:
         """Return the denoiser's prediction for latents (N, C, h, w) at `times` (N,)."""

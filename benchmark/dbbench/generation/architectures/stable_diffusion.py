@@ -26,10 +26,6 @@ class StableDiffusion(Architecture):
         return EncodedText(pipeline.text_encoder(tokens.ids[0])[0].float())
 
     @override
-    def unconditional(self, pipeline: Any, empty: EncodedText) -> EncodedText:
-        return empty
-
-    @override
     def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: EncodedText) -> Tensor:
         """Return one forward pass of the UNet."""
         prediction: Tensor = pipeline.unet(noisy, times, text.states, return_dict=False)[0]
