@@ -30,7 +30,7 @@ from dbbench.reports.formats.table import cell, number, p_value
 from dbbench.reports.formats.terminal import print_table
 from dbbench.reports.results import Results
 
-VERSION = 1
+BASELINE_VERSION = 1
 SIGNIFICANCE = 0.05
 
 
@@ -74,7 +74,7 @@ def baseline_of(results: Results) -> dict[str, Any]:
         rows = trainings.setdefault(str(method), {}).setdefault(str(metric), {})
         rows[f"{subject}/{seed}"] = float(value)
     return {
-        "version": VERSION,
+        "version": BASELINE_VERSION,
         "suite": results.suite.name,
         "identity": identity(results),
         "trainings": trainings,
@@ -93,8 +93,10 @@ def read_baseline(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         found = document["version"]
-        if found != VERSION or not isinstance(document["trainings"], dict):
-            raise UserError(f"{path} is a baseline of version {found}, not {VERSION}; {remedy}")
+        if found != BASELINE_VERSION or not isinstance(document["trainings"], dict):
+            raise UserError(
+                f"{path} is a baseline of version {found}, not {BASELINE_VERSION}; {remedy}"
+            )
     except FileNotFoundError:
         raise UserError(f"there is no baseline {path}; {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

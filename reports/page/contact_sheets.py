@@ -38,7 +38,7 @@ THUMBNAIL = 256
 """Largest side of a reference image in pixels."""
 STRIP = 8
 """Images of the bare class noun that are shown of each model."""
-RECORD = ".pictures.json"
+SHEETS_FILE = ".pictures.json"
 QUALITY = 92
 
 
@@ -66,7 +66,7 @@ def make_pictures(
         for path in (report / folder).glob("*"):
             if path.is_file() and f"{folder}/{path.name}" not in made:
                 path.unlink()
-    write_text(report / RECORD, json.dumps(made, indent=1, sort_keys=True) + "\n")
+    write_text(report / SHEETS_FILE, json.dumps(made, indent=1, sort_keys=True) + "\n")
     return pictures
 
 
@@ -231,4 +231,4 @@ def _slug(name: str) -> str:
 
 
 def _read_record(report: Path) -> dict[str, str]:
-    return {str(k): str(v) for k, v in read_json(report / RECORD).items()}
+    return {str(k): str(v) for k, v in read_json(report / SHEETS_FILE).items()}

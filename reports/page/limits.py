@@ -21,8 +21,8 @@ from dbbench.reports.results import Results
 from dbbench.storage.run_folder import features_folder, real_features_folder, samples_of
 from dbbench.suites.runs import Run
 
-RECORD = ".limits.json"
-VERSION = 1  # Raise when the same features shall give other numbers.
+LIMITS_FILE = ".limits.json"
+LIMITS_VERSION = 1  # Raise when the same features shall give other numbers.
 PLACES = "recontextualization"
 """The category whose prompts ask for a place, and so for no other look of the subject."""
 
@@ -48,8 +48,8 @@ class Limits:
 
 def read_limits(results: Results, report: Path) -> Limits:
     """Measure every run whose features are there; what an earlier report measured is kept."""
-    key = fingerprint([VERSION, results.key])
-    known = read_json(report / RECORD)
+    key = fingerprint([LIMITS_VERSION, results.key])
+    known = read_json(report / LIMITS_FILE)
     if known.get("key") == key:
         subjects = pd.DataFrame(known["subjects"], columns=["subject", "method", *_names()])
         means = pd.DataFrame(known["means"], columns=_MEANS)
@@ -60,7 +60,7 @@ def read_limits(results: Results, report: Path) -> Limits:
             name: json.loads(frame.to_json(orient="values", double_precision=15))
             for name, frame in (("subjects", subjects), ("means", means))
         }
-        write_text(report / RECORD, json.dumps(kept) + "\n")
+        write_text(report / LIMITS_FILE, json.dumps(kept) + "\n")
     numbers = dict.fromkeys(_names(), "float64")
     subjects = subjects.astype(numbers)
     rows = [

@@ -35,8 +35,8 @@ from dbbench.reports.results import Results
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-VERSION = 1  # Raise when the same numbers shall look different.
-RECORD = ".plots.json"
+PLOTS_VERSION = 1  # Raise when the same numbers shall look different.
+PLOTS_FILE = ".plots.json"
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Plot:
 
 def draw_plots(results: Results, report: Path, curves: Sequence[Curve]) -> dict[str, Plot]:
     """Write every plot that the results allow and return them by name."""
-    known, made, plots = read_json(report / RECORD), {}, {}
+    known, made, plots = read_json(report / PLOTS_FILE), {}, {}
     for name, title, description, data, draw in _wanted(results, curves):
-        key = fingerprint([VERSION, name, results.banner, data])
+        key = fingerprint([PLOTS_VERSION, name, results.banner, data])
         files = [report / "plots" / f"{name}.{kind}" for kind in ("svg", "png")]
         if known.get(name) != key or not all(file.is_file() for file in files):
             write_plot(draw, files, title, results.banner)
@@ -65,7 +65,7 @@ def draw_plots(results: Results, report: Path, curves: Sequence[Curve]) -> dict[
     for path in (report / "plots").glob("*"):
         if path.stem not in made:
             path.unlink()
-    write_text(report / RECORD, json.dumps(made, indent=1) + "\n")
+    write_text(report / PLOTS_FILE, json.dumps(made, indent=1) + "\n")
     return plots
 
 

@@ -15,9 +15,6 @@ class StableDiffusion(Architecture):
     """StableDiffusionPipeline; 1.4, 1.5 and 2.1 differ only in their configurations."""
 
     pipeline = "StableDiffusionPipeline"
-    denoiser = "unet"
-    multiple = 1
-    lora_targets = ("to_k", "to_q", "to_v", "to_out.0")
     token_lengths = (None,)
 
     @override

@@ -16,9 +16,6 @@ class StableDiffusionXL(Architecture):
     """StableDiffusionXLPipeline (arXiv 2307.01952)."""
 
     pipeline = "StableDiffusionXLPipeline"
-    denoiser = "unet"
-    multiple = 1
-    lora_targets = ("to_k", "to_q", "to_v", "to_out.0")
     token_lengths = (None, None)
 
     @override

@@ -39,9 +39,3 @@ def upgrade() -> None:
         sa.CheckConstraint("(choice IS NULL) = (answered_at IS NULL)", name="answer_is_whole"),
         sa.CheckConstraint("slot IS NULL OR NOT is_check", name="checks_have_no_slot"),
     )
-
-
-def downgrade() -> None:
-    """Drop them, and every answer with them."""
-    for name in ("question", "rater", "study"):
-        op.drop_table(name)
