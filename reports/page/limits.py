@@ -22,14 +22,14 @@ from dbbench.storage.run_folder import features_folder, real_features_folder, sa
 from dbbench.suites.runs import Run
 
 LIMITS_FILE = ".limits.json"
-LIMITS_VERSION = 1  # Raise when the same features shall give other numbers.
+LIMITS_VERSION = 1  # Increase when the same features give other numbers.
 PLACES = "recontextualization"
-"""The category whose prompts ask for a place, and so for no other look of the subject."""
+"""The category whose prompts change the place, but not the look of the subject."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the page shows: methods' means with intervals, and each subject's numbers."""
+    """The limits as the page shows them: means of the methods, and numbers of the subjects."""
 
     means: pd.DataFrame
     """method, limit, value, low, high, subjects."""
@@ -47,7 +47,7 @@ class Limits:
 
 
 def read_limits(results: Results, report: Path) -> Limits:
-    """Measure every run whose features are there; what an earlier report measured is kept."""
+    """Measure every run that has features; unchanged results of an earlier report are reused."""
     key = fingerprint([LIMITS_VERSION, results.key])
     known = read_json(report / LIMITS_FILE)
     if known.get("key") == key:
@@ -75,7 +75,7 @@ def read_limits(results: Results, report: Path) -> Limits:
 
 
 def write_limits(limits: Limits, results: Results, folder: Path) -> list[Table]:
-    """Write the table in four forms; return it, unless there is nothing in it."""
+    """Write the table in four forms; return it, or nothing if it is empty."""
     if not limits.table.rows:
         return []
     banners = [results.banner] if results.banner else []
@@ -84,10 +84,10 @@ def write_limits(limits: Limits, results: Results, folder: Path) -> list[Table]:
 
 
 def measure(results: Results) -> pd.DataFrame:
-    """Return one row per subject and method, the mean over seeds; runs without features have none.
+    """Return one row per subject and method, the mean over seeds; without features there is none.
 
-    The suite's first metric that compares with references says which features tell subjects
-    apart, its first that compares with texts in which there are texts.
+    The features are those of the suite's first metric that compares with references, and of its
+    first metric that compares with texts.
     """
     look, meaning = (
         next((m.role for m in results.metrics if m.compares == what), None)
@@ -128,7 +128,7 @@ def _means(subjects: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shown(out: Path, run: Run, look: str, meaning: str) -> Shown | None:
-    """Return what a run showed of its subject; None where a file of it is missing."""
+    """Return the features of a run's samples; None if one of its files is missing."""
     samples = samples_of(out, run)
     images = read_vectors(out / features_folder(run, look))
     means = read_vectors(out / features_folder(run, meaning))
@@ -151,7 +151,7 @@ def _shown(out: Path, run: Run, look: str, meaning: str) -> Shown | None:
 
 
 def read_vectors(folder: Path, name: str = "images") -> UnitVectors | None:
-    """Return the features in a file of a folder; None where they cannot be read."""
+    """Return the features in a file of a folder; None if they cannot be read."""
     try:
         vectors: UnitVectors = np.load(folder / f"{name}.npy", allow_pickle=False)
     except (OSError, ValueError):

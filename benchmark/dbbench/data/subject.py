@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-Kind = Literal["live", "object"]
+SubjectKind = Literal["live", "object"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Subject:
     """Those that the DreamBooth data set has of it."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SubjectKind:
         """Which of the two prompt lists is meant for it."""
         return "live" if self.live else "object"
 

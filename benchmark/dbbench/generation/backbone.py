@@ -219,7 +219,7 @@ class Backbone:
             return self._architecture.encode(self.pipeline, tokens)
 
     def encode_prompts(self, texts: Sequence[str]) -> EncodedText:
-        """Encode prompts without gradients."""
+        """Encode N prompts without gradients, at most TEXTS_PER_PASS at a time."""
         tokens = self.tokenize(texts)
         with torch.no_grad():
             return join(

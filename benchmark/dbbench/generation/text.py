@@ -61,7 +61,7 @@ class EncodedText:
 
 
 def join(texts: Sequence[EncodedText]) -> EncodedText:
-    """Concatenate texts."""
+    """Concatenate batches of texts of the same backbone."""
     pooled = [text.pooled for text in texts if text.pooled is not None]
     states = torch.cat([text.states for text in texts])
     return EncodedText(states, torch.cat(pooled) if pooled else None)

@@ -72,7 +72,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> Any:
-        """Decode latents to images."""
+        """Decode latents (N, latent_channels, h, w) to RGB images in -1..1 (N, 3, 8h, 8w)."""
         image = self.synthesis(z) + self.refine(z)
         return DecoderOutput(image) if return_dict else (image,)
 

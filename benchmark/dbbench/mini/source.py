@@ -1,4 +1,4 @@
-"""The embedded world's 30 subjects: names, classes and prompts of the photographs, drawn."""
+"""The embedded world's 30 subjects: drawings for the names, classes and prompts of the photos."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dbbench.mini.drawing.world import (
     draw_references,
 )
 
-DRAWINGS_VERSION = 2  # raise when a drawing changes: the references' fingerprints follow it
+DRAWINGS_VERSION = 2  # increase when a drawing changes; it is part of the references' fingerprints
 
-# Subject -> main color, second color, pattern; after the real things where their names tell.
+# Subject -> main color, second color, pattern; as in the photos if the name has a color.
 _LOOKS: dict[str, tuple[str, str, str]] = {
     "backpack": ("red", "black", "checked"),
     "backpack_dog": ("grey", "pink", "striped"),
@@ -79,7 +79,7 @@ def reference_scenes(subject: Subject) -> tuple[Scene, ...]:
 
 
 class MiniWorld:
-    """The subjects and prompts of the photographs, drawn, each image with its scene as truth."""
+    """The subjects and prompts of the photos as drawings; each image has its scene as truth."""
 
     name = "mini"
 
@@ -93,7 +93,7 @@ class MiniWorld:
         return load_prompts(subject.live)
 
     def fingerprint(self, subject: Subject, resolution: int) -> str:
-        """Changes when the subject's drawings would."""
+        """Return a SHA-256 that changes whenever the subject's drawings change."""
         scenes = [scene.truth() for scene in reference_scenes(subject)]
         text = json.dumps([DRAWINGS_VERSION, resolution, scenes], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -13,7 +13,7 @@ from dbbench.generation.text import EncodedText, Tokens
 
 
 class StableDiffusionXL(Architecture):
-    """StableDiffusionXLPipeline (arXiv 2307.01952)."""
+    """StableDiffusionXLPipeline (arXiv 2307.01952), without its refiner."""
 
     pipeline = "StableDiffusionXLPipeline"
     token_lengths = (None, None)

@@ -140,7 +140,7 @@ class Canvas:
         self.pen.line([*at, *at[:4]], fill=outline, width=width, joint="curve")
 
     def veil(self, points: Points, color: Color, alpha: float) -> None:
-        """Draw a translucent shape."""
+        """Draw a translucent shape; `alpha` 1 is opaque."""
         mask = self._stencil(self.place(points), round(255 * alpha))
         self.image.paste(color, (0, 0, self.side, self.side), mask)
 

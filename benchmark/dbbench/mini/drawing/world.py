@@ -52,7 +52,7 @@ class Identity:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """Two identities with different keys count as disjoint."""
+        """What training may not share with the 30 subjects: all but proportions and tint."""
         return self.noun, self.main, self.second, self.pattern
 
     def color(self, name: str) -> Color:
@@ -116,7 +116,7 @@ def draw_scene(
 
 
 def draw_references(identity: Identity, count: int, rng: np.random.Generator) -> tuple[Scene, ...]:
-    """Draw reference scenes: the unchanged identity, each time in another place, nothing in front.
+    """Draw reference scenes: the unchanged identity, each time in another place, unobstructed.
 
     With all references in one place, a method could not separate subject and place, and an encoder
     would rate pictures in any other place as another subject.

@@ -261,7 +261,7 @@ def train_judge(pictures: NDArray[np.uint8], out: Path, *, steps: int) -> None:
 
 
 def export_judge(out: Path, folder: Path) -> None:
-    """Write the judge, float16."""
+    """Write the weights of the judge as float16 safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     state = torch.load(out / "judge.pt", weights_only=True)["model"]
     _save_half(state, folder / "model.safetensors")

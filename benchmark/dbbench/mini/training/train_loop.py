@@ -117,7 +117,7 @@ class LossCurve:
         self._write(kept, "w")
 
     def row(self, *values: float) -> None:
-        """Append one row."""
+        """Append the values as one row, with six significant digits."""
         self._write([[f"{v:.6g}" for v in values]], "a")
 
     def _write(self, rows: Iterable[Iterable[str]], mode: str) -> None:

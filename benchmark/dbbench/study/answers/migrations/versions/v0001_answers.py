@@ -10,7 +10,7 @@ down_revision: str | None = None
 
 
 def upgrade() -> None:
-    """Make the three tables."""
+    """Create the three tables of an empty database."""
     op.create_table("study", sa.Column("id", sa.String(32), primary_key=True))
     op.create_table(
         "rater",
