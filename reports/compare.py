@@ -1,4 +1,4 @@
-"""Two runs side by side: paired differences overall and by category, and what moved most."""
+"""Two runs side by side: paired differences, overall and by category; the largest changes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from dbbench.reports.page.gallery import SubjectPictures
 from dbbench.reports.results import Results, load_results
 
 MOVED = 6
-"""Subjects shown that moved most."""
+"""Number of subjects shown, those with the largest change."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Second minus first on one metric and category, paired by subject."""
+    """Second run minus first on one metric and category, paired by subject."""
 
     category: str
     """"all", or the prompts' category."""
@@ -37,7 +37,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Moved:
-    """A subject, its two means on the first metric, and the prompt that moved most in it."""
+    """A subject, its two means on the first metric, and its prompt with the largest change."""
 
     subject: str
     first: float
@@ -47,37 +47,37 @@ class Moved:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A pair of methods of two runs."""
+    """One method of the first run compared with one method of the second."""
 
     first: Results
     second: Results
     methods: tuple[str, str]
     changes: tuple[Change, ...]
     moved: tuple[Moved, ...]
-    """The subjects that moved most; those that did not move at all are left out."""
+    """The subjects with the largest change; those without any change are left out."""
 
     @property
     def names(self) -> list[str]:
-        """What to call the two runs."""
+        """Short names of the two runs."""
         return names_of((self.first, self.second))
 
     @property
     def partial(self) -> list[str]:
-        """One line for each run that is not whole: what it lacks."""
+        """One line for each unfinished run: what it lacks."""
         runs = zip(self.names, (self.first, self.second), strict=True)
         return [f"{name} is not finished ({run.missing})" for name, run in runs if run.missing]
 
     @property
     def title(self) -> str:
-        """Which method of which run, twice."""
+        """The two methods, each with its run."""
         (a, b), (one, two) = self.methods, self.names
         return f"{two}: {b} minus {one}: {a}"
 
 
 def compare_runs(first: Path, second: Path) -> tuple[Comparison, ...]:
-    """Compare every method that both runs have; or the only one of each, whatever their names.
+    """Compare the methods that are in both runs, or the only method of each under any name.
 
-    Raises UserError for runs whose numbers cannot be compared, and where no method is in both.
+    Raises UserError if the runs cannot be compared, or if no method is in both.
     """
     a, b = load_results(first), load_results(second)
     if problem := difference_between(identity(a), identity(b)):
@@ -109,7 +109,7 @@ def _compare(a: Results, b: Results, methods: tuple[str, str]) -> Comparison:
 
 
 def _paired(one: pd.DataFrame, two: pd.DataFrame, metric: str, category: str) -> pd.DataFrame:
-    """Return the means a and b of each subject that both have."""
+    """Return the means of the subjects that are in both tables, as columns a and b."""
     sides = {}
     for side, table in (("a", one), ("b", two)):
         own = table.loc[table["metric"] == metric]
@@ -137,7 +137,7 @@ def _moved(one: pd.DataFrame, two: pd.DataFrame, metric: Metric) -> tuple[Moved,
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Print the differences, then the subjects that moved most."""
+    """Print the differences, then the subjects with the largest change."""
     banner = comparison.first.banner
     rows = []
     for change in comparison.changes:
@@ -151,16 +151,16 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     for line in comparison.partial:
         console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     label = comparison.first.metrics[0].label
-    console.print("subjects that moved most:" if comparison.moved else "no subject moved")
+    console.print("subjects with the largest change:" if comparison.moved else "no subject changed")
     for moved in comparison.moved:
         line = f"  {moved.subject}: {label} {moved.first:.3f} -> {moved.second:.3f}"
         if moved.prompt:
-            line += f", most in {moved.prompt}"
+            line += f", largest change in {moved.prompt}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def write_comparison(comparisons: tuple[Comparison, ...], out: Path) -> Path:
-    """Write a page with the tables, and with references and both runs' images of what moved."""
+    """Write a page with the tables, and the images of the subjects with the largest change."""
     from dbbench.reports.page.render import environment, shared_context
 
     subjects = {m.subject for c in comparisons for m in c.moved}

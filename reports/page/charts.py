@@ -18,7 +18,7 @@ from dbbench.reports.results import Results, columns_of
 
 @dataclass(frozen=True)
 class Bar:
-    """An interval drawn on a scale of 0 to 100; `low` and `high` are None where there is none."""
+    """A value with its interval, in percent of the scale's width; None without an interval."""
 
     value: float
     low: float | None
@@ -27,7 +27,7 @@ class Bar:
 
 
 def ranking_rows(results: Results) -> list[dict[str, Any]]:
-    """The leaderboard's rows, each cell with its interval on its metric's scale."""
+    """Return the leaderboard's rows; each cell has its interval on its metric's scale."""
     table = results.leaderboard.ranking
     rows = []
     for row in table.to_dict("records"):
@@ -51,7 +51,7 @@ def ranking_rows(results: Results) -> list[dict[str, Any]]:
 
 
 def difference_rows(results: Results) -> list[dict[str, Any]]:
-    """The paired differences, metric by metric, each drawn on its metric's scale with zero."""
+    """Return the paired differences by metric, each on its metric's scale with zero."""
     table = results.leaderboard.differences
     rows = []
     for metric in results.metrics:
@@ -70,7 +70,7 @@ def difference_rows(results: Results) -> list[dict[str, Any]]:
 
 
 def matrix_of(results: Results, column: Literal["subject", "prompt"]) -> dict[str, Any]:
-    """Means by subject or prompt, grouped by metric, each with its place between its extremes."""
+    """Return means by subject or prompt, grouped by metric, each scaled between the extremes."""
     table = results.means_by(column)
     columns = columns_of(table)
     kinds = dict(results.scores[["subject", "kind"]].drop_duplicates().to_numpy())
@@ -85,7 +85,7 @@ def matrix_of(results: Results, column: Literal["subject", "prompt"]) -> dict[st
         cells = []
         for (metric, method), found in zip(columns, values, strict=True):
             value, (low, high) = known(found), limits[metric]
-            # The oracle is no competitor: tinted too, it would leave the methods hardly apart.
+            # The oracle is not tinted: its high scores would hide the differences between methods.
             competes = value is not None and method != REAL
             place = round((found - low) / (high - low), 3) if competes else 0.0
             cells.append((value, place))
@@ -129,5 +129,5 @@ def _scale(values: Iterable[float], pad: float = 0.06) -> tuple[float, float]:
 
 
 def known(value: Any) -> float | None:
-    """Return a number, None where there is none."""
+    """Return the value as a float; None if it is missing."""
     return None if pd.isna(value) else float(value)

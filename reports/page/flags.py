@@ -33,7 +33,7 @@ def read_flags(results: Results) -> dict[tuple[str, str], list[Flagged]]:
     """Return the flags of each method and metric.
 
     A score comes from the run's score table where the suite has the metric, else from the features
-    of the encoder that the metric declares. No entry where these are not there.
+    of the encoder that the metric declares. Without either there is no entry.
     """
     expectation = results.leaderboard.expectation
     methods = [str(method) for method in results.leaderboard.ranking["method"] if method != REAL]
@@ -57,9 +57,9 @@ def read_flags(results: Results) -> dict[tuple[str, str], list[Flagged]]:
 def _run_flags(
     out: Path, metric: Metric, run: Run, real: UnitVectors | None, known: pd.Series[float] | None
 ) -> list[Flagged] | None:
-    """Return the flags of one run; None where its features, or those of the real images, are gone.
+    """Return the flags of one run; None if its features, or those of the real images, are missing.
 
-    `known` are the scores that the score table has, by file.
+    `known` are the scores in the score table, by file.
     """
     samples, images = samples_of(out, run), read_vectors(out / features_folder(run, metric.role))
     if samples is None or images is None or real is None or len(images) != len(samples.images):

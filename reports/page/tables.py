@@ -57,7 +57,7 @@ def write_tables(results: Results, folder: Path, more: Sequence[Table] = ()) -> 
 
 
 def all_tables(results: Results) -> list[Table]:
-    """Return every table of a run; those that a run has nothing for are without rows."""
+    """Return every table of a run; tables without results have no rows."""
     return [
         _paper_table(results),
         _verdicts(results),
@@ -117,7 +117,7 @@ def markdown(results: Results) -> str:
 
 
 def _paper_table(results: Results) -> Table:
-    """The paper's own table with what was found: found, its interval, and published."""
+    """Return the paper's table: measured value, its interval, and published value."""
     paper = results.suite.table
     header, rows, data = ["row"], [], []
     for metric in results.metrics:

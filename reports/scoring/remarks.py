@@ -1,4 +1,4 @@
-"""What stands beside a reconciliation's tables in words, and how its numbers are written."""
+"""The sentences beside a reconciliation's tables, and the format of its numbers."""
 
 from __future__ import annotations
 

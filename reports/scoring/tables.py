@@ -22,7 +22,7 @@ from dbbench.reports.scoring.remarks import count, encoder_lines, number, remark
 from dbbench.versions import versions
 
 SHOWN = 12
-"""How many lines of a long list stand in the terminal; the files have all of them."""
+"""Maximum number of lines of a list in the terminal; the files have all of them."""
 _WORDS = {"refs", "text", "per", "of", "nearest"}
 _TEXTS = {"without-identifier": "no id", "as-given": "given", "without-subject": "no subj."}
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dbbench.cli import app
 from dbbench.errors import UserError
 from dbbench.evaluation.statistics import worse_by_chance
-from dbbench.reports.gate import VERSION
+from dbbench.reports.gate import BASELINE_VERSION
 
 
 def call(*arguments: object):
@@ -76,7 +76,10 @@ def test_noise_alone_hardly_ever_raises_an_alarm():
         (None, "there is no baseline"),
         ("{", "is no baseline"),
         ("[]", "is no baseline"),
-        (json.dumps({"version": VERSION + 1, "trainings": {}}), "is a baseline of version"),
+        (
+            json.dumps({"version": BASELINE_VERSION + 1, "trainings": {}}),
+            "is a baseline of version",
+        ),
     ],
 )
 def test_a_bad_baseline_is_one_line(make_run: MakeRun, tmp_path, content, message):
