@@ -135,6 +135,8 @@ class Sample(_Image):
     seed: int = 0
     text: str = ""
     """The prompt without an identifier."""
+    one_colour: bool | None = None
+    """Whether it shows nothing; None where it was not looked at."""
 
 
 class ClassImage(_Image):

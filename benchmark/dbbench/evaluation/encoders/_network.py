@@ -157,7 +157,7 @@ def encode(
     device: torch.device,
     batch_size: int,
 ) -> UnitVectors:
-    """Encode items in batches -> ND float32, unit norm. Raises ValueError for a zero vector.
+    """Encode items in batches -> ND float32, unit norm. Raises UserError for a vector of zeros or of NaN.
 
     `prepare` returns a tensor, or a dictionary of tensors with a `to(device)` method.
     """
@@ -168,7 +168,10 @@ def encode(
             features = forward(batch).double()  # float32 norms err by 1e-7 per term.
             norms = features.norm(dim=-1, keepdim=True)
             if not bool((norms > 0).all()):
-                raise ValueError("the network returned a zero vector; its weights are damaged")
+                raise UserError(
+                    "the encoder gives zeros or NaN for an image or a text; its weights are"
+                    " damaged: use others"
+                )
             parts.append((features / norms).float().cpu().numpy())
     return np.concatenate(parts)
 

@@ -145,6 +145,17 @@ class HuggingFaceEncoder:
         )
 
     @property
+    def context(self) -> int:
+        """The most tokens of a text that it reads, with the marks of beginning and end."""
+        return int(self._model.config.text_config.max_position_embeddings)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, counted in the same way."""
+        assert self._tokenizer is not None
+        with _network.quiet_transformers():
+            return [len(ids) for ids in self._tokenizer(list(texts)).input_ids]
+
+    @property
     def _vision_config(self) -> Any:
         return getattr(self._model.config, "vision_config", self._model.config)
 
@@ -156,12 +167,11 @@ class HuggingFaceEncoder:
 
     def _tokenize(self, texts: Sequence[str]) -> Any:
         # SigLIP was trained with padding to the full length; for CLIP, padding has no effect.
-        length = int(self._model.config.text_config.max_position_embeddings)
         return self._tokenizer(  # type: ignore[misc]
             list(texts),
             padding="max_length",
             truncation=True,
-            max_length=length,
+            max_length=self.context,
             return_tensors="pt",
         )
 
@@ -182,7 +192,7 @@ class HuggingFaceEncoder:
             rules.pop("truncation", None)
         return {
             "class": type(self._tokenizer).__name__,
-            "context_length": int(self._model.config.text_config.max_position_embeddings),
+            "context_length": self.context,
             "rules": fingerprint(rules),
         }
 
