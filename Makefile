@@ -25,7 +25,7 @@ demo: $(READY) ## run the main job on six subjects of the embedded world, then s
 	$(DBBENCH) report results/demo
 
 test: $(READY) ## run the tests (ARGS="-k name" to choose)
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest --numprocesses=auto $(ARGS)
 
 test-slow: $(READY) ## run the tests that take longer than 20 seconds each
 	.venv/bin/python -m pytest -m "slow and not gpu" $(ARGS)

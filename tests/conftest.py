@@ -12,6 +12,8 @@ import pytest
 
 # Tests are offline: a name that is not a local path fails at once, and no cache is consulted.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tests run side by side, and their tensors are small: threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from finished_run import make_run as make_run
 from PIL import Image
