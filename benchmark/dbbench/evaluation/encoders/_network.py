@@ -157,9 +157,10 @@ def encode(
     device: torch.device,
     batch_size: int,
 ) -> UnitVectors:
-    """Encode items in batches -> ND float32, unit norm. Raises UserError for a vector of zeros or of NaN.
+    """Encode items in batches -> ND float32, unit norm.
 
     `prepare` returns a tensor, or a dictionary of tensors with a `to(device)` method.
+    Raises UserError for a vector of zeros or of NaN.
     """
     parts = [np.zeros((0, dim), dtype=np.float32)]
     with same_everywhere():
