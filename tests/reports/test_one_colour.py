@@ -15,7 +15,7 @@ from dbbench.reports import write_report
 from dbbench.running import stages
 from dbbench.storage.artifact import Artifact
 from dbbench.storage.run_folder import Samples
-from dbbench.suites.rows import Row
+from dbbench.suites.rows import SuiteRow
 from dbbench.suites.runs import Run
 from dbbench.suites.sampling import SampleSettings
 
@@ -77,7 +77,7 @@ def test_the_sample_stage_looks_at_what_it_wrote(
     with caplog.at_level(logging.WARNING):
         stages.sample(
             artifact, RUN, DOG, Censored(), NoBackbone(),  # type: ignore[arg-type]
-            checkpoint=checkpoint, settings=SampleSettings(), row=Row("plain", "plain"),
+            checkpoint=checkpoint, settings=SampleSettings(), row=SuiteRow("plain", "plain"),
             jobs=[ImageJob(prompt, 0, 5) for prompt in prompts],
         )  # fmt: skip
     assert [s.one_colour for s in Samples.read(artifact).images] == [False, True, False]
