@@ -52,7 +52,7 @@ class Results:
     @property
     def banner(self) -> str | None:
         """The warning that every table and page of this folder must show; None if there is none."""
-        return self.suite.banner
+        return self.suite.full_banner
 
     @property
     def prompts(self) -> dict[str, PromptTemplate]:
@@ -150,7 +150,7 @@ def _load(out: Path, stamp: tuple[int, ...]) -> Results:
         ) from None
     expectation = Expectation(
         suite=suite.name,
-        banner=suite.banner,
+        banner=suite.full_banner,
         subjects=selection["subjects"],
         methods=selection["methods"],
         seeds=seeds,

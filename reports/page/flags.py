@@ -1,8 +1,9 @@
-"""Copies and collapses of a run: the scores of the metrics that flag, above a subject's ceiling."""
+"""Flags of a run: copies and collapses above a subject's ceiling, and images of one colour."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 from dbbench.evaluation.encoder import UnitVectors
 from dbbench.evaluation.flags import FLAGS, Flag, find_flags
 from dbbench.evaluation.metric import Metric, evaluate_from, load_metric
+from dbbench.evaluation.one_colour import say_of_one_colour
 from dbbench.evaluation.scores import REAL
 from dbbench.reports.page.limits import read_vectors
 from dbbench.reports.results import Results
@@ -51,6 +53,41 @@ def read_flags(results: Results) -> dict[tuple[str, str], list[Flagged]]:
                 flags = _run_flags(results.out, metric, run, real, known)
                 if flags is not None:
                     found.setdefault((run.method, metric.name), []).extend(flags)
+    return found
+
+
+def count_of_one_colour(results: Results) -> dict[str, tuple[int, int]]:
+    """Return how many images of each method are of one colour, and of how many that is known.
+
+    A method without an entry has none that were looked at, as in runs of older versions.
+    """
+    expectation = results.leaderboard.expectation
+    methods = [str(method) for method in results.leaderboard.ranking["method"] if method != REAL]
+    runs = plan_runs(results.suite, expectation.subjects, methods, expectation.seeds)
+    return _count_of_one_colour(results.out, results.key, tuple(runs))
+
+
+def say_one_colour(results: Results) -> list[str]:
+    """Return a line on each method that has images of one colour."""
+    counts = count_of_one_colour(results)
+    return [
+        f"{say_of_one_colour(count, total, f'images of {method}')}; look at them before the scores"
+        for method, (count, total) in counts.items()
+        if count
+    ]
+
+
+@lru_cache(maxsize=8)
+def _count_of_one_colour(out: Path, key: str, runs: tuple[Run, ...]) -> dict[str, tuple[int, int]]:
+    """Count once for the same results; `key` is theirs."""
+    found: dict[str, tuple[int, int]] = {}
+    for run in runs:
+        samples = samples_of(out, run)
+        looked = [sample.one_colour for sample in samples.images] if samples else []
+        known = [each for each in looked if each is not None]
+        if known:
+            count, total = found.get(run.method, (0, 0))
+            found[run.method] = (count + sum(known), total + len(known))
     return found
 
 

@@ -19,7 +19,7 @@ from dbbench.reports.formats.table import arrowed, interval, number, p_value, pe
 from dbbench.reports.page.charts import difference_rows, drawn, known, matrix_of, ranking_rows
 from dbbench.reports.page.contact_sheets import make_pictures
 from dbbench.reports.page.curves import read_curves
-from dbbench.reports.page.flags import Flagged, read_flags
+from dbbench.reports.page.flags import Flagged, count_of_one_colour, read_flags
 from dbbench.reports.page.gallery import SubjectPictures
 from dbbench.reports.page.plots import Plot, draw_plots
 from dbbench.reports.page.provenance import credits_of, facts_of
@@ -172,8 +172,13 @@ def _flags(results: Results, pictures: Iterable[SubjectPictures]) -> dict[str, A
             if sheet is not None:
                 worst.append({"flag": flag, "sheet": sheet, "subject": subject})
     methods = [str(m) for m in results.leaderboard.ranking["method"] if m != REAL]
+    blank = count_of_one_colour(results)
     table = [
-        (m, *(len(flags[m, kind]) if (m, kind) in flags else None for kind in FLAGS))
+        (
+            m,
+            *(len(flags[m, kind]) if (m, kind) in flags else None for kind in FLAGS),
+            blank[m][0] if m in blank else None,
+        )
         for m in methods
     ]
     return {"table": table, "worst": worst}

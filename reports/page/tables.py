@@ -28,6 +28,7 @@ from dbbench.reports.formats.table import (
     write_table,
 )
 from dbbench.reports.formats.terminal import print_table
+from dbbench.reports.page.flags import say_one_colour
 from dbbench.reports.page.verdicts import judge, paper_rows
 from dbbench.reports.results import BOARD, RANKED, Results, columns_of
 
@@ -97,7 +98,7 @@ def print_tables(results: Results, console: Console) -> None:
         columns = ("a - b", "difference", "95%", "p (Holm)")
         print_table(console, title, columns, differences, banners=banners)
     print_verdicts(results, console)
-    for reason in board.reasons:
+    for reason in (*say_one_colour(results), *board.reasons):
         console.print(escape(reason), style="yellow", highlight=False)
 
 
@@ -112,7 +113,8 @@ def markdown(results: Results) -> str:
     """Return all tables as one Markdown text."""
     banners = [results.banner] if results.banner else []
     made = [markdown_table(table, banners) for table in all_tables(results) if table.rows]
-    reasons = [f"{cell(reason)}.\n" for reason in results.leaderboard.reasons]
+    lines = [*say_one_colour(results), *results.leaderboard.reasons]
+    reasons = [f"{cell(line)}.\n" for line in lines]
     return "\n".join([f"# dbbench: {cell(results.suite.name)}\n", *made, f"{HOW}\n", *reasons])
 
 

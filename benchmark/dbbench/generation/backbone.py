@@ -17,10 +17,11 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from dbbench.cut_texts import say_cut
 from dbbench.errors import UserError
 from dbbench.generation.architectures import architecture, text_encoders, tokenizer_of
 from dbbench.generation.latents import LatentCodec, Posterior
-from dbbench.generation.loading import load_pipeline
+from dbbench.generation.loading import load_pipeline, quiet
 from dbbench.generation.noise import build_schedule, build_solver
 from dbbench.generation.text import EncodedText, ExtendedEmbedding, Tokens, join
 from dbbench.suites.sampling import SampleSettings
@@ -79,6 +80,16 @@ class Backbone:
     def text_encoders(self) -> tuple[str, ...]:
         """The parts that encode text, in the pipeline's order."""
         return text_encoders(self.pipeline)
+
+    @property
+    def contexts(self) -> tuple[int, ...]:
+        """The most tokens of a text that each text encoder reads, with the marks of its ends."""
+        return tuple(
+            length or getattr(self.pipeline, tokenizer_of(part)).model_max_length
+            for part, length in zip(
+                self.text_encoders, self._architecture.token_lengths, strict=False
+            )
+        )
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -197,20 +208,27 @@ class Backbone:
             return self._codec.decode(latents)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Return token ids for each text encoder, padded or truncated to its length."""
-        ids = []
-        lengths = self._architecture.token_lengths
-        for part, length in zip(self.text_encoders, lengths, strict=False):
+        """Return token ids for each text encoder, padded or truncated to its length.
+
+        What is cut is said in the log.
+        """
+        ids, cut = [], []
+        for part, limit in zip(self.text_encoders, self.contexts, strict=True):
             tokenizer = getattr(self.pipeline, tokenizer_of(part))
-            written = TextualInversionLoaderMixin().maybe_convert_prompt(list(texts), tokenizer)
+            with quiet():  # transformers says of long texts that they end in errors.
+                written = TextualInversionLoaderMixin().maybe_convert_prompt(list(texts), tokenizer)
+                counts = [len(each) for each in tokenizer(written).input_ids]
             encoded = tokenizer(
                 written,
                 padding="max_length",
-                max_length=length or tokenizer.model_max_length,
+                max_length=limit,
                 truncation=True,
                 return_tensors="pt",
             )
             ids.append(encoded.input_ids.to(self.device))
+            cut.append(say_cut(texts, counts, limit, "the text encoder"))
+        for line in dict.fromkeys(filter(None, cut)):
+            log.warning("%s", line)
         return Tokens(tuple(ids))
 
     def encode_tokens(self, tokens: Tokens) -> EncodedText:
