@@ -1,16 +1,15 @@
 """The regression gate: a finished run against a baseline in JSON, and what `dbbench check` prints.
 
-The unit of comparison is one training: a subject with a seed, as its mean over all images. If a
-change of the code makes nothing worse, each of these is equally likely to rise or to fall. The test
-is an exact sign-flip permutation test, one-sided towards worse. Holm's correction covers all
-methods and metrics of the check, so the probability of any false alarm is below 5%. A significant
-but small difference can be tolerated, set for each metric.
+What is compared is one training: a subject with a seed, its mean over all images. A change of code
+that makes nothing worse leaves these as likely to rise as to fall. The decision is that of every
+table (`evaluation/decision.py`), with trainings in place of subjects; all methods and metrics of
+the check are one family, so that the chance of even one false alarm stays below 5%. A difference
+that is certain but small may be tolerated, metric by metric.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from rich.console import Console
 from rich.text import Text
 
 from dbbench.errors import UserError, unknown
+from dbbench.evaluation.decision import Difference, decide, undecidable
 from dbbench.evaluation.metric import Metric
-from dbbench.evaluation.statistics import holm, worse_by_chance
 from dbbench.files import write_text
 from dbbench.reports.comparable import difference_between, identity
 from dbbench.reports.formats.table import cell, number, p_value
@@ -31,7 +30,7 @@ from dbbench.reports.formats.terminal import print_table
 from dbbench.reports.results import Results
 
 BASELINE_VERSION = 1
-SIGNIFICANCE = 0.05
+FAMILY = "all lines of the check"
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,14 @@ class Line:
     metric: Metric
     baseline: float
     new: float
-    trainings: int
-    p_holm: float
+    found: Difference
+    """New minus baseline, over trainings in place of subjects."""
     tolerance: float
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings both have."""
+        return self.found.subjects
 
     @property
     def loss(self) -> float:
@@ -54,14 +58,15 @@ class Line:
     @property
     def regressed(self) -> bool:
         """Whether it is worse by more than is tolerated, and not by chance."""
-        return self.p_holm < SIGNIFICANCE and self.loss > self.tolerance
+        return self.found.decided and self.loss > self.tolerance
 
     @property
     def verdict(self) -> str:
         """The verdict as the tables show it."""
         if self.regressed:
             return "REGRESSED"
-        return "worse, tolerated" if self.p_holm < SIGNIFICANCE else "no regression"
+        worse = self.found.decided and self.loss > 0
+        return "worse, tolerated" if worse else "no regression"
 
 
 def baseline_of(results: Results) -> dict[str, Any]:
@@ -149,22 +154,17 @@ def check(
                 )
             found.append((method, metric, [a for a, _ in pairs], [b for _, b in pairs]))
     _require_enough_trainings(found)
-    p_values: list[float | None] = []
-    for _, metric, old, now in found:
-        sign = 1.0 if metrics[metric].higher_is_better else -1.0
-        p_values.append(worse_by_chance([sign * (b - a) for a, b in zip(old, now, strict=True)]))
-    adjusted = holm(p_values)
+    decided = decide(((now, old) for _, _, old, now in found), family=FAMILY)
     return tuple(
         Line(
             method,
             metrics[metric],
             sum(old) / len(old),
             sum(now) / len(now),
-            len(old),
-            1.0 if p is None else p,
+            difference,
             tolerance.get(metric, 0.0),
         )
-        for (method, metric, old, now), p in zip(found, adjusted, strict=True)
+        for (method, metric, old, now), difference in zip(found, decided, strict=True)
     )
 
 
@@ -185,20 +185,19 @@ def _of(trainings: Mapping[str, float], subject: str) -> list[float]:
 
 
 def _require_enough_trainings(found: list[tuple[str, str, list[float], list[float]]]) -> None:
-    """Raise UserError if not even a loss in every training would be significant."""
-    needed = math.ceil(math.log2(len(found) / SIGNIFICANCE)) if found else 0
+    """Raise UserError where not even a loss in every training could be told from chance."""
     fewest = min((len(old) for _, _, old, _ in found), default=0)
-    if fewest < needed or not found:
+    if reason := undecidable(fewest, len(found), unit="training"):
         raise UserError(
-            f"{fewest} trainings (subjects x seeds) are too few for {len(found)} comparisons: the "
-            f"test needs at least {needed}; add subjects or seeds, or check fewer methods"
+            f"{reason} (a training is a subject with a seed); add subjects or seeds, or check fewer"
+            " methods"
         )
 
 
 HEADER = ("method", "metric", "baseline", "now", "difference", "trainings", "p (Holm)", "verdict")
 HOW = (
-    "Paired by subject and seed; one-sided sign-flip test towards worse, Holm over all lines. "
-    "REGRESSED is p < 0.05 and more than the tolerance."
+    "Paired by subject and seed; sign-flip test, Holm over all lines, which are one family. "
+    "REGRESSED is worse with p < 0.05 and by more than the tolerance."
 )
 
 
@@ -261,6 +260,6 @@ def _cells(line: Line) -> list[str]:
         number(line.new),
         number(line.new - line.baseline, signed=True),
         str(line.trainings),
-        p_value(line.p_holm),
+        p_value(line.found.p_holm),
         line.verdict,
     ]

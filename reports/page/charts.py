@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from dbbench.evaluation.leaderboard import SIGNIFICANCE
 from dbbench.evaluation.metric import Metric
 from dbbench.evaluation.scores import REAL
 from dbbench.reports.formats.table import rank
@@ -58,13 +57,12 @@ def difference_rows(results: Results) -> list[dict[str, Any]]:
         own = table.loc[table["metric"] == metric.name]
         scale = _scale([0.0, *own[["difference", "low", "high"]].to_numpy().ravel()])
         for row in own.to_dict("records"):
-            low, high, p = (known(row[key]) for key in ("low", "high", "p_holm"))
+            low, high = known(row["low"]), known(row["high"])
             value = float(row["difference"])
             if not math.isfinite(value):
                 continue
             bar = _bar(value, low, high, scale)
-            significant = p is not None and p < SIGNIFICANCE
-            drawn = {"label": metric.label, "bar": bar, "significant": significant}
+            drawn = {"label": metric.label, "bar": bar}
             rows.append({str(key): value for key, value in row.items()} | drawn)
     return rows
 

@@ -34,7 +34,8 @@ from dbbench.reports.results import BOARD, RANKED, Results, columns_of
 
 HOW = (
     "Mean over subjects of the mean over images, with the 95% interval (bootstrap over subjects). "
-    "Methods share a rank unless a paired test over subjects distinguishes them (p < 0.05, Holm)."
+    "Methods share a rank unless a paired test over subjects distinguishes them (p < 0.05 by Holm "
+    "over the family: all pairs of methods on that metric)."
 )
 
 
@@ -88,14 +89,14 @@ def print_tables(results: Results, console: Console) -> None:
     print_table(console, title, header, ranking, banners=banners)
     differences: list[list[str]] = []
     above = ""
-    for pair, label, difference, between, _, p_holm, _ in _differences(results).rows:
+    for pair, label, difference, between, _, p_holm, family, _ in _differences(results).rows:
         if label != above:
             differences.append([label])
-        differences.append([f"  {pair}", difference, between, p_holm])
+        differences.append([f"  {pair}", difference, between, p_holm, family])
         above = label
     if differences:
         title = f"{results.suite.name}: paired differences by subject"
-        columns = ("a - b", "difference", "95%", "p (Holm)")
+        columns = ("a - b", "difference", "95%", "p (Holm)", "family")
         print_table(console, title, columns, differences, banners=banners)
     print_verdicts(results, console)
     for reason in (*say_one_colour(results), *board.reasons):
@@ -169,7 +170,7 @@ def _ranking(results: Results) -> Table:
 
 def _differences(results: Results) -> Table:
     labels = {metric.name: metric.label for metric in results.metrics}
-    header = ["a - b", "metric", "difference", "95%", "p", "p (Holm)", "subjects"]
+    header = ["a - b", "metric", "difference", "95%", "p", "p (Holm)", "family", "subjects"]
     rows = [
         [
             f"{row['a']} - {row['b']}",
@@ -178,6 +179,7 @@ def _differences(results: Results) -> Table:
             interval(row["low"], row["high"], signed=True),
             p_value(row["p"]),
             p_value(row["p_holm"]),
+            str(row["comparisons"]),
             str(row["subjects"]),
         ]
         for row in results.leaderboard.differences.to_dict("records")

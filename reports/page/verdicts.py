@@ -8,8 +8,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from dbbench.evaluation import decision
+from dbbench.evaluation.decision import Difference
 from dbbench.evaluation.metric import Metric
-from dbbench.evaluation.statistics import Difference, Interval
+from dbbench.evaluation.pairing import shared_rows
 from dbbench.reports.results import Results
 from dbbench.suites.paper_table import Claim
 
@@ -20,10 +22,11 @@ Outcome = Literal["reproduced", "not reproduced", "not decidable", "not run"]
 class Verdict:
     """Whether a run reproduces a finding of a paper.
 
-    The 95% interval of the paired difference, clustered by subject, decides. If it is entirely on
-    the claimed side of zero, the finding is reproduced; if it is entirely on the other side, it is
-    not. If it contains zero, the number of subjects is too small to decide. "Not below" is
-    reproduced if the interval is above minus the claim's margin.
+    The 95% interval of the paired difference decides. If it is entirely on the claimed side of
+    zero, the finding is reproduced; if it is entirely on the other side, it is not. If it contains
+    zero, the number of subjects is too small to decide. "Not below" is reproduced if the interval
+    is above minus the claim's margin. A finding was named before the run, so it is a family of its
+    own (`evaluation/decision.py`).
     """
 
     claim: Claim
@@ -108,18 +111,19 @@ def judge(results: Results) -> tuple[Verdict, ...]:
 
 
 def _judge(results: Results, claim: Claim) -> Verdict:
-    table = results.leaderboard.differences
-    own = table.loc[(table["metric"] == claim.metric) & (table["subjects"] > 0)]
-    pairs = {(row["a"], row["b"]): row for row in own.to_dict("records")}
-    row, sign = pairs.get((claim.first, claim.second)), 1.0
-    if row is None:
-        row, sign = pairs.get((claim.second, claim.first)), -1.0
-    if row is None:
+    own = results.scores.loc[results.scores["metric"] == claim.metric]
+    sides = [own.loc[own["method"] == name] for name in (claim.first, claim.second)]
+    if any(side.empty for side in sides):
         return Verdict(claim, "not run", None)
-    ends = sorted(sign * row[end] for end in ("low", "high") if not pd.isna(row[end]))
-    interval = Interval(*ends) if ends else Interval(None, None, str(row["reason"]))
-    p = None if pd.isna(row["p"]) else float(row["p"])
-    found = Difference(sign * row["difference"], interval, p, int(row["subjects"]))
+    shared = shared_rows(*sides)
+    means = pd.concat(
+        [side.groupby("subject", observed=True)["value"].mean() for side in (shared.a, shared.b)],
+        axis=1,
+        join="inner",
+    ).to_numpy(dtype=float)
+    if not len(means):
+        return Verdict(claim, "not run", None)
+    (found,) = decision.decide([(means[:, 0], means[:, 1])], family=claim.text)
     return Verdict(claim, decide(claim, found), found)
 
 

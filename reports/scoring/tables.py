@@ -192,7 +192,7 @@ def _scored(result: Reconciliation, metric: Metric) -> bool:
 
 
 def _differences(result: Reconciliation) -> Section:
-    header = ["a - b, paired by subject", "difference", "95%", "p (Holm)", "subjects"]
+    header = ["a - b, paired by subject", "difference", "95%", "p (Holm)", "family", "subjects"]
     rows: list[list[str]] = []
     protocol = result.cast.protocols[0]
     own = result.differences[result.differences["protocol"] == protocol.name]
@@ -207,6 +207,7 @@ def _differences(result: Reconciliation) -> Section:
                     number(row["difference"], protocol, metric.name, signed=True),
                     span(row["low"], row["high"], protocol, metric.name, signed=True),
                     p_value(row["p_holm"]),
+                    str(row["comparisons"]),
                     str(row["subjects"]),
                 ]
             )
