@@ -68,12 +68,16 @@ def _from_folder(folder: Path, variant: str | None) -> Any:
     for file in folder.glob("*/*"):  # also of tokenizers and configs
         if remedy := hub.pointer(file):
             raise UserError(remedy)
-    networks = (kind.denoiser, *filter(lambda n: _is_text_encoder(n, index[n]), index), "vae")
+    encoders = [
+        name
+        for name, entry in index.items()
+        if name.startswith("text_encoder") and isinstance(entry, list) and entry[0] is not None
+    ]
     try:
         with quiet():
             parts = {
                 name: components.load_part(folder, name, index.get(name), variant=variant)
-                for name in networks
+                for name in (kind.denoiser, *encoders, "vae")
             }
             options = _options(kind, index)
             return _class(kind).from_pretrained(folder, **parts, **options)
@@ -192,10 +196,6 @@ def _class_in(names: set[str]) -> str:
     if any(name.startswith("model.diffusion_model.input_blocks.") for name in names):
         return "StableDiffusionPipeline"
     raise ValueError("no Stable Diffusion checkpoint in the original layout")
-
-
-def _is_text_encoder(name: str, entry: Any) -> bool:
-    return name.startswith("text_encoder") and isinstance(entry, list) and entry[0] is not None
 
 
 @contextmanager
