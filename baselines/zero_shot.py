@@ -144,7 +144,8 @@ class ZeroShot:
                     **place,
                 )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = hub.explain(error, settings.adapter)
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first if local.is_dir() else hub.explain(error, settings.adapter)
             raise UserError(
                 f"no image encoder {settings.image_encoder} in {settings.adapter}: {reason}; or set"
                 " methods.zero_shot.adapter=FOLDER"
