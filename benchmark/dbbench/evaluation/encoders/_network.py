@@ -51,7 +51,7 @@ def hub_weights(repository: str, filenames: Sequence[str], *, encoder: str) -> P
     """
     from huggingface_hub import get_session, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import RemoteEntryNotFoundError
-    from huggingface_hub.utils import hf_raise_for_status
+    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
     for filename in filenames:
         cached = try_to_load_from_cache(repository, filename)
