@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-Kind = Literal["live", "object"]
+from dbbench.text_files import read_toml
+
+SubjectKind = Literal["live", "object"]
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,15 @@ class Subject:
     """Its photographs in the DreamBooth data set."""
 
     @property
-    def kind(self) -> Kind:
-        """Selects one of the two prompt lists."""
+    def kind(self) -> SubjectKind:
+        """Which of the two prompt lists is meant for it."""
         return "live" if self.live else "object"
 
 
 @cache
 def load_subjects() -> tuple[Subject, ...]:
     """Return the 30 subjects of the DreamBooth data set, in its own order."""
-    document = tomllib.loads((files("dbbench.subjects") / "subjects.toml").read_text("utf-8"))
+    document = read_toml(files("dbbench.subjects") / "subjects.toml", "the subjects")
     return tuple(
         Subject(
             name=table["name"],

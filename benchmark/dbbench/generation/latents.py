@@ -10,6 +10,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from dbbench.errors import UserError
+
 PIXELS_PER_PASS = 8 * 512 * 512
 
 
@@ -50,7 +52,7 @@ class LatentCodec:
             )
             pixels = pixels.to(self._vae.device, self._vae.dtype, memory_format=torch.channels_last)
             posterior = self._vae.encode(pixels).latent_dist
-            mean = posterior.mode().float()
+            mean = _numbers(posterior.mode().float(), "the autoencoder makes of the images")
             std = getattr(posterior, "std", None)  # an autoencoder without one is deterministic
             means.append((mean - self._shift) * self._scale)
             stds.append(torch.zeros_like(mean) if std is None else std.float() * self._scale)
@@ -58,9 +60,25 @@ class LatentCodec:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> list[Image]:
-        """Decode scaled latents (N, C, h, w) to RGB images."""
+        """Decode scaled latents (N, C, h, w) to RGB images.
+
+        Raises UserError for NaN or infinite numbers in the latents or in what comes of them.
+        """
         images: list[Image] = []
-        for part in torch.split(latents, self._batch):
+        for part in torch.split(_numbers(latents, "the denoiser gives"), self._batch):
             pixels = self._vae.decode(part / self._scale + self._shift, return_dict=False)[0]
-            images += self._images.postprocess(pixels.float(), output_type="pil")
+            pixels = _numbers(pixels.float(), "the autoencoder makes of the latents")
+            images += self._images.postprocess(pixels, output_type="pil")
         return images
+
+
+def _numbers(tensor: Tensor, source: str) -> Tensor:
+    """Return the tensor. Raises UserError where not all of it is finite."""
+    if torch.isfinite(tensor).all():
+        return tensor
+    what = "NaN" if tensor.isnan().any() else "infinite numbers"
+    raise UserError(
+        f"what {source} has {what} in it, which would be black images; its weights are damaged or"
+        " their training went wrong, or its precision is too low: use other weights, or"
+        " --set backbone.dtype=float32"
+    )

@@ -93,12 +93,10 @@ def choose(demand: Demand, free: int) -> Recipe:
     sizes = [demand.batch]
     while sizes[-1] > 1:
         sizes.append((sizes[-1] + 1) // 2)
-    whole = demand.batch
     recipes = [
-        Recipe(whole),
-        Recipe(whole, offload=True),
-        Recipe(whole, checkpointing=True, offload=True),
-        *(Recipe(size, checkpointing=True, offload=True) for size in sizes[1:]),
+        Recipe(demand.batch),
+        Recipe(demand.batch, offload=True),
+        *(Recipe(size, checkpointing=True, offload=True) for size in sizes),
     ]
     return next((recipe for recipe in recipes if recipe.estimate(demand) <= free), recipes[-1])
 
@@ -108,18 +106,18 @@ def measure(
 ) -> Demand:
     """Return the demand of training these weights on this backbone."""
     denoiser: Any = backbone.module(backbone.denoiser)
-    learning = {id(weight) for weight in trained}
-    helpers = {part: backbone.module(part) for part in (*backbone.text_encoders, "vae")}
-    sizes = {part: sum(w.numel() for w in module.parameters()) for part, module in helpers.items()}
-    resting = {part: sizes[part] for part in resting_parts(backbone, trained)}
+    sizes = {
+        part: sum(weight.numel() for weight in backbone.module(part).parameters())
+        for part in (*backbone.text_encoders, "vae")
+    }
     _, height, width = backbone.latent_shape
     config = denoiser.config
     channels = (config.get("block_out_channels") or (config.get("caption_projection_dim"),))[0]
     return Demand(
         denoiser=sum(weight.numel() for weight in denoiser.parameters()),
         helpers=sum(sizes.values()),
-        resting=sum(resting.values()),
-        trained=sum(weight.numel() for weight in trained if id(weight) in learning),
+        resting=sum(sizes[part] for part in resting_parts(backbone, trained)),
+        trained=sum(weight.numel() for weight in trained),
         kept=height * width * int(channels) * KEPT_PER_PIXEL_AND_CHANNEL,
         batch=batch,
         bytes_per_moment=moment_bytes,

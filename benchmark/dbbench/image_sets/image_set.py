@@ -13,7 +13,7 @@ from typing import Literal
 
 from dbbench.data.dataset import Dataset, every_prompt
 from dbbench.data.photographs import Photographs
-from dbbench.data.subject import Kind, Subject
+from dbbench.data.subject import Subject, SubjectKind
 from dbbench.errors import UserError, nearest, unknown
 from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.image_sets.prompt_names import BARE_CLASS, id_or_text, match_text, same_id
@@ -50,7 +50,7 @@ class Picture:
     method: str
     subject: str
     class_noun: str
-    kind: Kind
+    kind: SubjectKind
     prompt: str
     """The prompt's id."""
     template: str
