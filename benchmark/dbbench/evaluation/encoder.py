@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dbbench.device import require_device
 from dbbench.files import fingerprint
 from dbbench.plugins import load_plugin
 
@@ -112,6 +113,10 @@ def encoder_fingerprint(
 
 
 def load_encoder(reference: str, *, device: str) -> Encoder:
-    """Return the encoder named "scheme:argument", such as "timm:vit_small_patch16_224.dino"."""
+    """Return the encoder named "scheme:argument", such as "timm:vit_small_patch16_224.dino".
+
+    Raises UserError if torch cannot use the device.
+    """
+    require_device(device)
     scheme, _, argument = reference.partition(":")
     return cast("Encoder", load_plugin("encoders", scheme)(argument, device=device))
