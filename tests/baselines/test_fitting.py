@@ -244,7 +244,7 @@ def stable_diffusion(batch: int) -> Demand:
         (17.5, 4, Recipe(1, offload=True)),
         (16.5, 4, Recipe(1, checkpointing=True, offload=True)),
         (15.5, 1, Recipe(2)),
-        (11.5, 1, Recipe(1, offload=True)),
+        (11.5, 1, Recipe(1, checkpointing=True, offload=True)),
     ],
 )
 def test_the_recipe_follows_the_free_memory(
@@ -279,7 +279,7 @@ def test_adapters_need_less_than_whole_layers(backbone: Backbone) -> None:
 
     whole = list(backbone.module("unet").parameters())
     demand = measure(backbone, whole, batch=2)
-    assert demand.trained == demand.denoiser == sum(weight.numel() for weight in whole)
+    assert demand.trained == sum(weight.numel() for weight in whole)
     try:
         adapters = measure(backbone, lora.add(backbone, ["unet"], rank=2, seed=0), batch=2)
     finally:
