@@ -244,7 +244,7 @@ def test_what_is_no_image_is_warned_of_and_the_rest_is_scored(world: Path, tmp_p
         ({"references": "/nowhere"}, "there is no folder /nowhere"),
         ({"references": []}, 'no reference images of "subject"'),
         ({"images": [3]}, "cannot read a int as an image"),
-        ({"images": [Image.new("HSV", (9, 9))]}, "give image.convert"),
+        ({"images": [Image.new("HSV", (9, 9))]}, "convert it first: image.convert"),
         ({"images": "/nowhere", "prompts": None, "references": None}, "there is no /nowhere"),
         ({"metrics": ["dinno"]}, 'did you mean "dino"'),
         ({"metrics": ["copy"]}, "flags images and has no values"),

@@ -146,4 +146,4 @@ def test_a_relative_path_in_a_list_of_images_does_not_lead_elsewhere(tmp_path: P
     found = read(manifest, tmp_path / "scratch")
     assert [row.name for row in found.rows] == ["own.png", whole]
     assert len(found.refused) == 2
-    assert all("lies outside of" in line for line in found.refused)
+    assert all("is outside of" in line for line in found.refused)

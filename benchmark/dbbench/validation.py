@@ -1,19 +1,51 @@
-"""The base class of all settings models, and one-line messages for pydantic's errors."""
+"""Settings from TOML files: their base class, reading them, and one-line messages for errors."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
-from typing import Any, get_args
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dbbench.errors import nearest
+from dbbench.errors import UserError, nearest, unknown
 
 
 class Settings(BaseModel):
     """Base class of all that a suite file contains: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def built_in(kind: Literal["suite", "protocol"]) -> list[str]:
+    """Return the names of the suites or protocols that come with dbbench, sorted."""
+    folder = files("dbbench").joinpath(f"{kind}s")
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def read_toml(kind: Literal["suite", "protocol"], name_or_path: str) -> dict[str, Any]:
+    """Return the values in the TOML file of a built-in suite or protocol, or in the user's own.
+
+    Raises UserError for an unknown name, and for a file that is missing or not valid TOML.
+    """
+    if name_or_path.endswith(".toml") or "/" in name_or_path:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise UserError(
+                f'no {kind} file "{path}" (dbbench list {kind}s names the built-in {kind}s)'
+            )
+        content = path.read_text(encoding="utf-8")
+    elif name_or_path in built_in(kind):
+        file = files("dbbench").joinpath(f"{kind}s", f"{name_or_path}.toml")
+        content = file.read_text(encoding="utf-8")
+    else:
+        raise unknown(kind, name_or_path, built_in(kind), f"dbbench list {kind}s")
+    try:
+        return tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f'{kind} "{name_or_path}" is not valid TOML: {error}') from None
 
 
 def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:

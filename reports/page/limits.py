@@ -22,7 +22,7 @@ from dbbench.storage.run_folder import features_folder, real_features_folder, sa
 from dbbench.suites.runs import Run
 
 RECORD = ".limits.json"
-VERSION = 1  # Raise when the same features shall give other numbers.
+VERSION = 2  # Raise when the same features shall give other numbers.
 PLACES = "recontextualization"
 """The category whose prompts ask for a place, and so for no other look of the subject."""
 
@@ -86,13 +86,11 @@ def write_limits(limits: Limits, results: Results, folder: Path) -> list[Table]:
 def measure(results: Results) -> pd.DataFrame:
     """Return one row per subject and method, the mean over seeds; runs without features have none.
 
-    The suite's first metric that compares with references says which features tell subjects
-    apart, its first that compares with texts in which there are texts.
+    DINO tells subjects apart where the suite has it, else the first metric that compares with
+    references; texts are those of the first metric that compares with texts.
     """
-    look, meaning = (
-        next((m.role for m in results.metrics if m.compares == what), None)
-        for what in ("references", "text")
-    )
+    look = _role(results, "references", prefer="dino")
+    meaning = _role(results, "text")
     expectation, rows = results.leaderboard.expectation, []
     for subject in expectation.subjects if look and meaning else ():
         for method in results.rows:
@@ -108,6 +106,12 @@ def measure(results: Results) -> pd.DataFrame:
 
 
 _MEANS = ["method", "limit", "value", "low", "high", "subjects"]
+
+
+def _role(results: Results, compares: str, *, prefer: str = "") -> str | None:
+    """Return the encoder role of the first metric that compares so, of `prefer` if it is there."""
+    roles = [metric.role for metric in results.metrics if metric.compares == compares]
+    return prefer if prefer in roles else next(iter(roles), None)
 
 
 def _names() -> list[str]:

@@ -349,7 +349,7 @@ def test_nothing_that_can_be_scored_is_one_line(world: Path, tmp_path: Path) -> 
     command = ["score", str(world / "ours"), "--references", str(world / "photos")]
     result = CliRunner().invoke(app, [*command, "--encoder", "dino=nowhere:x,clip=nowhere:y"])
     assert isinstance(result.exception, UserError)
-    assert "nothing could be scored" in str(result.exception)
+    assert "no image could be scored" in str(result.exception)
     for option, line in {
         "--protocol=kosmos": 'did you mean "kosmos-g"',
         "--encoder=dino": "write it as dino=mini-dino",

@@ -178,7 +178,7 @@ def test_a_broken_zip_and_a_wrong_one_give_one_line_and_keep_what_is_there(
     folder, subjects = original
     archive = zip_of(folder, tmp_path / "half.zip")
     archive.write_bytes(archive.read_bytes()[:-200])
-    with pytest.raises(UserError, match="is not a whole zip file"):
+    with pytest.raises(UserError, match="is not a complete zip"):
         fetch_data(tmp_path / "out", mirror=str(archive), subjects=subjects)
 
     shutil.rmtree(folder / "teapot")
@@ -273,7 +273,7 @@ def test_a_mirror_that_is_nothing_is_refused(
     tmp_path: Path, original: tuple[Path, tuple[Subject, ...]]
 ) -> None:
     _, subjects = original
-    with pytest.raises(UserError, match='the mirror "ftp://x" is no zip file'):
+    with pytest.raises(UserError, match='the mirror "ftp://x" is not a zip file'):
         fetch_data(tmp_path / "out", mirror="ftp://x", subjects=subjects)
 
 

@@ -103,7 +103,7 @@ def test_a_users_own_prompt_file_is_read(tmp_path: Path) -> None:
         (GOOD.replace("property", "propperty"), 'did you mean "property"'),
         (GOOD.replace("category", "categroy"), 'did you mean "category"'),
         (GOOD.replace('id = "sea"\n', ""), "id is missing"),
-        (GOOD.replace('"sea"', '"At Sea"'), "is no slug"),
+        (GOOD.replace('"sea"', '"At Sea"'), "is not a slug"),
         (GOOD + GOOD, 'the id "sea" is used twice'),
     ],
 )

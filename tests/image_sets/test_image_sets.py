@@ -19,7 +19,7 @@ from dbbench.data.subject import load_subjects
 from dbbench.errors import UserError
 from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.image_sets import read_submission
-from dbbench.image_sets.image_set import Row, accept
+from dbbench.image_sets.image_set import ImageRow, accept
 from dbbench.suites.suite import load_suite
 
 PHOTOS = Photographs()
@@ -31,19 +31,19 @@ def png(path: Path, colour: int = 0) -> Path:
     return path
 
 
-def row(subject: str = "dog", prompt: str = "jungle", **values: Any) -> Row:
-    return Row(
+def row(subject: str = "dog", prompt: str = "jungle", **values: Any) -> ImageRow:
+    return ImageRow(
         where="row 1", image=Path("a.png"), name="a.png", subject=subject, prompt=prompt, **values
     )
 
 
-def only(*rows: Row, identifier: str = "") -> Any:
+def only(*rows: ImageRow, identifier: str = "") -> Any:
     found = accept(rows, dataset=PHOTOS, method="ours", identifier=identifier)
     assert not found.refused
     return found.pictures[0]
 
 
-def refusal(*rows: Row) -> str:
+def refusal(*rows: ImageRow) -> str:
     found = accept(rows, dataset=PHOTOS, method="ours", identifier="")
     return found.refused[0]
 
@@ -94,7 +94,9 @@ def test_bare_class_noun_is_no_picture_of_the_subject() -> None:
         (row("teapot", "red-hat"), 'prompt "red-hat" is not for object subjects'),
     ],
 )
-def test_what_does_not_exist_is_refused_with_the_nearest_right_one(wrong: Row, line: str) -> None:
+def test_what_does_not_exist_is_refused_with_the_nearest_right_one(
+    wrong: ImageRow, line: str
+) -> None:
     assert line in refusal(wrong)
 
 
@@ -129,7 +131,7 @@ def test_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     assert [p.name for p in found.pictures] == [f"dog/jungle/{n}.png" for n in (1, 2, 10)]
     assert found.methods == ("ours",)
     assert len(found.refused) == 3
-    assert any("outside of any prompt's folder" in line for line in found.refused)
+    assert any("not in a prompt's folder" in line for line in found.refused)
     assert any("dog/snow/: no images" in line for line in found.refused)
 
 
@@ -173,9 +175,9 @@ def test_manifests_of_every_kind_say_the_same(tmp_path: Path, suffix: str) -> No
 @pytest.mark.parametrize(
     ("columns", "line"),
     [
-        ({"imge": ["a"], "subject": ["dog"], "prompt": ["jungle"]}, 'is it "imge"'),
-        ({"image": ["a"], "subjects": ["dog"], "prompt": ["jungle"]}, 'is it "subjects"'),
-        ({"image": ["a"], "subject": ["dog"], "promt": ["jungle"]}, 'is it "promt"'),
+        ({"imge": ["a"], "subject": ["dog"], "prompt": ["jungle"]}, 'if it is "imge"'),
+        ({"image": ["a"], "subjects": ["dog"], "prompt": ["jungle"]}, 'if it is "subjects"'),
+        ({"image": ["a"], "subject": ["dog"], "promt": ["jungle"]}, 'if it is "promt"'),
         ({"image": ["a"], "subject": ["dog"]}, "no column prompt or text"),
     ],
 )
@@ -264,7 +266,7 @@ def test_what_is_nothing_to_score_is_refused_in_one_line(tmp_path: Path) -> None
     with pytest.raises(UserError, match="there is no"):
         read_submission(tmp_path / "nowhere", scratch=tmp_path, dataset=PHOTOS)
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match="no folder and no manifest"):
+    with pytest.raises(UserError, match="neither a folder nor a manifest"):
         read_submission(tmp_path / "notes.txt", scratch=tmp_path, dataset=PHOTOS)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="it is empty"):

@@ -87,7 +87,7 @@ def test_own_protocol_comes_from_a_file(tmp_path: Path) -> None:
         ("text =", "", '"text" has no reason'),
         ("", "refrences = 'all'", 'did you mean "references"'),
         ("", "references = 'some'", "references = 'some'"),
-        ("", "scale = { clip-t = 2.5 }", '"clip-t" is none of its metrics'),
+        ("", "scale = { clip-t = 2.5 }", '"clip-t" is not one of its metrics'),
         ("", "= 3", "not valid TOML"),
     ],
 )

@@ -15,6 +15,7 @@ from dbbench.cli import app
 from dbbench.evaluation.metric import Features, evaluate, load_metric, real_ceiling
 from dbbench.files import read_json
 from dbbench.reports.page.flags import Flagged, read_flags
+from dbbench.reports.page.limits import measure
 from dbbench.reports.results import load_results
 from dbbench.suites.suite import Suite
 
@@ -70,6 +71,7 @@ def test_report_metric_score_table_and_dbbench_score_agree_image_by_image(
 ) -> None:
     out = score(suite, tmp_path / "out", "dino", "clip-i", "clip-t")
     expected = {kind: by_definition(out, kind) for kind in ("copy", "collapse")}
+    limits = measure(load_results(out))
     images = len(list(out.glob("runs/*/*/*/samples/*/*.png")))
     assert all(0 < len(found) < images for found in expected.values())
     for metrics in (
@@ -78,6 +80,7 @@ def test_report_metric_score_table_and_dbbench_score_agree_image_by_image(
         ("clip-i", "dino", "clip-t", "copy", "collapse"),
     ):
         score(suite, out, *metrics)
+        pd.testing.assert_frame_equal(measure(load_results(out)), limits)
         results = load_results(out)
         assert results.suite.metrics == metrics
         for kind, found in expected.items():

@@ -24,14 +24,14 @@ from dbbench.planning.task import ImageJob
 from dbbench.running import stages
 from dbbench.seeds import image_seed, prior_seed, train_seed
 from dbbench.storage.artifact import Artifact
-from dbbench.suites.rows import Row
+from dbbench.suites.rows import SuiteRow
 from dbbench.suites.runs import Run
 from dbbench.suites.sampling import SampleSettings
 from dbbench.suites.suite import PriorSettings
 
 (DOG,) = select_subjects(MiniWorld(), "dog")
 RUN = Run("tinted", "dog", 0)
-ROW = Row("tinted", "tinted")
+ROW = SuiteRow("tinted", "tinted")
 SAMPLE = SampleSettings(steps=2, batch_size=4, images_per_prompt=2)
 
 

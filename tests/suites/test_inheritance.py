@@ -48,7 +48,7 @@ def test_an_experiment_stands_on_the_suite_for_this_machine_or_on_the_one_asked_
         assert name in result.output or isinstance(result.exception, UserError)
     with pytest.raises(UserError, match='unknown suite to extend "moni"; did you mean "mini"'):
         load_suite("table1", "moni")
-    with pytest.raises(UserError, match="extends no other suite"):
+    with pytest.raises(UserError, match="does not extend another suite"):
         load_suite("paper", "mini")
 
 
@@ -84,7 +84,7 @@ def test_applications_cover_what_the_paper_shows_and_suit_the_subject():
         ({"a": {"references": 0}}, "a.references = 0"),
         ({"a": {"class_noun": 3}}, "a.class_noun = 3"),
         ({"a": {}, "b": {"base": "a", "at": 2}}, "b.at = 2"),
-        ({"b": {"base": "a", "at": 0.5}}, '"at" needs the row'),
+        ({"b": {"base": "a", "at": 0.5}}, '"at" needs the name of a row'),
     ],
 )
 def test_a_row_that_makes_no_sense_is_named(suite: Suite, rows, message):  # noqa: F811

@@ -61,7 +61,7 @@ def test_the_paper_suite_is_the_papers_recipe() -> None:
         ("sample.steps=0", "sample.steps = 0: input should be greater than or equal to 1"),
         ("sample.steps=many", "sample.steps = 'many': input should be a valid integer"),
         ("prior.prompt=a dog", 'prior prompt "a dog" has no {class_noun} in it'),
-        ("banner.text=x", '"banner" is one value and has no parts'),
+        ("banner.text=x", '"banner" is a single value and has no keys'),
         ("sample.steps", "write it as --set train.steps=400"),
     ],
 )

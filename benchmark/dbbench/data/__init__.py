@@ -1,1 +1,1 @@
-"""Data sets: subjects, their images and their prompts; the top of the flow."""
+"""Data sets: subjects, their images and their prompts; all later stages read them."""

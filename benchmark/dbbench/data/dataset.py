@@ -1,4 +1,4 @@
-"""Data set: the seam behind which photographs, drawn subjects and a third party's look alike."""
+"""The interface of data sets: photographs, drawn subjects, and data sets of other packages."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class ReferenceImage:
 
     name: str
     image: Image.Image
-    """RGB, square, in the resolution asked for."""
+    """RGB, square, in the requested resolution."""
     sha256: str
-    """Of the bytes it was made from."""
+    """Of the bytes of the original image."""
     credit: str
     truth: dict[str, Any] | None = None
-    """What the image is known to show; None for a photograph."""
+    """What a drawn image shows; None for a photograph."""
 
 
 class Dataset(Protocol):
-    """Subjects, the prompts asked about each, and the images of each.
+    """Subjects, with the prompts and the images of each.
 
-    A class with these members that can be built without arguments is all that a plug-in is.
+    A plug-in is a class with these members whose constructor needs no arguments.
     """
 
     @property
@@ -41,16 +41,16 @@ class Dataset(Protocol):
 
     @property
     def subjects(self) -> Sequence[Subject]:
-        """Every subject, in the order that tables have."""
+        """Every subject, in the order of the tables."""
 
     def prompts(self, subject: Subject) -> Sequence[PromptTemplate]:
-        """Return the prompts for a subject; an id means the same prompt for all subjects."""
+        """Return the prompts of a subject; an id names the same prompt for all subjects."""
 
     def images(self, subject: Subject, resolution: int) -> Sequence[ReferenceImage]:
         """Return a subject's images, `resolution` pixels wide, always in the same order."""
 
     def fingerprint(self, subject: Subject, resolution: int) -> str:
-        """Return a hash of everything that decides these images."""
+        """Return a hash of everything that affects these images."""
 
 
 def load_dataset(name: str) -> Dataset:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -129,10 +130,7 @@ def _to_rgb(opened: Image.Image) -> Image.Image:
 
 def _flatten(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Composite onto white, after converting the colours."""
-    if image.mode in {
-        "La",
-        "RGBa",
-    }:  # Premultiplied by alpha; Pillow converts each to one mode only.
+    if image.mode in {"La", "RGBa"}:  # Premultiplied; Pillow converts each to one mode only.
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     rgba = image.convert("RGBA")
     alpha = rgba.getchannel("A")
@@ -145,7 +143,7 @@ def _flatten(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if profile:
-        try:
+        with suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
             converted = ImageCms.profileToProfile(
                 image,
                 ImageCms.ImageCmsProfile(io.BytesIO(profile)),
@@ -153,10 +151,8 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
                 renderingIntent=ImageCms.Intent.PERCEPTUAL,
                 outputMode="RGB",
             )
-        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            converted = None
-        if converted is not None:
-            return converted
+            if converted is not None:
+                return converted
     return image.convert("RGB")
 
 

@@ -1,4 +1,4 @@
-"""Brings the data set's photographs to this machine and checks them; comes before every stage."""
+"""Downloads the data set's photographs and verifies them, before any stage runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -25,13 +26,13 @@ MAX_ARCHIVE = 2**30  # bytes; the whole data set has 107 MB
 CHUNK = 2**18
 TIMEOUT = 60.0  # seconds without an answer
 
-Progress = Callable[[str, int, int], None]
+FetchProgress = Callable[[str, int, int], None]
 """Called as progress(what, done, total); what is "photographs" or "bytes"; total 0 is unknown."""
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a folder holds of the data set; `problems` names each photograph that is not right."""
+    """Result of verifying a folder; `problems` names each missing or altered photograph."""
 
     root: Path
     expected: int
@@ -45,21 +46,21 @@ class DataReport:
 
     @property
     def summary(self) -> str:
-        """One line: how many of how many, and the first problem with its remedy."""
+        """One line: the number of correct photographs, and the first problem with its remedy."""
         right = self.expected - len(self.problems)
         line = f"{right} of {self.expected} photographs in {self.root} are the originals"
         if self.problems:
             line += f"; {self.problems[0]}"
             if len(self.problems) > 1:
                 line += f" (and {len(self.problems) - 1} more problems)"
-            line += f"; bring back what is wrong with: dbbench data fetch --out {self.root}"
+            line += f"; restore the originals with: dbbench data fetch --out {self.root}"
         return line
 
 
 def verify_data(path: Path, subjects: Iterable[Subject] | None = None) -> DataReport:
     """Compare a copy of the photographs with the originals, byte for byte.
 
-    Raises UserError where `path` is not the data set at all.
+    Raises UserError if `path` is not the data set.
     """
     wanted = Photographs().subjects if subjects is None else tuple(subjects)
     root = photo_root(path, wanted)
@@ -77,18 +78,21 @@ def fetch_data(
     mirror: str | None = None,
     hub: str = HUB,
     subjects: Iterable[Subject] | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: FetchProgress = lambda what, done, total: None,
 ) -> DataReport:
-    """Fetch the photographs that `out` lacks; what is already there and right stays untouched.
+    """Download the photographs that are missing or altered in `out`; others are not touched.
 
-    They come from the hub (`hub` is a data set's id, or a local copy of one), or from `mirror`: a
-    zip file, the address of one (such as GitHub's archive of google/dreambooth), a folder, or an
-    address under which <subject>/<file> lie. A photograph is known by its SHA-256 alone, so no
-    name in an archive decides where anything is written. Raises UserError where there is no
-    network, no room, or not every photograph was found; a second call goes on from there.
+    The source is the hub (`hub` is a data set's id, or a local copy of one), or `mirror`: a zip
+    file, the address of one (such as GitHub's archive of google/dreambooth), a folder, or an
+    address with the files <subject>/<file> below it. A photograph is identified by its SHA-256
+    only, so that names in an archive do not decide where a file is written. Raises UserError
+    without a network or disk space, or if not every photograph was found; a second call continues.
     """
     wanted = Photographs().subjects if subjects is None else tuple(subjects)
-    store = _Store(_root_for(out, wanted), wanted, progress)
+    root = out
+    with suppress(UserError):  # Else `out` is new, or holds no photographs yet.
+        root = photo_root(out, wanted)
+    store = _Store(root, wanted, progress)
     if store.lacking:
         store.make_room()
         for content in _contents(mirror, hub, store):
@@ -97,17 +101,17 @@ def fetch_data(
     if not report.complete:
         source = mirror or hub
         raise UserError(
-            f"{source} did not have the original of every photograph: {report.problems[0]}"
-            f" ({len(report.problems)} in all); run it with another source: --mirror ZIP-OR-ADDRESS"
+            f"{source} does not have the original of every photograph: {report.problems[0]}"
+            f" ({len(report.problems)} in all); use another source: --mirror ZIP-OR-ADDRESS"
         )
     shutil.rmtree(store.scratch, ignore_errors=True)
     return report
 
 
 class _Store:
-    """The folder being filled: knows what it lacks, and takes only the bytes it knows."""
+    """The folder to fill; accepts only the contents of missing photographs."""
 
-    def __init__(self, root: Path, subjects: tuple[Subject, ...], progress: Progress) -> None:
+    def __init__(self, root: Path, subjects: tuple[Subject, ...], progress: FetchProgress) -> None:
         self.root = root
         self.scratch = root / ".fetch"
         self.progress = progress
@@ -131,17 +135,17 @@ class _Store:
             raise UserError(
                 f"cannot write to {self.root}: {error.strerror}; choose another folder with --out"
             ) from error
-        # Twice: the archive, or the hub's own cache, lies beside the photographs for a while.
+        # Twice: the archive, or the cache of the hub, temporarily exists beside the photographs.
         needed = 2 * sum(photo.size for _, photo in self.lacking.values())
         free = shutil.disk_usage(self.root).free
         if free < needed:
             raise UserError(
                 f"{self.root} needs {needed / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB"
-                " left; free some or choose another folder with --out"
+                " left; free disk space or choose another folder with --out"
             )
 
     def offer(self, content: bytes) -> None:
-        """Keep the content if it is a photograph that is lacking; whatever else is ignored."""
+        """Save the content if it is a missing photograph; ignore it otherwise."""
         found = self.lacking.pop(hashlib.sha256(content).hexdigest(), None)
         if found is None:
             return
@@ -168,9 +172,7 @@ def _contents(mirror: str | None, hub: str, store: _Store) -> Iterator[bytes]:
         return _from_folder(path, store)
     if path.is_file():
         return _from_zip(path, store)
-    raise UserError(
-        f'the mirror "{mirror}" is no zip file, no folder and no http(s) address; give one of them'
-    )
+    raise UserError(f'the mirror "{mirror}" is not a zip file, a folder or an http(s) address')
 
 
 def _from_hub(hub: str, store: _Store) -> Iterator[bytes]:
@@ -184,10 +186,10 @@ def _from_hub(hub: str, store: _Store) -> Iterator[bytes]:
         except Exception as error:  # the hub's client raises a dozen kinds, of several libraries
             raise UserError(
                 f'cannot get "{name}" of {hub} from the hub ({_first_line(error)}); without a'
-                " network, fetch the zip of github.com/google/dreambooth elsewhere and pass it:"
+                " network, download the zip of github.com/google/dreambooth elsewhere, then run:"
                 " dbbench data fetch --mirror dreambooth-main.zip"
             ) from error
-        # Undecoded: a picture that was decoded and encoded again has other bytes.
+        # Not decoded: an image that is decoded and encoded again has other bytes.
         for row in rows.cast_column("image", datasets.Image(decode=False)):
             image = row["image"]
             yield image["bytes"] or Path(image["path"]).read_bytes()
@@ -203,12 +205,12 @@ def _from_zip(path: Path, store: _Store) -> Iterator[bytes]:
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
-                # Only sizes we know are read, so that a bomb is never unpacked.
+                # Read only files of a known size, so that a zip bomb is never unpacked.
                 if member.file_size in store.sizes:
                     with archive.open(member) as stream:
                         yield stream.read(member.file_size)
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
-        raise UserError(f"{path} is not a whole zip file ({error}); fetch it again") from error
+        raise UserError(f"{path} is not a complete zip ({error}); download it again") from error
 
 
 def _from_remote_zip(address: str, store: _Store) -> Iterator[bytes]:
@@ -220,8 +222,8 @@ def _from_remote_zip(address: str, store: _Store) -> Iterator[bytes]:
         partial.unlink()
 
 
-def _download(address: str, partial: Path, progress: Progress) -> None:
-    """Download to `partial`, going on where an earlier call stopped if the server allows it."""
+def _download(address: str, partial: Path, progress: FetchProgress) -> None:
+    """Download to `partial`; continue an interrupted download if the server allows it."""
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -248,7 +250,7 @@ def _download(address: str, partial: Path, progress: Progress) -> None:
         raise _unreachable(address, error) from error
     if total and have < total:
         raise UserError(
-            f"{address} broke off after {have:,} of {total:,} bytes; run it again to go on"
+            f"{address} was interrupted after {have:,} of {total:,} bytes; repeat the command"
         )
 
 
@@ -267,21 +269,13 @@ def _unreachable(address: str, error: Exception) -> UserError:
         error.close()  # it holds the connection open
     return UserError(
         f"cannot get {address} ({_first_line(error)}); check the address and the network and run"
-        " it again, or pass a zip fetched elsewhere: --mirror dreambooth-main.zip"
+        " the command again, or use a zip from another machine: --mirror dreambooth-main.zip"
     )
 
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _root_for(out: Path, subjects: tuple[Subject, ...]) -> Path:
-    """Return the folder to fill: the one that already holds photographs, else `out` itself."""
-    try:
-        return photo_root(out, subjects)
-    except UserError:
-        return out
 
 
 def _pairs(subjects: Iterable[Subject]) -> list[tuple[Subject, Photo]]:

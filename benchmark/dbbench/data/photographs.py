@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Photographs:
     """The 30 subjects of the DreamBooth data set, and their photographs where they are on disk.
 
-    `folder` holds one folder per subject (or a `dataset` folder that does, as upstream's repository
-    has it). Raises UserError where it is not the data set.
+    `folder` contains one folder per subject, or a folder `dataset` that does, as in the repository
+    google/dreambooth. Raises UserError if it is not the data set.
     """
 
     name = "photos"
@@ -39,7 +39,7 @@ class Photographs:
         return load_prompts(subject.live)
 
     def fingerprint(self, subject: Subject, resolution: int) -> str:
-        """Hash the originals and what is done to them; `images` makes sure that they are these."""
+        """Return a hash of the original photographs and their preparation; `images` checks them."""
         return fingerprint(
             {
                 "source": self.name,
@@ -50,7 +50,7 @@ class Photographs:
         )
 
     def images(self, subject: Subject, resolution: int) -> tuple[ReferenceImage, ...]:
-        """Return the subject's photographs; raises UserError for one that is not the original."""
+        """Return the subject's photographs. Raises UserError if one differs from the original."""
         if self.folder is None:
             raise UserError(
                 'the photographs are needed: get them with "dbbench data fetch --out photos", then'
@@ -63,7 +63,7 @@ class Photographs:
 def _reference(path: Path, photo: Photo, resolution: int) -> ReferenceImage:
     if (problem := photo_problem(path, photo)) is not None:
         raise UserError(
-            f"{path} {problem}; bring it back with: dbbench data fetch --out {path.parent.parent}"
+            f"{path} {problem}; restore it with: dbbench data fetch --out {path.parent.parent}"
         )
     return ReferenceImage(
         name=Path(photo.file).stem,
@@ -76,7 +76,7 @@ def _reference(path: Path, photo: Photo, resolution: int) -> ReferenceImage:
 def prepare_photo(content: bytes, resolution: int) -> Image.Image:
     """Decode a photograph upright, in sRGB, cut to its central square, `resolution` pixels wide.
 
-    The filter is Lanczos with its support scaled to the reduction, so that nothing aliases.
+    The filter is Lanczos; its support is scaled with the reduction, to prevent aliasing.
     """
     from PIL import Image, ImageOps
 
@@ -104,7 +104,7 @@ def photo_problem(path: Path, photo: Photo) -> str | None:
 def photo_root(path: Path, subjects: Iterable[Subject] | None = None) -> Path:
     """Return the folder that holds the subjects' folders: `path` itself or its `dataset` folder.
 
-    Raises UserError where neither holds a single subject.
+    Raises UserError if neither contains the folder of a subject.
     """
     if not path.is_dir():
         raise UserError(

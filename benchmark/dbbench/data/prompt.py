@@ -1,4 +1,4 @@
-"""Prompt templates with stable ids: what is asked of a method; read by sampling and scoring."""
+"""Prompt templates with stable ids; sampling and scoring read them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dbbench.errors import UserError, unknown
 Category = Literal[
     "recontextualization", "accessory", "property", "art", "view", "expression", "comics", "class"
 ]
-"""The data set has the first three, applications.toml the rest of the paper's section 4.4; "class"
-are images of the bare class noun, which say how much the class itself has changed."""
+"""The data set has the first three, applications.toml the others of the paper's section 4.4;
+"class" are images of the class noun alone, which show how much the class itself has changed."""
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 
 # Neutral contexts of a new word (arXiv 2208.01618, appendix: some of CLIP's templates).
@@ -54,12 +54,13 @@ NEUTRAL_TEMPLATES = (
 
 _PLACEHOLDERS = ("token", "class_noun")
 _KEYS = ("id", "category", "text")
+_CONTENT = "an id, a category and a text"
 _FOR = ("live", "object")
 
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """One prompt with the places of the identifier and the class noun left open."""
+    """One prompt with placeholders for the identifier and the class noun."""
 
     id: str
     """A short slug; scores are joined on it, never on the text."""
@@ -67,10 +68,10 @@ class PromptTemplate:
     """Such as "a {token} {class_noun} in the jungle"."""
     category: Category
     kind: str = ""
-    """For which kind of subject it is meant, "live" or "object"; "" is for both."""
+    """The kind of subject that it is for, "live" or "object"; "" is for both."""
 
     def render(self, token: str, class_noun: str) -> str:
-        """Fill in the identifier and the class noun; an empty one leaves no double blank."""
+        """Insert the identifier and the class noun; an empty one leaves no double space."""
         return " ".join(self.text.format(token=token, class_noun=class_noun).split())
 
 
@@ -83,7 +84,7 @@ def load_applications(live: bool) -> tuple[PromptTemplate, ...]:
 
 
 def class_prompt(text: str, class_noun: str) -> PromptTemplate:
-    """Return the prompt of the bare class noun: no identifier, whatever the method's own word."""
+    """Return the prompt of the class noun alone, without an identifier."""
     return PromptTemplate("class-noun", text.format(class_noun=class_noun), "class")
 
 
@@ -96,7 +97,7 @@ def load_prompts(live: bool) -> tuple[PromptTemplate, ...]:
 def parse_prompts(source: Traversable) -> tuple[PromptTemplate, ...]:
     """Read templates from a TOML file with one [[prompt]] table (id, category, text) each.
 
-    Raises UserError, naming the file and the prompt, where one cannot be used.
+    Raises UserError with the file and the prompt if one is not valid.
     """
     try:
         document = tomllib.loads(source.read_text("utf-8"))
@@ -107,7 +108,7 @@ def parse_prompts(source: Traversable) -> tuple[PromptTemplate, ...]:
         raise UserError(f"the prompt file {source} is not TOML: {error}") from error
     tables = document.get("prompt")
     if not isinstance(tables, list) or not tables:
-        raise UserError(f"the prompt file {source} has no [[prompt]] table; each needs {_listed()}")
+        raise UserError(f"the prompt file {source} has no [[prompt]] table; each needs {_CONTENT}")
     prompts = tuple(_template(table, f"{source}, prompt {i}") for i, table in enumerate(tables, 1))
     ids = [prompt.id for prompt in prompts]
     if repeated := sorted({prompt_id for prompt_id in ids if ids.count(prompt_id) > 1}):
@@ -120,10 +121,10 @@ def _template(table: Mapping[str, Any], where: str) -> PromptTemplate:
         if key not in (*_KEYS, "for"):
             raise UserError(f"{where}: {unknown('key', key, (*_KEYS, 'for'), '')}")
     if absent := [key for key in _KEYS if not isinstance(table.get(key), str)]:
-        raise UserError(f"{where}: {absent[0]} is missing or no text; give it {_listed()}")
+        raise UserError(f"{where}: {absent[0]} is missing or not text; a prompt needs {_CONTENT}")
     prompt_id, category, text = (str(table[key]) for key in _KEYS)
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", prompt_id):
-        raise UserError(f'{where}: the id "{prompt_id}" is no slug; write it like "red-hat"')
+        raise UserError(f'{where}: the id "{prompt_id}" is not a slug; write it like "red-hat"')
     if category not in CATEGORIES:
         raise UserError(f"{where}: {unknown('category', category, CATEGORIES, '')}")
     _check_placeholders(text, where)
@@ -147,7 +148,3 @@ def _check_placeholders(text: str, where: str) -> None:
     for name in fields:
         if name not in _PLACEHOLDERS:
             raise UserError(f"{where}: {unknown('placeholder', name, _PLACEHOLDERS, '')}")
-
-
-def _listed() -> str:
-    return "an id, a category and a text"

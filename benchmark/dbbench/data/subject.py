@@ -1,4 +1,4 @@
-"""Subjects and where their images come from: the top of the flow, read by every later stage."""
+"""Subjects and the sources of their photographs; all later stages read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Kind = Literal["live", "object"]
 
 @dataclass(frozen=True)
 class Photo:
-    """One photograph of the data set: what file it is, and whom to credit for it."""
+    """One photograph of the data set: its file, and its author."""
 
     file: str
     """Its name inside the subject's folder."""
@@ -35,17 +35,17 @@ class Photo:
 
 @dataclass(frozen=True)
 class Subject:
-    """One thing or animal that a method shall learn from a few images."""
+    """One object or animal that a method learns from a few images."""
 
     name: str
     class_noun: str
     live: bool
     photos: tuple[Photo, ...] = ()
-    """Those that the DreamBooth data set has of it."""
+    """Its photographs in the DreamBooth data set."""
 
     @property
     def kind(self) -> Kind:
-        """Which of the two prompt lists is meant for it."""
+        """Selects one of the two prompt lists."""
         return "live" if self.live else "object"
 
 

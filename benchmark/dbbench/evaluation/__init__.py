@@ -1,1 +1,1 @@
-"""Evaluation: images -> features -> scores -> leaderboard; knows nothing of training."""
+"""Evaluation: images -> features -> scores -> leaderboard; independent of training."""

@@ -19,9 +19,11 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
-from dbbench.files import write_text
+from dbbench.files import read_json, write_text
 from dbbench.units import parse_size
 
 Modality = Literal["images", "texts"]  # what the vectors describe
@@ -85,8 +87,8 @@ class Cache:
 
     def entries(self) -> tuple[Entry, ...]:
         """Return one entry per encoder, the last used first."""
-        folders = filter(_is_encoder_folder, (self.folder / "features").glob("*"))
-        return tuple(sorted(map(_entry, folders), key=lambda entry: -entry.used))
+        abouts = (self.folder / "features").glob("*/about.json")
+        return tuple(sorted(map(_entry, abouts), key=lambda entry: -entry.used))
 
     def clear(self, encoder: str | None = None) -> tuple[Entry, ...]:
         """Remove all entries, or those of encoders with this name; return them."""
@@ -184,8 +186,7 @@ class EncoderCache:
         present = set(self.folder.glob(f"{modality}-*.safetensors"))
         gone = {path for path in self._indexed - present if path.name.startswith(modality)}
         if gone:
-            kept = {k: place for k, place in self._locations.items() if place[0] not in gone}
-            self._locations = kept
+            self._locations = {k: at for k, at in self._locations.items() if at[0] not in gone}
         self._indexed -= gone
         for path in sorted(present - self._indexed):
             keys = _load(path, "keys")
@@ -246,56 +247,32 @@ def _refusals(path: Path) -> dict[str, str]:
 
 
 def _touch(path: Path) -> None:
-    try:
+    with suppress(OSError):  # The file is gone, or the folder is read-only.
         os.utime(path)
-    except OSError:
-        return  # The file is gone, or the folder is read-only.
 
 
-def _is_encoder_folder(folder: Path) -> bool:
-    return (folder / "about.json").is_file()
-
-
-def _entry(folder: Path) -> Entry:
-    try:
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        about = {}
-    counts = {"images": 0, "texts": 0, "distances": 0}
+def _entry(about: Path) -> Entry:
+    """Return the summary of the folder of this about.json."""
+    counts: Counter[str] = Counter()
     size, used = 0, 0.0
-    for path, status in _files(folder):
-        size, used = size + status.st_size, max(used, status.st_mtime)
-        kind = path.name.partition("-")[0]
-        if path.suffix == ".safetensors" and kind in counts:
-            counts[kind] += 1 if kind == "distances" else len(_keys(path))
+    for path in about.parent.iterdir():
+        with suppress(OSError):  # Another process removed it.
+            status = path.stat()
+            size, used = size + status.st_size, max(used, status.st_mtime)
+        modality = path.name.partition("-")[0]
+        if path.suffix == ".safetensors" and (keys := _load(path, "keys")) is not None:
+            counts[modality] += 1 if modality == "distances" else len(keys)
     return Entry(
-        encoder=str(about.get("encoder", "?")),
+        encoder=str(read_json(about).get("encoder", "?")),
         images=counts["images"],
         texts=counts["texts"],
         matrices=counts["distances"],
         size=size,
         used=used,
-        path=folder,
+        path=about.parent,
     )
 
 
-def _keys(path: Path) -> NDArray[Any]:
-    keys = _load(path, "keys")
-    return np.zeros((0, 32), dtype=np.uint8) if keys is None else keys
-
-
-def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    for path in folder.iterdir():
-        try:
-            yield path, path.stat()
-        except OSError:
-            continue
-
-
-_warned: set[str] = set()
-
-
+@cache
 def _warn_once(line: str) -> None:
-    if line not in _warned:
-        _warned.add(line)
-        _log.warning("note: %s", line)
+    _log.warning("note: %s", line)

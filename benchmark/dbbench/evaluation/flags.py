@@ -1,4 +1,4 @@
-"""Flags: images and prompts whose score is above what the subject's own real images reach."""
+"""Flags: images and prompts that score above all real images of their subject."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ FLAGS = ("copy", "collapse")
 
 @dataclass(frozen=True)
 class Flag:
-    """One flagged image; of a flagged prompt its first image."""
+    """One flagged image, or the first image of a flagged prompt."""
 
     row: int
     value: float
     """The image's score, or the mean over its prompt."""
     ceiling: float
     nearest: int
-    """Which reference is most like the image, from 0 on."""
+    """The index of the most similar reference."""
 
     @property
     def excess(self) -> float:
-        """How far above the ceiling it is."""
+        """The score minus the ceiling."""
         return self.value - self.ceiling
 
 
@@ -38,7 +38,7 @@ def find_flags(
     images: UnitVectors,
     references: UnitVectors,
 ) -> list[Flag]:
-    """Return the images, or with "siblings" the prompts, above the ceiling; NaN never is.
+    """Return the images, or with "siblings" the prompts, above the ceiling; NaN is not flagged.
 
     `values` N are the metric's own scores, `images` ND and `references` RD the features that it
     scored. With fewer than two references there is no ceiling, and nothing is flagged.

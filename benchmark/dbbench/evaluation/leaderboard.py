@@ -20,7 +20,7 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a complete score table would hold, so that what is missing can be shown as missing."""
+    """The content of a complete score table, to find and show what is missing."""
 
     suite: str
     banner: str | None
@@ -64,7 +64,7 @@ def rank_methods(
     """Average per subject, then over subjects; rank the complete methods on each metric.
 
     A method's rank is one more than the number of methods that are better by value *and* by the
-    paired test (Holm-adjusted p < 0.05): methods that the data cannot tell apart share a rank.
+    paired test (Holm-adjusted p < 0.05): methods without a significant difference share a rank.
     """
     real = scores["method"] == REAL
     scores = scores.loc[
@@ -144,36 +144,34 @@ def _row(
 def _missing_runs(
     scores: pd.DataFrame, expectation: Expectation, metrics: Sequence[Metric], method: str
 ) -> str:
-    """Return "28/30 subjects" or the like where something is missing, else ""."""
+    """Return the number of complete runs, such as "28/30 subjects"; "" if all are complete."""
     own = scores.loc[scores["method"] == method]
     keys = ["subject", "seed", "metric", "kind"]
     counts = own.groupby(keys, observed=True).size().reset_index(name="images")
-    # How many class images there are, and whether a prompt has more than one, only the table knows.
+    # Only the table has the number of class images, and of images per prompt.
     counts["expected"] = counts.groupby(["kind", "metric"])["images"].transform("max")
     if expectation.images_per_run:
         of_prompts = [m.name for m in metrics if m.compares in {"references", "text"}]
         counts.loc[counts["metric"].isin(of_prompts), "expected"] = expectation.images_per_run
     whole = counts.loc[counts["images"] >= counts["expected"], ["subject", "seed", "metric"]]
     done = set(whole.itertuples(index=False, name=None))
-    found = [m.name for m in metrics if m.name in set(counts["metric"])]
-    wanted = found if found else [metric.name for metric in metrics]
+    names = [metric.name for metric in metrics]
+    wanted = [name for name in names if name in set(counts["metric"])] or names
     runs = [(s, seed) for s in expectation.subjects for seed in expectation.seeds]
     complete = {run for run in runs if all((*run, name) in done for name in wanted)}
     if len(complete) == len(runs):
         return ""
-    if len(expectation.seeds) > 1:
-        return f"{len(complete)}/{len(runs)} runs"
-    return f"{len(complete)}/{len(runs)} subjects"
+    return f"{len(complete)}/{len(runs)} {'runs' if len(expectation.seeds) > 1 else 'subjects'}"
 
 
 def compare_means(
     means: Mapping[str, pd.Series[float]], *, higher_is_better: bool
 ) -> list[dict[str, Any]]:
-    """Compare methods two by two on the subjects that both have; `means` are theirs by subject.
+    """Compare each pair of methods on their common subjects; `means`: method -> mean by subject.
 
-    One row per pair, the better method first; pairs with the oracle come before all others. It is
-    no competitor: Holm's correction counts its pairs apart, so that they cost the methods' own no
-    power. `by_subject` are the single differences a - b.
+    One row per pair, the better method first; pairs with the oracle are before all others. Holm's
+    correction is separate for pairs with the oracle, so that they do not reduce the power of the
+    comparisons between methods. `by_subject` are the differences a - b of the subjects.
     """
     rows: list[dict[str, Any]] = []
     for oracle in (True, False):
@@ -186,19 +184,20 @@ def compare_means(
             sides.append((b, a, both[:, ::-1]) if worse and not oracle else (a, b, both))
         found = paired_differences((both[:, 0], both[:, 1]) for _, _, both in sides)
         for (a, b, both), result in zip(sides, found, strict=True):
-            row = {
-                "a": a,
-                "b": b,
-                "difference": result.mean,
-                "low": result.interval.low,
-                "high": result.interval.high,
-                "p": result.p,
-                "p_holm": result.p_holm,
-                "subjects": result.subjects,
-                "reason": result.interval.reason,
-                "by_subject": both[:, 0] - both[:, 1],
-            }
-            rows.append(row)
+            rows.append(
+                {
+                    "a": a,
+                    "b": b,
+                    "difference": result.mean,
+                    "low": result.interval.low,
+                    "high": result.interval.high,
+                    "p": result.p,
+                    "p_holm": result.p_holm,
+                    "subjects": result.subjects,
+                    "reason": result.interval.reason,
+                    "by_subject": both[:, 0] - both[:, 1],
+                }
+            )
     return rows
 
 
@@ -226,16 +225,12 @@ def _add_ranks(
     ranking: pd.DataFrame, differences: pd.DataFrame, metric: Metric, complete: Sequence[str]
 ) -> None:
     own = differences.loc[differences["metric"] == metric.name]
-    # Rows stand with the better method first, so `a` beats `b` wherever the test is significant.
+    # The better method is first in each row, so `a` beats `b` if the test is significant.
     wins = own.loc[own["p_holm"] < SIGNIFICANCE]
-    beaten_by = {
-        method: sum(1 for a, b in wins[["a", "b"]].to_numpy() if b == method and a in complete)
-        for method in complete
-    }
-    ranks = {method: 1 + count for method, count in beaten_by.items()}
-    shared = [rank for rank in ranks.values() if list(ranks.values()).count(rank) > 1]
-    column = [ranks.get(method) for method in ranking["method"]]
-    ranking[f"{metric.name}_rank"] = pd.array(column, dtype="Int64")
-    ranking[f"{metric.name}_tied"] = [ranks.get(m, 0) in shared for m in ranking["method"]]
+    losses = wins.loc[wins["a"].isin(complete), "b"].value_counts()
+    ranks = {method: 1 + int(losses.get(method, 0)) for method in complete}
+    rank = ranking["method"].map(ranks).astype("Int64")
+    ranking[f"{metric.name}_rank"] = rank
+    ranking[f"{metric.name}_tied"] = rank.duplicated(keep=False) & rank.notna()
     numbers = [metric.name, f"{metric.name}_low", f"{metric.name}_high"]
     ranking[numbers] = ranking[numbers].astype("float64")

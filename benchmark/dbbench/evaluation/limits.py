@@ -1,10 +1,10 @@
 """Limits of a method (section 4.5 of the paper), each a number per subject from a run's features.
 
-The paper shows three ways to fail (figure 9) and names a fourth: the prompted context is not
-rendered, the context changes the subject's appearance, the references come back, and features
-appear that the subject does not have. Every number here is lower for a better method, is pure
-arithmetic on features that a run has anyway, and says what it cannot see. How well each agrees with
-the truth is measured on drawn pictures (`validity.py`).
+The paper shows three failures (figure 9) and names a fourth: the prompted context is not rendered,
+the context changes the subject's appearance, the references are copied, and features appear that
+the subject does not have. Every number here is lower for a better method and is computed from
+features that a run already has; `blind` describes what it does not measure. Its agreement with the
+truth is measured on drawn images (`validity/`).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ SOURCE = "arXiv 2208.12242, section 4.5"
 
 @dataclass(frozen=True)
 class Shown:
-    """What one method showed of one subject: N images, R real ones, in two encoders' features."""
+    """One method's N images of one subject and its R real images, in features of two encoders."""
 
     look: UnitVectors
-    """ND of the images, in the features that tell subjects apart (DINO)."""
+    """ND of the images, in features that distinguish subjects (DINO)."""
     meaning: UnitVectors
-    """NE of the images, in the features that texts have too (CLIP)."""
+    """NE of the images, in features shared with texts (CLIP)."""
     texts: UnitVectors
     """NE of each image's own prompt."""
     prompts: NDArray[np.str_]
     """N ids of the prompts."""
     keeps_look: NDArray[np.bool_]
-    """N: whether the prompt asks for a place, and so for no other look of the subject."""
+    """N: whether the prompt is a place, so that the subject's appearance should not change."""
     real_meaning: UnitVectors
     """RE of the real images."""
 
@@ -43,7 +43,7 @@ class Shown:
     def unlike(self) -> Values:
         """N in [0, 1]: the share of the other prompts whose text fits an image better than its own.
 
-        What fits as well counts half; NaN where there is no other prompt.
+        An equal fit counts half; NaN without other prompts.
         """
         first = np.unique(self.prompts, return_index=True)[1]
         own = np.searchsorted(self.prompts[first], self.prompts)
@@ -66,15 +66,10 @@ class Shown:
         return [rows for rows in found if len(rows)]
 
 
-def context_not_rendered(shown: Shown) -> Values:
-    """N: the share of the other prompts that an image fits better than its own."""
-    return shown.unlike
-
-
 def entanglement(shown: Shown) -> Values:
-    """N, all the same: how far the subject's look moves from context to context.
+    """N equal values: how much the subject's appearance varies between contexts.
 
-    The variance of the contexts' mean features less what chance within a context adds to it.
+    The variance of the contexts' mean features minus the part due to variance within contexts.
     """
     unknown = np.full(len(shown.look), np.nan)
     groups = shown.groups(shown.rendered & shown.keeps_look)
@@ -89,9 +84,9 @@ def entanglement(shown: Shown) -> Values:
 
 
 def overfitting(shown: Shown) -> Values:
-    """N: how much nearer an image is to some reference than any two of these are to each other.
+    """N: how far the highest similarity to a reference exceeds that between two references.
 
-    Zero for an image that is not, or that shows its own prompt; NaN for fewer than two references.
+    Zero if it does not, or if the image shows its own prompt; NaN for fewer than two references.
     """
     ceiling = real_ceiling(shown.real_meaning)
     if ceiling is None:
@@ -101,7 +96,7 @@ def overfitting(shown: Shown) -> Values:
 
 
 def hallucination(shown: Shown) -> Values:
-    """N: how unlike an image is to the others of its prompt, among those that show the prompt."""
+    """N: one minus the mean similarity to the prompt's other images, of those that show it."""
     values = np.full(len(shown.look), np.nan)
     look = unit_rows(shown.look)
     for rows in shown.groups(shown.rendered):
@@ -113,17 +108,17 @@ def hallucination(shown: Shown) -> Values:
 
 @dataclass(frozen=True)
 class Limit:
-    """One way to fail: how it is called, measured, and what its number does not see."""
+    """One failure: its names, its measure, and what the measure does not cover."""
 
     name: str
     label: str
     definition: str
     blind: str
     measure: Callable[[Shown], Values]
-    """N values, NaN where there is nothing to say; a subject's number is their mean."""
+    """N values, NaN where undefined; a subject's number is their mean."""
 
     def of(self, shown: Shown) -> float:
-        """The subject's number, NaN where no image has one."""
+        """Return the subject's number, NaN if no image has one."""
         values = self.measure(shown)
         known = values[np.isfinite(values)]
         return float(known.mean()) if len(known) else float("nan")
@@ -134,26 +129,26 @@ LIMITS = (
         "context",
         "Context not rendered",
         "The share of the subject's other prompts whose text fits an image better than its own does"
-        " (CLIP); 0 where its own fits best, 0.5 for an image that has nothing to do with it.",
-        "Contexts that CLIP cannot tell apart, and who the subject is.",
-        context_not_rendered,
+        " (CLIP); 0 if its own fits best, 0.5 for an image unrelated to its prompt.",
+        "Contexts that CLIP does not distinguish, and the identity of the subject.",
+        lambda shown: shown.unlike,
     ),
     Limit(
         "entanglement",
         "Context-appearance entanglement",
-        "The variance of a subject's mean features from context to context, less what images of one"
-        " context vary by themselves (DINO); only prompts that ask for a place and no other look,"
+        "The variance of a subject's mean features between contexts, minus the variance due to"
+        " images of one context (DINO); only prompts that ask for a place and no other appearance,"
         " and only images that show it.",
-        "A look that is wrong in the same way everywhere. Backgrounds count too, as far as DINO"
-        " sees them: compare methods on the same subject and prompts, not the number with zero.",
+        "An appearance that is wrong in the same way everywhere. DINO also measures backgrounds:"
+        " compare methods on the same subject and prompts, do not compare the number with zero.",
         entanglement,
     ),
     Limit(
         "overfitting",
         "Overfitting to the references",
-        "How much nearer an image is to one of the references than any two of these are to each"
-        " other (CLIP); 0 for an image that is not, and for one that shows its prompt.",
-        "A reference given back where the prompt asks for the reference's own setting.",
+        "How far an image's highest similarity to a reference exceeds the highest similarity of two"
+        " references (CLIP); 0 if it does not, and for an image that shows its prompt.",
+        "A copied reference, if the prompt asks for the setting of that reference.",
         overfitting,
     ),
     Limit(
@@ -161,8 +156,8 @@ LIMITS = (
         "Hallucinated features",
         "One minus the mean similarity of an image to the others of its prompt (DINO), among those"
         " that show the prompt.",
-        "What is added to every image alike; other poses count as well, so that a method of more"
-        " variety has more. A prompt with one image has none.",
+        "Features that are added to every image in the same way. Other poses count too, so that a"
+        " method with more variety has a higher number. A prompt with one image has no number.",
         hallucination,
     ),
 )

@@ -17,10 +17,9 @@ Values = NDArray[np.float64]
 """N float64: one value for each image."""
 
 CLASS_PROMPT = "class-noun"
-"""The id of the prompt without a subject ("a dog"): what a tuned model still knows of its class.
+"""The id of the prompt of the class noun alone ("a dog"), which shows a tuned model's class.
 
-Images of this prompt are no pictures of the subject: only metrics that compare "class-images" see
-them, and no other metric does.
+Its images do not show the subject, so only metrics that compare "class-images" use them.
 """
 
 Comparison = Literal["references", "distances", "text", "siblings", "class-images"]
@@ -28,10 +27,10 @@ Comparison = Literal["references", "distances", "text", "siblings", "class-image
 
 @dataclass(frozen=True)
 class Features:
-    """What one metric sees: the features of its own encoder and of nothing else.
+    """The input of a metric: the features of its encoder.
 
-    Each has one row for each of N generated images, but `references`, which has one for each real
-    image. Where the encoder is a distance network, `distances` takes the place of vectors.
+    `references` has one row for each real image, all others one row for each of N generated images.
+    If the encoder is a distance network, `distances` replaces the vectors.
     """
 
     generated: UnitVectors
@@ -43,7 +42,7 @@ class Features:
     """NR: from each generated image to each real one."""
 
     def take(self, rows: NDArray[np.intp]) -> Features:
-        """Return the features of some of the generated images, beside the same references."""
+        """Return the features of these generated images, with the same references."""
         return Features(
             generated=self.generated[rows],
             references=self.references,
@@ -54,14 +53,14 @@ class Features:
 
 
 class Metric(typing.Protocol):
-    """A pure function on features, with what the stages and the tables must know of it."""
+    """A pure function on features, with its description for the stages and the tables."""
 
     name: str
-    """How suites and score tables call it, such as "clip-i"."""
+    """Its name in suites and score tables, such as "clip-i"."""
     label: str
-    """How tables print it, such as "CLIP-I"."""
+    """Its name in printed tables, such as "CLIP-I"."""
     role: str
-    """Which encoder gives the features, such as "dino", "clip", "dinov2" or "lpips"."""
+    """The role of its encoder, such as "dino", "clip", "dinov2" or "lpips"."""
     compares: Comparison
     """What is compared with what.
 
@@ -72,21 +71,22 @@ class Metric(typing.Protocol):
     """
     higher_is_better: bool
     flag: str
-    """What an image is called whose score is above every real image's own, such as "copy".
+    """The name of a flag for images that score higher than every real image, such as "copy".
 
-    With "siblings" it is the mean over a prompt that counts. Empty where nothing is flagged: the
-    metric then measures a method and stands in the leaderboard.
+    With "siblings" the mean over a prompt is compared. Empty for a metric that flags nothing, but
+    measures a method and is in the leaderboard.
     """
 
     def score(self, features: Features) -> Values:
-        """Features of N generated images -> N values; none where there is nothing to compare."""
+        """Features of N generated images -> N values; no values without a comparison."""
         ...
 
 
 def evaluate(metric: Metric, prompts: Sequence[str], features: Features) -> Values:
-    """Score the N images of one subject by one method, whose prompts' ids are `prompts`.
+    """Score N images of one subject by one method; `prompts` are the ids of their prompts.
 
-    NaN for what the metric says nothing of: class images, or all but these, and only children.
+    NaN where undefined: class images for most metrics, all others for "class-images", and for
+    "siblings" the single image of a prompt.
     """
     ids = np.asarray(prompts, dtype=str)
     bare = ids == CLASS_PROMPT
@@ -110,9 +110,9 @@ def evaluate_from(
     texts: Callable[[], UnitVectors | None] = lambda: None,
     distances: NDArray[np.floating[typing.Any]] | None = None,
 ) -> Values:
-    """As `evaluate`, from what one encoder gives: `images` ND, `references` RD and `texts` ND.
+    """As `evaluate`, from features of one encoder: `images` ND, `references` RD and `texts` ND.
 
-    Only what the metric compares is called for. A distance network gives `distances` instead,
+    Only the functions that the metric needs are called. A distance network has `distances` instead,
     N(N+R): from each image to each other one, then to each reference; R may be 0.
     """
     if distances is None:
@@ -132,23 +132,21 @@ def evaluate_from(
     return evaluate(metric, prompts, features)
 
 
-def mean_cosine(generated: UnitVectors, others: UnitVectors) -> Values:
+def mean_cosine(generated: UnitVectors, others: UnitVectors | None) -> Values:
     """ND, MD -> N: the mean cosine similarity of each row to all M rows of `others`."""
-    _check_match(generated, others)
     # The mean of the cosines is the cosine to the mean of the unit vectors, undivided by its norm.
-    values: Values = unit_rows(generated) @ unit_rows(others).mean(axis=0)
+    values: Values = unit_rows(generated) @ unit_rows(_matching(others, generated)).mean(axis=0)
     return values
 
 
-def highest_cosine(generated: UnitVectors, others: UnitVectors) -> Values:
+def highest_cosine(generated: UnitVectors, others: UnitVectors | None) -> Values:
     """ND, MD -> N: the highest cosine similarity of each row to any one row of `others`."""
-    _check_match(generated, others)
-    values: Values = (unit_rows(generated) @ unit_rows(others).T).max(axis=1)
+    values: Values = (unit_rows(generated) @ unit_rows(_matching(others, generated)).T).max(axis=1)
     return values
 
 
 def sibling_cosine(generated: UnitVectors) -> Values:
-    """ND -> N: the mean cosine similarity of each row to the N-1 others; nothing for one row."""
+    """ND -> N: the mean cosine similarity of each row to the N-1 others; empty for N = 1."""
     if len(generated) < 2:
         return np.zeros(0)
     unit = unit_rows(generated)
@@ -169,10 +167,10 @@ def score_real(
 ) -> Values:
     """RD real images of one subject -> up to R values: each scored as if it had been generated.
 
-    `against` compares with the first so many of them only. Without self-pairs no image is compared
-    with itself (leave one out), so that the mean over R is the mean over all pairs of different
-    images; an image that has nothing left to be compared with has no value. Empty for metrics that
-    do not compare with references: a photograph has no prompt and no siblings.
+    `against` limits the comparison to the first so many of them. Without self-pairs no image is
+    compared with itself (leave one out), so that the mean over R is the mean over all pairs of
+    different images; a single image has no value. Empty for metrics that do not compare with
+    references, because a photograph has no prompt and no siblings.
     """
     if metric.compares != "references":
         return np.zeros(0)
@@ -189,8 +187,8 @@ def score_real(
 def real_ceiling(references: UnitVectors) -> float | None:
     """RD -> the highest cosine similarity of two different real images of a subject.
 
-    What is closer than this to a reference is closer than the subject's own photographs ever are to
-    each other. None for fewer than two images.
+    An image above it is more similar to a reference than any two real images are to each other.
+    None for fewer than two images.
     """
     if len(references) < 2:
         return None
@@ -202,15 +200,19 @@ def real_ceiling(references: UnitVectors) -> float | None:
     )
 
 
-def _check_match(generated: UnitVectors, others: UnitVectors) -> None:
+def _matching(others: UnitVectors | None, generated: UnitVectors) -> UnitVectors:
+    """Return `others`. Raises ValueError if there are none, or of another length D."""
+    if others is None:
+        raise ValueError("the metric needs the features of the real images")
     if generated.ndim != 2 or others.ndim != 2 or generated.shape[1] != others.shape[1]:
         raise ValueError(f"features do not match: {generated.shape} and {others.shape}")
     if not len(others):
         raise ValueError("no features to compare with")
+    return others
 
 
 def unit_rows(vectors: UnitVectors) -> Values:
-    """ND -> ND float64, each row of length one. Raises ValueError for a row that has none."""
+    """ND -> ND float64, each row of length one. Raises ValueError for a zero or non-finite row."""
     # Cast up: float32 dot products differ in the last digits with the batch and the machine.
     rows = vectors.astype(np.float64)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -221,5 +223,5 @@ def unit_rows(vectors: UnitVectors) -> Values:
 
 
 def load_metric(name: str) -> Metric:
-    """Return a metric."""
+    """Return the metric of that name. Raises UserError for an unknown one."""
     return cast("Metric", load_plugin("metrics", name)())

@@ -38,15 +38,15 @@ _TEXT = tuple(field.name for field in SCHEMA if field.type == pa.string())
 
 
 def score_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a checked table of rows with the keys in `COLUMNS`; None stands for "has none"."""
+    """Return a checked table of rows with the keys in `COLUMNS`; None is a missing value."""
     return check_scores(pd.DataFrame(list(rows), columns=list(COLUMNS)))
 
 
 def check_scores(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with the columns in order and typed. Raises ValueError for a bad one.
 
-    Bad are a missing or an unknown column, a value that is not finite, an empty name, and two rows
-    for one image and metric. Values that could not be computed have no row: missing is missing.
+    Errors are a missing or an unknown column, a value that is not finite, an empty name, and two
+    rows for one image and metric. A value that cannot be computed has no row.
     """
     if set(table.columns) != set(COLUMNS):
         missing = sorted(set(COLUMNS) - set(table.columns))
@@ -72,9 +72,9 @@ def check_scores(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_parts(parts: Iterable[pd.DataFrame], path: Path) -> None:
-    """Write tables one after the other as row groups of one Parquet file, as they come.
+    """Write tables as row groups of one Parquet file; only one of them is in memory at a time.
 
-    Each is checked by itself: no two may have rows for one image and metric. Only one is held.
+    Each table is checked alone, so no two tables may have rows for the same image and metric.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -90,12 +90,12 @@ def write_parts(parts: Iterable[pd.DataFrame], path: Path) -> None:
 
 
 def read_scores(path: Path) -> pd.DataFrame:
-    """Return the table in a Parquet file. Raises UserError for a missing, damaged or alien one."""
+    """Return the table in a Parquet file. Raises UserError if it is missing or not valid."""
     if not path.is_file():
-        raise UserError(f"no scores at {path}; dbbench run makes them, or name another folder")
+        raise UserError(f"no scores at {path}; run dbbench run first, or give another folder")
     try:
         return check_scores(pq.read_table(path).to_pandas())
     except (pa.ArrowException, ValueError, OSError) as error:
         raise UserError(
-            f"{path} is not a score table ({error}); remove it and call dbbench run again"
+            f"{path} is not a score table ({error}); delete it and repeat dbbench run"
         ) from None

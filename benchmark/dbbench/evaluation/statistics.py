@@ -1,10 +1,10 @@
-"""Intervals and paired tests with the subject as the unit; the leaderboard asks for them.
+"""Intervals and paired tests with the subject as the unit, for the leaderboard.
 
-Images of one subject resemble each other, so 3,000 images are no 3,000 independent draws. Whoever
-runs the benchmark wants to know how a method does on *other subjects*: every interval and test here
-resamples or flips whole subjects (clusters), of which the paper has 30.
+Images of one subject are similar, so 3,000 images are not 3,000 independent samples. A benchmark
+predicts how a method performs on *other subjects*: every interval and test here resamples or flips
+whole subjects (clusters), of which the paper has 30.
 
-scipy takes longer to load than a page takes to write: the functions that need it load it.
+scipy loads slowly, so only the functions that need it import it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from numpy.typing import ArrayLike, NDArray
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
 POWER = 0.8
-"""The chance to find a difference that is there, which `detectable_difference` asks for."""
+"""The probability of detecting a true difference, in `detectable_difference`."""
 MIN_SUBJECTS = 5
-"""Below it no bootstrap interval is worth its name: simulated coverage at 3 subjects is 76%."""
+"""With fewer subjects a bootstrap interval is wrong: simulated coverage at 3 subjects is 76%."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95% interval; `low` and `high` are None where there is none, and `reason` says why."""
+    """A 95% interval; without one, `low` and `high` are None and `reason` is given."""
 
     low: float | None
     high: float | None
@@ -42,7 +42,7 @@ class Difference:
     p: float | None
     subjects: int
     p_holm: float | None = None
-    """`p` adjusted for all differences that were asked for together (`paired_differences`)."""
+    """`p` adjusted for all comparisons in one call of `paired_differences`."""
 
 
 def subject_interval(
@@ -50,8 +50,8 @@ def subject_interval(
 ) -> Interval:
     """Return the 95% bootstrap interval of the mean of per-subject values.
 
-    With `weights` it is that of the weighted mean, as of all images where subjects differ in their
-    number; weights are resampled together with their subjects.
+    With `weights` it is the interval of the weighted mean, such as the mean of all images if their
+    number differs between subjects; weights are resampled together with their subjects.
 
     Expanded percentile bootstrap (Hesterberg, arXiv 1411.5279, section 4.2): the plain percentile
     interval is too short by about t/z * sqrt(n/(n-1)), which is 8% at 30 subjects and a third at 6.
@@ -60,7 +60,11 @@ def subject_interval(
 
     sample = _finite(values)
     if len(sample) < MIN_SUBJECTS:
-        return Interval(None, None, _too_few(len(sample)))
+        subjects = "subject" if len(sample) == 1 else "subjects"
+        reason = (
+            f"an interval needs at least {MIN_SUBJECTS} subjects, here {len(sample)} {subjects}"
+        )
+        return Interval(None, None, reason)
     if np.ptp(sample) == 0:
         return Interval(float(sample[0]), float(sample[0]))
     shares = np.ones(len(sample)) if weights is None else _finite(weights)
@@ -68,7 +72,7 @@ def subject_interval(
         raise ValueError("one positive weight for each subject is needed")
     result = stats.bootstrap(
         (sample * shares, shares),
-        _ratio,
+        lambda sums, shares, axis: sums.sum(axis=axis) / shares.sum(axis=axis),
         paired=True,
         vectorized=True,
         n_resamples=RESAMPLES,
@@ -99,7 +103,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Differenc
     if len(differences) > 1:
         test = stats.permutation_test(
             (first, second),
-            _mean_difference,
+            lambda a, b, axis: np.mean(a - b, axis=axis),
             permutation_type="samples",
             n_resamples=RESAMPLES,
             vectorized=True,
@@ -121,11 +125,11 @@ def paired_differences(pairs: Iterable[tuple[ArrayLike, ArrayLike]]) -> list[Dif
 def detectable_difference(values: ArrayLike, *, comparisons: int = 1) -> float | None:
     """Return the smallest true difference that a two-sided test at 5% finds with the power POWER.
 
-    `values` are per subject: differences between two methods, or one method's own scores where it
-    is held against a fixed number. Their spread is taken as that of the population; the power is
-    that of the t test (noncentral t), which the permutation test comes close to from ten subjects
-    on. The level is shared equally between `comparisons` (Holm's first step). None for fewer
-    subjects than an interval needs.
+    `values` are per subject: differences between two methods, or one method's scores for comparison
+    with a fixed number. Their spread is used as that of the population. The power is that of the t
+    test (noncentral t); with ten subjects or more it is close to that of the permutation test. The
+    level is shared equally between `comparisons` (Holm's first step). None for fewer subjects than
+    an interval needs.
     """
     from scipy import optimize, stats
 
@@ -164,10 +168,10 @@ def worse_by_chance(differences: ArrayLike, *, seed: int = 0) -> float:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return Holm's step-down adjusted p-values (Scand. J. Statist. 6, 1979), None staying None.
+    """Return Holm's step-down adjusted p-values (Scand. J. Statist. 6, 1979); None stays None.
 
-    Rejecting where an adjusted value is below 0.05 keeps the chance of even one false rejection
-    among all the comparisons below 5%.
+    If values below 0.05 are rejected, the probability of one or more false rejections among all
+    comparisons is below 5%.
     """
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
@@ -176,20 +180,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         highest = max(highest, min(1.0, (len(known) - rank) * p))
         adjusted[index] = highest
     return adjusted
-
-
-def _ratio(
-    sums: NDArray[np.float64], weights: NDArray[np.float64], axis: int = -1
-) -> NDArray[np.float64]:
-    ratio: NDArray[np.float64] = sums.sum(axis=axis) / weights.sum(axis=axis)
-    return ratio
-
-
-def _mean_difference(
-    a: NDArray[np.float64], b: NDArray[np.float64], axis: int = -1
-) -> NDArray[np.float64]:
-    difference: NDArray[np.float64] = np.mean(a - b, axis=axis)
-    return difference
 
 
 def _expanded(count: int) -> float:
@@ -205,8 +195,3 @@ def _finite(values: ArrayLike) -> NDArray[np.float64]:
     if array.ndim != 1 or not np.isfinite(array).all():
         raise ValueError("one finite value for each subject is needed")
     return array
-
-
-def _too_few(count: int) -> str:
-    subjects = "subject" if count == 1 else "subjects"
-    return f"an interval needs at least {MIN_SUBJECTS} subjects, here {count} {subjects}"

@@ -1,4 +1,4 @@
-"""Image sets: one reader a file; each turns what a user names into rows or images."""
+"""Image sets: one reader per file; each reads the images of one kind of source."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def read_submission(
     own_subjects: Iterable[str] = (),
     any_noun: bool = False,
 ) -> Submission:
-    """Return the images that a folder, manifest, data set, finished run or program holds.
+    """Return the images of a folder, manifest, data set, finished run or Python program.
 
-    Subjects and prompts are those of `dataset`, of a finished run those of its own. `scratch` takes
-    the images that are not files; `any_noun` as in `accept`. Raises UserError where nothing in it
-    can be scored, and for a manifest without the columns that it needs.
+    Subjects and prompts are those of `dataset`; a finished run has its own. Images that are not
+    files are written to `scratch`; `any_noun` is as in `accept`. Raises UserError if no image can
+    be scored, and for a manifest without the required columns.
     """
     from dbbench.image_sets import memory, run
 
@@ -52,7 +52,7 @@ def read_submission(
     found = replace(found, refused=(*rows.refused, *found.refused))
     if not found.pictures:
         reason = found.refused[0] if found.refused else "it is empty"
-        raise UserError(f"nothing in {what} can be scored: {reason}")
+        raise UserError(f"no image of {what} can be scored: {reason}")
     return found
 
 
@@ -60,7 +60,7 @@ def _read_path(path: Path, scratch: Path) -> Rows:
     from dbbench.image_sets import dataset, folder, manifest
 
     if not path.exists():
-        raise UserError(f"there is no {path}; name a folder of images, a manifest or a run")
+        raise UserError(f"there is no {path}; give a folder of images, a manifest or a run")
     if path.is_dir() and dataset.is_dataset(path):
         return dataset.read(path, scratch)
     if path.is_dir() and (listing := manifest.inside(path)) is not None:
@@ -70,5 +70,5 @@ def _read_path(path: Path, scratch: Path) -> Rows:
     if path.suffix.lower() in MANIFESTS:
         return manifest.read(path, scratch)
     raise UserError(
-        f"{path} is no folder and no manifest; a manifest ends in {', '.join(MANIFESTS)}"
+        f"{path} is neither a folder nor a manifest; manifests end in {', '.join(MANIFESTS)}"
     )

@@ -1,4 +1,4 @@
-"""A folder `<subject>/<prompt id>/<n>.png`, any number of images for each prompt."""
+"""Reads a folder `<subject>/<prompt id>/<n>.png`, any number of images for each prompt."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import re
 from pathlib import Path
 
 from dbbench.data.decoding import SUFFIXES
-from dbbench.image_sets.image_set import Row
+from dbbench.image_sets.image_set import ImageRow
 from dbbench.image_sets.rows import Rows
 
 
 def read(folder: Path) -> Rows:
-    """Return a row for each image; what does not lie two folders deep is refused in one line."""
-    rows: list[Row] = []
+    """Return a row for each image; images at another depth are refused, in one line per folder."""
+    rows: list[ImageRow] = []
     refused: list[str] = []
     for subject in _visible(folder):
         if not subject.is_dir():
             if _is_image(subject):
-                refused.append(f"{subject.name}: an image outside of any subject's folder")
+                refused.append(f"{subject.name}: this image is not in a subject's folder")
             continue
         loose = [path for path in _visible(subject) if _is_image(path)]
         if loose:
             refused.append(
-                f"{subject.name}/: {len(loose)} images outside of any prompt's folder; "
-                f"put them into {subject.name}/<prompt id>/"
+                f"{subject.name}/: {len(loose)} images are not in a prompt's folder; "
+                f"move them to {subject.name}/<prompt id>/"
             )
         for prompt in _visible(subject):
             if not prompt.is_dir():
@@ -31,9 +31,9 @@ def read(folder: Path) -> Rows:
             images = [path for path in _visible(prompt) if _is_image(path)]
             where = f"{subject.name}/{prompt.name}"
             if not images:
-                refused.append(f"{where}/: no images in it")
+                refused.append(f"{where}/: no images in this folder")
             rows.extend(
-                Row(
+                ImageRow(
                     where=f"{where}/",
                     image=image,
                     name=f"{where}/{image.name}",
@@ -46,7 +46,7 @@ def read(folder: Path) -> Rows:
 
 
 def in_order(paths: list[Path]) -> list[Path]:
-    """Return paths by name, numbers by value: 2.png before 10.png."""
+    """Sort paths by name, numbers in names by value: 2.png before 10.png."""
 
     def key(path: Path) -> list[tuple[int, int | str]]:
         parts = re.split(r"(\d+)", path.name)

@@ -1,7 +1,7 @@
-"""Submission: images that dbbench did not make, each with its subject and its prompt; for scoring.
+"""Images to score that dbbench did not generate, each with its subject and its prompt.
 
-`submissions/` holds the readers: a folder, a manifest, a data set, a finished run. They hand over
-rows; here a row becomes a picture, or a line that says why it cannot be one.
+The readers beside this module (folder, manifest, data set, finished run) return rows. This module
+turns each row into a picture, or refuses it with the reason.
 """
 
 from __future__ import annotations
@@ -19,23 +19,27 @@ from dbbench.data.subject import Kind, Subject
 from dbbench.errors import UserError, nearest, unknown
 from dbbench.evaluation.metric import CLASS_PROMPT
 
+PromptForm = Literal["without-identifier", "as-given", "without-subject"]
+
 _CLASS = PromptTemplate(CLASS_PROMPT, "a {class_noun}", "recontextualization")
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_IDENTIFIER = r"(?:(?P<token>\S+(?: \S+)?) )??"
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a reader found of one image; `where` says where, for a line that refuses it."""
+class ImageRow:
+    """The data of one image from a reader."""
 
     where: str
+    """The place in the source, for the message if the row is refused."""
     image: Path
     name: str
-    """How tables name the image."""
+    """The name of the image in tables."""
     subject: str
     prompt: str = ""
-    """A prompt's id or its text."""
+    """The id of a prompt, or its text."""
     text: str = ""
-    """The prompt as the model got it."""
+    """The prompt as it was given to the model."""
     method: str = ""
     seed: int | None = None
     class_noun: str = ""
@@ -44,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image to score, with all that is known of it."""
+    """One image to score, with its subject, prompt and method."""
 
     image: Path
     name: str
@@ -55,14 +59,14 @@ class Picture:
     prompt: str
     """The prompt's id."""
     template: str
-    """The prompt with {token} and {class_noun} left open, where it has them."""
+    """The prompt with the placeholders {token} and {class_noun}, if it has them."""
     given: str
-    """The prompt as the model got it, as far as that is known."""
+    """The prompt as it was given to the model, if that is known."""
     category: str | None
     seed: int | None
 
-    def text(self, form: Text) -> str:
-        """Return the prompt in one of the forms that protocols compare images with."""
+    def text(self, form: PromptForm) -> str:
+        """Return the prompt in one of the forms that protocols use."""
         match form:
             case "as-given":
                 return self.given
@@ -74,18 +78,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class Submission:
-    """All images of one call, and what of it could not be used."""
+    """All images of one call, and the reasons for images that are not scored."""
 
     pictures: tuple[Picture, ...] = ()
     refused: tuple[str, ...] = ()
-    """One line for each thing that is not scored: what, and why."""
+    """One line for each image or folder that is not scored, with the reason."""
     banner: str | None = None
     encoders: Mapping[str, str] = field(default_factory=dict)
-    """The encoders of the run that it is, where only these mean something."""
+    """Role -> encoder; only in a run of the embedded world, which has its own encoders."""
     references: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
-    """The references that it was made from, by subject, where it brings them."""
+    """A finished run's own references, by subject."""
     dataset: Dataset = field(default_factory=Photographs)
-    """Whose subjects and prompts these are."""
+    """The data set of the subjects and prompts."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -93,12 +97,12 @@ class Submission:
         return tuple(dict.fromkeys(picture.method for picture in self.pictures))
 
     def join(self, other: Submission) -> Submission:
-        """Return both as one. Raises UserError where they are not of one world."""
-        worlds = {(part.dataset.name, part.banner) for part in (self, other) if part.pictures}
-        if len(worlds) > 1:
+        """Return both as one. Raises UserError if their data sets or banners differ."""
+        origins = {(part.dataset.name, part.banner) for part in (self, other) if part.pictures}
+        if len(origins) > 1:
             raise UserError(
-                "images of two data sets, or of the embedded world and others, are never in one"
-                " table; score them one after the other"
+                "images of different data sets, or of the embedded world and of photographs, cannot"
+                " be in one table; score them separately"
             )
         return Submission(
             self.pictures + other.pictures,
@@ -111,7 +115,7 @@ class Submission:
 
 
 def accept(
-    rows: Iterable[Row],
+    rows: Iterable[ImageRow],
     *,
     dataset: Dataset,
     method: str,
@@ -119,11 +123,11 @@ def accept(
     own_subjects: Iterable[str] = (),
     any_noun: bool = False,
 ) -> Submission:
-    """Turn rows into pictures; refuse by name what has no known subject or prompt, and doubles.
+    """Turn rows into pictures; refuse duplicates and rows with an unknown subject or prompt.
 
-    `method` names what has no name of its own; `identifier` is the rare token in the prompts, "" if
-    there is none. `own_subjects` are subjects beside the data set's, which need class nouns too;
-    with `any_noun` only where the prompt is an id: for protocols that leave the noun in the text.
+    `method` is for rows without a method; `identifier` is the rare token in the prompts, "" if
+    there is none. `own_subjects` are the user's subjects, which need a class noun; with `any_noun`
+    they need it only if the prompt is an id, because a text already contains the noun.
     """
     pictures: list[Picture] = []
     refused: dict[str, None] = {}
@@ -145,7 +149,7 @@ def accept(
 
 
 def _picture(
-    row: Row, identifier: str, dataset: Dataset, own_subjects: tuple[str, ...], any_noun: bool
+    row: ImageRow, identifier: str, dataset: Dataset, own_subjects: tuple[str, ...], any_noun: bool
 ) -> Picture:
     subjects = {subject.name: subject for subject in dataset.subjects}
     known = subjects.get(row.subject)
@@ -157,8 +161,8 @@ def _picture(
         text, prompt = prompt, ""
     if not class_noun and not (any_noun and text):
         raise UserError(
-            f'"{row.subject}" is no subject of the data set and has no class noun; '
-            "write a manifest with a column class_noun"
+            f'"{row.subject}" is not a subject of the data set and has no class noun; '
+            "add a column class_noun to the manifest"
         )
     subject = known or Subject(row.subject, class_noun, live=False)
     own, every = {p.id: p for p in dataset.prompts(subject)}, every_prompt(dataset)
@@ -192,10 +196,12 @@ def _picture(
 def _match_template(
     text: str, class_noun: str, known: Iterable[PromptTemplate], prompt: str, identifier: str
 ) -> tuple[PromptTemplate, str]:
-    """Return the known prompt that a text is one of, with its identifier; else a new prompt."""
+    """Return the known prompt that fits a text, and its identifier; or a new prompt."""
     wanted = " ".join(text.split())
     for template in known:
-        pattern = _pattern(template.text, class_noun)
+        # The identifier may be any one or two words, or none.
+        pattern = re.escape(template.text).replace(r"\{token\}\ ", _IDENTIFIER)
+        pattern = pattern.replace(r"\{class_noun\}", re.escape(class_noun))
         if found := re.fullmatch(pattern, wanted, re.IGNORECASE):
             return template, found.groupdict().get("token") or ""
     if not prompt and re.fullmatch(rf"an? {re.escape(class_noun)}", wanted, re.IGNORECASE):
@@ -204,20 +210,10 @@ def _match_template(
     for word, place in ((identifier, "{token}"), (class_noun, "{class_noun}")):
         if word:
             pattern = rf"(?<!\w){re.escape(word)}(?!\w)"
-            new = re.sub(pattern, place.replace("\\", ""), new, count=1)
+            new = re.sub(pattern, place, new, count=1)
     name = prompt or re.sub(r"[^a-z0-9]+", "-", wanted.lower()).strip("-")
     return PromptTemplate(name or "text", new, "recontextualization"), identifier
 
 
-def _pattern(template: str, class_noun: str) -> str:
-    """Return the expression that matches a prompt with any identifier of one or two words."""
-    escaped = re.escape(template)
-    token = r"(?:(?P<token>\S+(?: \S+)?) )??"
-    return escaped.replace(r"\{token\}\ ", token).replace(r"\{class_noun\}", re.escape(class_noun))
-
-
 def _render(template: str, token: str, class_noun: str) -> str:
     return " ".join(template.format(token=token, class_noun=class_noun).split())
-
-
-Text = Literal["without-identifier", "as-given", "without-subject"]

@@ -1,4 +1,4 @@
-"""A CSV, Parquet or JSONL file with a row for each image: image, subject, prompt or text."""
+"""Reads a CSV, Parquet or JSONL file with one row per image: image, subject, prompt or text."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from dbbench.errors import UserError
 from dbbench.image_sets.rows import Rows, check_columns, from_records
 
 INSIDE = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-"""What an image folder of the datasets library lists its images in."""
+"""Names of the list of images in an image folder of the datasets library."""
 
 
 def inside(folder: Path) -> Path | None:
-    """Return the list of images that lies in a folder of images, if one does."""
+    """Return the list of images in a folder of images; None if there is none."""
     return next((folder / name for name in INSIDE if (folder / name).is_file()), None)
 
 
 def read(path: Path, scratch: Path) -> Rows:
-    """Return the manifest's rows. Raises UserError where it cannot be read or lacks a column."""
+    """Return the manifest's rows. Raises UserError if it cannot be read or lacks a column."""
     refused: list[str] = []
     try:
         match path.suffix.lower():

@@ -1,4 +1,4 @@
-"""Images that a program holds: PIL images and paths, with what a table says of each."""
+"""Reads images of a Python program: PIL images and paths, with the columns of a manifest."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PNG = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 
 def read(records: Sequence[Mapping[str, Any]], scratch: Path) -> Rows:
-    """Turn records with the columns of a manifest into rows; `scratch` takes the PIL images.
+    """Turn records with the columns of a manifest into rows; PIL images are saved in `scratch`.
 
     A path is relative to the current folder. Raises UserError for a missing column and for a PIL
-    image that no file can hold.
+    image that cannot be saved.
     """
     check_columns(dict.fromkeys(key for record in records for key in record), what="the table")
     folder = scratch / "images"
@@ -30,9 +30,9 @@ def read(records: Sequence[Mapping[str, Any]], scratch: Path) -> Rows:
 
 
 def keep(image: ImageLike, stem: Path) -> Path:
-    """Return the path of an image's file; a PIL image is written without loss beside `stem`.
+    """Return the path of an image's file; a PIL image is saved without loss as `stem`.png or .tif.
 
-    What decides how a file is decoded (orientation, colour profile, transparency) is kept.
+    Orientation, colour profile and transparency, which affect the decoding, are kept.
     """
     if not isinstance(image, Image.Image):
         return Path(image).expanduser()
@@ -43,14 +43,14 @@ def keep(image: ImageLike, stem: Path) -> Path:
         image.save(path, exif=image.getexif(), **options)
     except (OSError, ValueError) as error:
         raise UserError(
-            f'PIL image "{stem.name}" (mode {image.mode}) cannot be kept: {error};'
-            ' give image.convert("RGB")'
+            f'PIL image "{stem.name}" (mode {image.mode}) cannot be saved: {error};'
+            ' convert it first: image.convert("RGB")'
         ) from None
     return path
 
 
 def _named(record: Mapping[str, Any], number: int, folder: Path) -> dict[str, Any]:
-    """Name the file of a record's image; a PIL image is called by its place, from 0."""
+    """Replace a record's image by its file; a PIL image is named by its position, from 0."""
     column = next((name for name in IMAGE if record.get(name) is not None), IMAGE[0])
     image = record.get(column)
     if isinstance(image, Image.Image):

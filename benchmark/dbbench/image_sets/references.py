@@ -1,4 +1,4 @@
-"""References of images that dbbench did not make: whose photographs they are held against."""
+"""The real images of each subject, with which images are compared."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dbbench.storage.record import Record
 from dbbench.storage.run_folder import REFERENCES
 
 DEFAULT = Path("photos")
-"""Where `dbbench data fetch` puts the photographs unless told otherwise."""
+"""The default folder of the photographs."""
 MINI = "mini"
-"""The word for the embedded world's own references, in place of a folder."""
+"""Stands for the references of the embedded world, instead of a folder."""
 
 
 @dataclass(frozen=True)
 class References:
-    """The real images of each subject, in order: the first is the one that some protocols take."""
+    """The real images of each subject, in order; some protocols use only the first."""
 
     where: str
     files: Mapping[str, tuple[Path, ...]]
@@ -33,8 +33,8 @@ class References:
 def find_references(chosen: str | None, subjects: Iterable[str], scratch: Path) -> References:
     """Return the references in a folder, in `photos` here, or those of the embedded world.
 
-    A folder holds one folder for each subject, or is the data set's repository, or a run. Raises
-    UserError where there are none. `scratch` takes what is drawn.
+    A folder contains one folder for each subject, or is the data set's repository, or a run. Raises
+    UserError if there are none. Images of the embedded world are drawn in `scratch`.
     """
     if chosen == MINI:
         return _draw(subjects, scratch / "references")
@@ -42,24 +42,22 @@ def find_references(chosen: str | None, subjects: Iterable[str], scratch: Path) 
     if not folder.is_dir():
         if chosen is None:
             raise UserError(
-                "the scores need the subjects' own photographs: get them with: dbbench data fetch"
-                " --out photos; or name a folder with one folder for each subject: --references DIR"
+                "scores need photographs of the subjects; download them: dbbench data fetch --out"
+                " photos; or use a folder with one folder for each subject: --references DIR"
             )
-        raise UserError(f"there is no folder {folder} (--references)")
+        raise UserError(f"there is no folder {folder}; correct --references")
     banner = Record(folder).suite().banner if (folder / RECORD).is_file() else None
     for place in (folder / REFERENCES, folder / "dataset", folder):
         files = _by_subject(place)
         if files:
             return References(str(place), files, banner)
     raise UserError(
-        f"{folder} holds no references: it needs one folder of images for each subject, as dog/"
+        f"{folder} contains no references; it needs one folder of images for each subject: dog/"
     )
 
 
-def given_references(
-    images: Mapping[str, Sequence[ImageLike]], scratch: Path, where: str = "the call"
-) -> References:
-    """Return the references that a program holds, by subject. `scratch` takes the PIL images.
+def given_references(images: Mapping[str, Sequence[ImageLike]], scratch: Path) -> References:
+    """Return references from a Python program, by subject. PIL images are saved in `scratch`.
 
     Raises UserError for a subject without images.
     """
@@ -67,7 +65,7 @@ def given_references(
         if not own:
             raise UserError(f'no reference images of "{subject}"; give one or more')
     return References(
-        where,
+        "the call",
         {
             subject: tuple(
                 keep(image, scratch / "references" / str(place) / f"{number:02d}")
@@ -79,7 +77,7 @@ def given_references(
 
 
 def describe(references: References) -> str:
-    """Return what the references are, and whether they are the data set's own photographs."""
+    """Return one line on the references, and whether they are the original photographs."""
     photos = {s.name: s.photos for s in Photographs().subjects}
     count = sum(map(len, references.files.values()))
     subjects = len(references.files)

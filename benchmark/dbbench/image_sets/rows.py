@@ -1,4 +1,4 @@
-"""What every reader hands over, and how a record of a table becomes a row."""
+"""The result of the readers, and the conversion of table records to rows."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from dbbench.errors import UserError, nearest
 from dbbench.files import Outside, contained
-from dbbench.image_sets.image_set import Row
+from dbbench.image_sets.image_set import ImageRow
 
 IMAGE = ("image", "file_name")
-COLUMNS = (*IMAGE, "subject", "prompt", "text", "method", "seed", "class_noun")
+MANIFEST_COLUMNS = (*IMAGE, "subject", "prompt", "text", "method", "seed", "class_noun")
 
 
 class Named(NamedTuple):
-    """The file of an image that a program names, wherever it is, and its name in tables."""
+    """The file of an image from a Python program, in any folder, and its name in tables."""
 
     file: Path
     name: str
@@ -25,21 +25,21 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """What a reader found, and one line for each thing that it could not read."""
+    """The rows of a source, and one line for each record that cannot be read."""
 
-    rows: Sequence[Row]
+    rows: Sequence[ImageRow]
     refused: Sequence[str] = ()
 
 
 def check_columns(found: Iterable[str], *, what: str) -> None:
-    """Raise UserError where a table lacks the image, the subject, or both prompt and text."""
+    """Raise UserError if a table lacks the image, the subject, or both prompt and text."""
     columns = list(found)
     for wanted in (IMAGE, ("subject",), ("prompt", "text")):
         if any(name in columns for name in wanted):
             continue
-        others = [column for column in columns if column not in COLUMNS]
+        others = [column for column in columns if column not in MANIFEST_COLUMNS]
         guess = nearest(wanted[0], others)
-        advice = f'; is it "{guess}"? rename it' if guess else ""
+        advice = f'; if it is "{guess}", rename that column' if guess else ""
         raise UserError(
             f"{what} has no column {' or '.join(wanted)}{advice} "
             f"(it has: {', '.join(columns) or 'none'})"
@@ -49,8 +49,8 @@ def check_columns(found: Iterable[str], *, what: str) -> None:
 def from_records(
     records: Iterable[Mapping[str, Any]], *, what: str, folder: Path, scratch: Path
 ) -> Rows:
-    """Turn records into rows. Paths are relative to `folder`; images inside go to `scratch`."""
-    rows: list[Row] = []
+    """Turn records into rows. Paths are relative to `folder`; bytes are saved in `scratch`."""
+    rows: list[ImageRow] = []
     refused: list[str] = []
     for number, record in enumerate(records, 1):
         where = f"{what} row {number}"
@@ -61,22 +61,22 @@ def from_records(
     return Rows(rows, refused)
 
 
-def _row(record: Mapping[str, Any], where: str, folder: Path, scratch: Path) -> Row:
-    values = {name: _text(record.get(name)) for name in COLUMNS if name not in IMAGE}
+def _row(record: Mapping[str, Any], where: str, folder: Path, scratch: Path) -> ImageRow:
+    values = {name: _text(record.get(name)) for name in MANIFEST_COLUMNS if name not in IMAGE}
     if not values["subject"]:
-        raise UserError("no subject")
+        raise UserError("it has no subject")
     if not values["prompt"] and not values["text"]:
-        raise UserError("neither prompt nor text")
+        raise UserError("it has neither a prompt nor a text")
     image, name = _image(next((record[n] for n in IMAGE if record.get(n)), None), folder, scratch)
     seed = values.pop("seed")
     if seed and not seed.removesuffix(".0").isdecimal():
-        raise UserError(f'seed "{seed}" is no whole number')
+        raise UserError(f'seed "{seed}" is not an integer')
     number = int(seed.removesuffix(".0")) if seed else None
-    return Row(where=where, image=image, name=name, seed=number, **values)
+    return ImageRow(where=where, image=image, name=name, seed=number, **values)
 
 
 def _image(value: Any, folder: Path, scratch: Path) -> tuple[Path, str]:
-    """Return the file of an image, which is a path, or bytes as data sets hold them."""
+    """Return the file and the name of an image: a path, or a record with its bytes."""
     if isinstance(value, Named):
         return value
     if isinstance(value, Mapping):
@@ -89,19 +89,19 @@ def _image(value: Any, folder: Path, scratch: Path) -> tuple[Path, str]:
             return file, str(path or digest[:12])
         value = path
     if not isinstance(value, str) or not value:
-        raise UserError("no image")
-    if Path(value).is_absolute():  # Whoever wrote the list meant that file and no other.
+        raise UserError("it has no image")
+    if Path(value).is_absolute():  # The author of the list chose this file.
         return Path(value), value
     try:
         return contained(folder, value), value
     except Outside:
         raise UserError(
-            f'image "{value}" lies outside of {folder}; write its whole path, or put both into one'
-            " folder"
+            f'image "{value}" is outside of {folder}; write its absolute path, or move it into'
+            " that folder"
         ) from None
 
 
 def _text(value: Any) -> str:
-    if value is None or value != value:  # NaN stands for nothing in tables
+    if value is None or value != value:  # NaN is an empty cell of a table.
         return ""
     return " ".join(str(value).split())

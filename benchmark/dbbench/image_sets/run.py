@@ -1,4 +1,4 @@
-"""A finished `dbbench run`: its samples, its references, and the encoders that suit its world."""
+"""Reads a finished `dbbench run`: its samples, references and, if it has its own, encoders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dbbench.data.dataset import load_dataset
 from dbbench.errors import UserError
-from dbbench.image_sets.image_set import Row, Submission, accept
+from dbbench.image_sets.image_set import ImageRow, Submission, accept
 from dbbench.storage.artifact import MANIFEST, Damaged
 from dbbench.storage.disk import RECORD
 from dbbench.storage.record import Record
@@ -30,13 +30,13 @@ def is_run(folder: Path) -> bool:
 
 
 def read(out: Path, *, method: str | None) -> Submission:
-    """Return the whole samples of all runs in an output folder; a `method` chooses one."""
+    """Return the complete samples of all runs in an output folder, or of one `method`."""
     suite = Record(out).suite()
     dataset, found = load_dataset(suite.source), Submission()
     for run in runs_in(out):
         folder = samples_folder(run)
         if not (out / folder / MANIFEST).is_file():
-            line = f"{folder}: not finished; the same dbbench run goes on"
+            line = f"{folder}: not finished; repeat the dbbench run to continue"
             found = found.join(Submission(refused=(line,) if (out / folder).is_dir() else ()))
             continue
         if method not in {None, run.method} or (samples := samples_of(out, run)) is None:
@@ -56,8 +56,8 @@ def read(out: Path, *, method: str | None) -> Submission:
     )
 
 
-def _rows(out: Path, run: Run, samples: Samples) -> tuple[list[Row], tuple[str, ...]]:
-    """Return a row for each image of a run that is as it was written, and a line for each other."""
+def _rows(out: Path, run: Run, samples: Samples) -> tuple[list[ImageRow], tuple[str, ...]]:
+    """Return a row for each unchanged image of a run, and a line for each altered one."""
     rows, altered = [], []
     for sample in samples.images:
         path = samples.path(sample)
@@ -68,7 +68,7 @@ def _rows(out: Path, run: Run, samples: Samples) -> tuple[list[Row], tuple[str, 
             altered.append(str(error))
             continue
         rows.append(
-            Row(
+            ImageRow(
                 where=name,
                 image=path,
                 name=name,

@@ -12,7 +12,7 @@ from dbbench.errors import unknown
 from dbbench.files import fingerprint, hash_file
 from dbbench.generation.method import load_method, setting_names
 from dbbench.plugins import find, provenance
-from dbbench.suites.rows import Row
+from dbbench.suites.rows import SuiteRow
 from dbbench.suites.suite import Suite
 from dbbench.versions import versions
 
@@ -106,13 +106,13 @@ class Identities:
         source = provenance("encoders", scheme)
         return fingerprint([reference, source, self.device, _files(argument), versions()])
 
-    def _trained(self, methods: Iterable[str]) -> Iterable[Row]:
+    def _trained(self, methods: Iterable[str]) -> Iterable[SuiteRow]:
         """Return the rows that these rows' trainings belong to."""
         rows = (self.suite.row(name).training for name in methods)
         return {row.name: row for row in rows}.values()
 
 
-def _method_stamp(row: Row) -> str:
+def _method_stamp(row: SuiteRow) -> str:
     written = [dict(row.common), dict(row.settings)]
     source = [provenance("methods", row.plugin), _module_hash(row.plugin)]
     return fingerprint([written, source, versions()])

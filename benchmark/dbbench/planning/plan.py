@@ -26,7 +26,7 @@ from dbbench.storage.run_folder import (
     references_folder,
     samples_folder,
 )
-from dbbench.suites.rows import Row
+from dbbench.suites.rows import SuiteRow
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
 
@@ -51,7 +51,7 @@ class Plan:
         """The data set's subjects by name."""
         return {subject.name: subject for subject in self.dataset.subjects}
 
-    def row(self, run: Run) -> Row:
+    def row(self, run: Run) -> SuiteRow:
         """The row of the suite that a run is of."""
         return self.suite.row(run.method)
 

@@ -1,1 +1,1 @@
-"""Protocols: one TOML file each; every one is a published reading of the paper as data."""
+"""Protocols: one TOML file each, with one published interpretation of the paper's metrics."""

@@ -1,4 +1,4 @@
-"""Summary: the scores of several protocols -> means, paired differences and coverage (pandas)."""
+"""Scores of several protocols -> means, paired differences and coverage (pandas)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SUMMARY = [
 
 
 def summarise(scores: pd.DataFrame, cast: Cast) -> pd.DataFrame:
-    """Return one row per protocol, method and metric, averaged as the protocol says.
+    """Return one row per protocol, method and metric, averaged by the protocol's rule.
 
-    `detectable` is the smallest distance from a fixed number, such as a published mean, that these
-    subjects would show with 80% power.
+    `detectable` is the smallest difference from a fixed number, such as a published mean, that a
+    test on these subjects detects with 80% power.
     """
     rows = []
     readings = {protocol.name: protocol for protocol in cast.protocols}
@@ -56,7 +56,7 @@ def summarise(scores: pd.DataFrame, cast: Cast) -> pd.DataFrame:
 
 
 def average(scores: pd.DataFrame, protocol: Protocol) -> tuple[float, Interval]:
-    """Return the mean of one metric's values as the protocol averages, with its 95% interval."""
+    """Return the mean of one metric's values by the protocol's rule, with its 95% interval."""
     subjects = _by_subject(scores, protocol)
     weights = subjects["weight"].to_numpy()
     values = subjects["mean"].to_numpy()
@@ -64,7 +64,7 @@ def average(scores: pd.DataFrame, protocol: Protocol) -> tuple[float, Interval]:
 
 
 def compare_methods(scores: pd.DataFrame, cast: Cast) -> pd.DataFrame:
-    """Compare the methods two by two on the subjects that both have."""
+    """Compare each pair of methods on the subjects that both have."""
     rows: list[dict[str, Any]] = []
     for protocol in cast.protocols:
         for metric in cast.measures(protocol):
@@ -86,7 +86,7 @@ def compare_methods(scores: pd.DataFrame, cast: Cast) -> pd.DataFrame:
 
 
 def count_coverage(pictures: Sequence[Picture], dataset: Dataset) -> pd.DataFrame:
-    """Return what there is of the data set's prompts, method by method and subject by subject."""
+    """Return how many of the data set's prompts each method and subject has."""
     rows = []
     subjects = {subject.name: subject for subject in dataset.subjects}
     found: dict[tuple[str, str], list[Picture]] = {}

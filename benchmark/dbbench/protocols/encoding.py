@@ -1,13 +1,14 @@
-"""Encoding of a submission: which encoder plays which role where, and the features of all images.
+"""Encodes all images and texts with the encoders of all protocols.
 
-Protocols that name the same encoder share its features; the feature store sees each image once. An
-encoder that cannot be had costs the metrics that need it, and no others.
+Protocols with the same encoder share its features; each image is encoded once. If an encoder cannot
+be loaded, only the metrics that need it are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from dbbench.evaluation.features import FeatureStore
 
 Group = tuple[str, str, int | None]
-"""Method, subject and seed: images that are scored together, since their prompts are siblings."""
+"""Method, subject and seed of images that are scored together, such as those of one prompt."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Encodings:
     distances: Mapping[str, Mapping[Group, NDArray[np.float64]]]
     """Distance network -> group -> MM, the group's pictures and then its subject's references."""
     missing: Mapping[str, str]
-    """Encoder -> why it cannot be had."""
+    """Encoder -> why it cannot be loaded."""
     refused: Mapping[Path, str] = field(default_factory=dict)
-    """File -> why it is no image."""
+    """File -> why it is not a valid image."""
 
     def stack(self, encoder: str, files: Sequence[Path]) -> UnitVectors:
-        """Return the vectors of some files, ND float32."""
+        """Return the vectors of these files, ND float32."""
         rows = self.vectors[encoder]
         return np.stack([rows[file] for file in files])
 
@@ -58,18 +59,23 @@ def encode(
     advance: Advance,
     strict: bool = False,
 ) -> Encodings:
-    """Load the encoders and send every image and text through them once.
+    """Load the encoders and encode every image and text once.
 
-    `status` gets what is going on, `advance` how far the images are. With `strict`, raises
-    UserError for an encoder that cannot be loaded.
+    `status` is called with a line for each step, `advance` with the number of finished images.
+    With `strict`, raises UserError for an encoder that cannot be loaded.
     """
-    loaded, missing = _load(cast.needed, device, status)
+    loaded: dict[str, Encoder | Distance] = {}
+    missing: dict[str, str] = {}
+    for reference in cast.needed:
+        status(f"loading {reference}")
+        try:
+            loaded[reference] = load_encoder(reference, device=device)
+        except UserError as error:
+            missing[reference] = str(error)
     if strict and missing:
         raise UserError(next(iter(missing.values())))
     encoders = {r: e for r, e in loaded.items() if not isinstance(e, Distance)}
-    files = list(
-        dict.fromkeys([p.image for p in pictures] + [f for fs in references.values() for f in fs])
-    )
+    files = list(dict.fromkeys(chain((p.image for p in pictures), *references.values())))
     vectors: dict[str, Mapping[Path, UnitVectors]] = {}
     refused: dict[Path, str] = {}
     if encoders:
@@ -84,16 +90,16 @@ def encode(
         if reference in encoders:
             try:
                 rows = store.encode_texts(encoders[reference], wanted)
+                texts[reference] = dict(zip(wanted, rows, strict=True))
             except UserError as error:
                 texts[reference] = {}
                 missing[reference] = str(error)
-                continue
-            texts[reference] = dict(zip(wanted, rows, strict=True))
     distances: dict[str, Mapping[Group, NDArray[np.float64]]] = {}
+    with_real = {encoder for _, metric, encoder in cast.uses if metric.compares == "distances"}
     for reference, network in loaded.items():
         if isinstance(network, Distance):
             status(f"comparing images with {reference}")
-            real = references if _with_real(cast, reference) else {}
+            real = references if reference in with_real else {}
             distances[reference] = _distances(network, pictures, real, store, refused, advance)
     return Encodings(vectors, texts, distances, missing, refused)
 
@@ -106,39 +112,14 @@ def group_pictures(pictures: Iterable[Picture]) -> dict[Group, list[Picture]]:
     return groups
 
 
-def _load(
-    needed: Iterable[str], device: str, status: Any
-) -> tuple[dict[str, Encoder | Distance], dict[str, str]]:
-    loaded: dict[str, Encoder | Distance] = {}
-    missing: dict[str, str] = {}
-    for reference in needed:
-        status(f"loading {reference}")
-        try:
-            loaded[reference] = load_encoder(reference, device=device)
-        except UserError as error:
-            missing[reference] = str(error)
-    return loaded, missing
-
-
 def _texts(cast: Cast, pictures: Sequence[Picture]) -> dict[str, list[str]]:
     """Return the distinct texts that each encoder has to encode."""
     wanted: dict[str, dict[str, None]] = {}
-    for protocol in cast.protocols:
-        for metric in cast.metrics[protocol.name]:
-            reference = cast.encoder(protocol, metric)
-            if metric.compares == "text" and reference and pictures:
-                own = wanted.setdefault(reference, {})
-                own.update(dict.fromkeys(picture.text(protocol.text) for picture in pictures))
+    for protocol, metric, reference in cast.uses:
+        if metric.compares == "text" and reference and pictures:
+            own = wanted.setdefault(reference, {})
+            own.update(dict.fromkeys(picture.text(protocol.text) for picture in pictures))
     return {reference: list(texts) for reference, texts in wanted.items()}
-
-
-def _with_real(cast: Cast, reference: str) -> bool:
-    """Whether a metric wants this network's distances to the real images."""
-    return any(
-        metric.compares == "distances" and cast.encoder(protocol, metric) == reference
-        for protocol in cast.protocols
-        for metric in cast.metrics[protocol.name]
-    )
 
 
 def _distances(
@@ -149,7 +130,7 @@ def _distances(
     refused: dict[Path, str],
     advance: Advance,
 ) -> dict[Group, NDArray[np.float64]]:
-    """Return the distances within each group; images that are none are added to `refused`."""
+    """Return the distances within each group; invalid images are added to `refused`."""
     groups = group_pictures(pictures)
     found: dict[Group, NDArray[np.float64]] = {}
     for done, (group, own) in enumerate(groups.items()):

@@ -22,7 +22,7 @@ from dbbench.protocols.roles import Cast
 from dbbench.protocols.scorecard import banner_of, choose_cast, mini_encoders
 from dbbench.protocols.scoring import explain_missing, playable, real_values
 
-COLUMNS = [
+ORACLE_COLUMNS = [
     *("protocol", "metric", "value", "low", "high", "with_self_pairs", "published"),
     *("subjects", "images", "encoder"),
 ]
@@ -30,14 +30,14 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Oracle:
-    """The table of `score_oracle`, and what was scored by what."""
+    """The table of `score_oracle`, with its encoders and references."""
 
     table: pd.DataFrame
     cast: Cast
     references: str
     banner: str | None
     notes: tuple[str, ...]
-    """One line for each thing that is not scored."""
+    """One line for each metric or image that is not scored."""
 
 
 def score_real_images(
@@ -52,8 +52,8 @@ def score_real_images(
 ) -> Oracle:
     """Score the photographs in a folder, or "mini", as `dbbench oracle` does.
 
-    `dataset` names the subjects.
-    Raises UserError where nothing could be scored; `encoders` are the overrides of `choose_cast`.
+    `dataset` has the subjects; `encoders` are the overrides of `choose_cast`. Raises UserError if
+    no image can be scored.
     """
     with TemporaryDirectory(prefix="dbbench-oracle-") as folder:
         everyone = [subject.name for subject in dataset.subjects]
@@ -64,7 +64,7 @@ def score_real_images(
             cast, found.files, device=device, status=status, advance=advance
         )
         if table.empty:
-            raise UserError(f"nothing could be scored: {'; '.join(notes) or 'no images'}")
+            raise UserError(f"no image could be scored: {'; '.join(notes) or 'no images'}")
         return Oracle(table, cast, describe(found), found.banner or banner_of(cast), notes)
 
 
@@ -76,11 +76,11 @@ def score_oracle(
     status: Any,
     advance: Advance,
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return one row per protocol and metric, and a line for each thing that is not scored.
+    """Return one row per protocol and metric, and a line for each metric that is not scored.
 
-    `value` leaves an image's comparison with itself out or not as the protocol does, with its 95%
-    interval; `with_self_pairs` never does. `published` stands only beside the protocol's own
-    encoder.
+    `value`, with its 95% interval, includes the comparison of an image with itself only if the
+    protocol does; `with_self_pairs` always includes it. `published` is given only for the
+    protocol's own encoder.
     """
     from dbbench.evaluation.features import FeatureStore
 
@@ -117,13 +117,15 @@ def score_oracle(
                     "low": interval.low,
                     "high": interval.high,
                     "with_self_pairs": average(with_self, protocol)[0],
-                    "published": _published(cast, protocol, metric.name, metric.role),
+                    "published": protocol.real.scores.get(metric.name)
+                    if protocol.real and (protocol.name, metric.role) in cast.own
+                    else None,
                     "subjects": own["subject"].nunique(),
                     "images": len(own),
                     "encoder": encoder,
                 }
             )
-    frame = pd.DataFrame(rows, columns=COLUMNS)
+    frame = pd.DataFrame(rows, columns=ORACLE_COLUMNS)
     numbers = ["value", "low", "high", "with_self_pairs", "published"]
     return frame.astype(dict.fromkeys(numbers, "float64")), (*explain_missing(missing), *notes)
 
@@ -145,9 +147,3 @@ def _table(
         )
         parts.append(pd.DataFrame({"subject": subject, "value": values, "pairs": pairs}))
     return pd.concat(parts, ignore_index=True)
-
-
-def _published(cast: Cast, protocol: Protocol, metric: str, role: str) -> float | None:
-    if protocol.real is None or (protocol.name, role) not in cast.own:
-        return None
-    return protocol.real.scores.get(metric)

@@ -1,85 +1,80 @@
-"""Protocol: a published reading of the paper's metrics, from one TOML file in `protocols/`.
+"""Protocol: a published interpretation of the paper's metrics, from one TOML file.
 
-The paper leaves open what its numbers depend on (which references, which text, which networks, how
-to average). A protocol names each of these choices and who made it; scoring applies them.
+The paper does not define everything that its numbers depend on (references, text, networks,
+average). A protocol defines each of these choices, with its source; scoring applies them.
 """
 
 from __future__ import annotations
 
-import tomllib
 from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from dbbench.errors import UserError, unknown
-from dbbench.image_sets.image_set import Text
-from dbbench.validation import Settings, explain_validation
+from dbbench.errors import UserError
+from dbbench.image_sets.image_set import PromptForm
+from dbbench.validation import Settings, built_in, explain_validation, read_toml
 
 CHOICES = ("references", "text", "aggregation", "self_pairs", "encoders", "scale")
-"""What a protocol has to give a reason for."""
+"""The choices for which a protocol must give a reason."""
 
 
 class PublishedReal(Settings):
-    """The row of real images that somebody published under a protocol: the oracle's target."""
+    """Published scores of real images under a protocol; the oracle is compared with them."""
 
     scores: dict[str, float] = Field(min_length=1)
     source: str
 
 
 class Protocol(Settings):
-    """A reading of the paper: the choices that it left open, named and sourced."""
+    """The choices that the paper does not define, each with its source."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9+._-]*$")
     description: str
     source: str
-    """The paper and, where there is one, the published code that was read."""
+    """The paper and, if available, the published code."""
     metrics: tuple[str, ...] = Field(min_length=1)
-    """The metrics that its tables show."""
+    """The metrics in its tables."""
     encoders: dict[str, str] = Field(min_length=1)
     """Role -> encoder. It may name more than `metrics` need, for those that a user adds."""
     references: Literal["all", "first"] = "all"
-    """Each image against all real images of its subject, or against the first one only."""
-    text: Text = "without-identifier"
-    """What an image is compared with, of the prompt "a sks dog in the jungle": "a dog in the
-    jungle", the prompt as the model got it, or "a in the jungle"."""
+    """Compare each image with all real images of its subject, or only with the first."""
+    text: PromptForm = "without-identifier"
+    """The text that an image is compared with. For the prompt "a sks dog in the jungle": "a dog in
+    the jungle", the prompt as it was given to the model, or "a in the jungle"."""
     aggregation: Literal["subject", "image", "pair"] = "subject"
     """Mean per subject, then over subjects; or one mean over all images, or over all pairs of an
     image and a reference, so that subjects with more references weigh more."""
     self_pairs: bool = False
     """Whether the real-images row compares an image with itself."""
     scale: dict[str, float] = Field(default_factory=dict)
-    """Metric -> what its values are multiplied with."""
+    """Metric -> the factor of its values."""
     floor: dict[str, float] = Field(default_factory=dict)
-    """Metric -> the value below which none counts, before scaling."""
+    """Metric -> the lower limit of its values, before scaling."""
     reasons: dict[str, str]
-    """Choice -> who made it: the source, or that it is not published and what is taken instead."""
+    """Choice -> its source; for an unpublished choice, a note with the value used instead."""
     real: PublishedReal | None = None
     rule_of_thumb: dict[str, float] = Field(default_factory=dict)
-    """Metric -> the difference that its authors call noticeable; on its own encoders only."""
+    """Metric -> the difference that the authors call noticeable; only with their encoders."""
 
     @model_validator(mode="after")
     def _every_choice_has_a_reason(self) -> Protocol:
         missing = [choice for choice in CHOICES if not self.reasons.get(choice)]
         if missing:
-            raise ValueError(f'"{missing[0]}" has no reason; name its source under [reasons]')
+            raise ValueError(f'"{missing[0]}" has no reason; give its source under [reasons]')
         for table in (self.scale, self.floor, self.rule_of_thumb):
             if foreign := sorted(set(table) - set(self.metrics)):
-                raise ValueError(f'"{foreign[0]}" is none of its metrics')
+                raise ValueError(f'"{foreign[0]}" is not one of its metrics')
         return self
 
     def value(self, metric: str, score: float) -> float:
-        """Return a metric's plain score as this protocol states it."""
+        """Return a metric's score after the protocol's lower limit and factor."""
         return max(score, self.floor.get(metric, score)) * self.scale.get(metric, 1.0)
 
 
 def protocol_names() -> tuple[str, ...]:
     """Return the names of the protocols that come with dbbench, `paper` first."""
-    found = (p.name[:-5] for p in _folder().iterdir() if p.name.endswith(".toml"))
-    return tuple(sorted(found, key=lambda name: (name != "paper", name)))
+    return tuple(sorted(built_in("protocol"), key=lambda name: name != "paper"))
 
 
 @cache
@@ -88,23 +83,9 @@ def load_protocol(name_or_path: str) -> Protocol:
 
     Raises UserError for an unknown name, a file that cannot be read, and an unknown or bad key.
     """
-    if name_or_path.endswith(".toml") or "/" in name_or_path:
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise UserError(f'no protocol file "{path}" (dbbench list protocols names the rest)')
-        content = path.read_text(encoding="utf-8")
-    elif name_or_path in protocol_names():
-        content = _folder().joinpath(f"{name_or_path}.toml").read_text(encoding="utf-8")
-    else:
-        raise unknown("protocol", name_or_path, protocol_names(), "dbbench list protocols")
+    values = read_toml("protocol", name_or_path)
     try:
-        return Protocol.model_validate(tomllib.loads(content))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f'protocol "{name_or_path}" is not valid TOML: {error}') from None
+        return Protocol.model_validate(values)
     except ValidationError as error:
         reason = explain_validation(error, Protocol)
         raise UserError(f'protocol "{name_or_path}": {reason}') from None
-
-
-def _folder() -> Traversable:
-    return files("dbbench").joinpath("protocols")

@@ -1,4 +1,4 @@
-"""Which encoder fills which role of a protocol."""
+"""Selects the encoder for each role of each protocol."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Cast:
 
     protocols: tuple[Protocol, ...]
     metrics: Mapping[str, tuple[Metric, ...]]
-    """Protocol -> its metrics, what the user added, and the flags of the first protocol."""
+    """Protocol -> its metrics and the user's; the first protocol also has the flags."""
     encoders: Mapping[tuple[str, str], str]
-    """Protocol and role -> encoder; a role that nobody plays is missing."""
+    """Protocol and role -> encoder; a role without an encoder is missing."""
     own: frozenset[tuple[str, str]] = frozenset()
-    """Where a role is played by the protocol's own choice."""
+    """Protocol and role, where the encoder is the protocol's own choice."""
 
     def encoder(self, protocol: Protocol, metric: Metric) -> str | None:
-        """Return the encoder that feeds a metric, None where there is none."""
+        """Return the encoder of a metric, or None if its role has none."""
         return self.encoders.get((protocol.name, metric.role))
 
     def measures(self, protocol: Protocol) -> tuple[Metric, ...]:
@@ -31,20 +31,15 @@ class Cast:
         return tuple(metric for metric in self.metrics[protocol.name] if not metric.flag)
 
     @property
-    def unplayed(self) -> tuple[str, ...]:
-        """The roles that some metric needs and that have no encoder."""
+    def uses(self) -> list[tuple[Protocol, Metric, str | None]]:
+        """Each metric of each protocol with its encoder; None if its role has no encoder."""
         pairs = [(p, m) for p in self.protocols for m in self.metrics[p.name]]
-        return tuple(dict.fromkeys(m.role for p, m in pairs if self.encoder(p, m) is None))
+        return [(p, m, self.encoder(p, m)) for p, m in pairs]
 
     @property
     def needed(self) -> tuple[str, ...]:
         """Every encoder that some metric needs, once."""
-        found = [
-            self.encoder(protocol, metric)
-            for protocol in self.protocols
-            for metric in self.metrics[protocol.name]
-        ]
-        return tuple(dict.fromkeys(reference for reference in found if reference))
+        return tuple(dict.fromkeys(encoder for _, _, encoder in self.uses if encoder))
 
 
 def cast_roles(
@@ -55,17 +50,17 @@ def cast_roles(
     overrides: Mapping[str, str] | None = None,
     only: Mapping[str, str] | None = None,
 ) -> Cast:
-    """Decide who plays which role: an override, else the protocol's own choice, else `paper`'s.
+    """Select the encoder for each role: an override, else the protocol's own, else `paper`'s.
 
-    `only` are the encoders of a world in which no others mean anything, and take the place of both.
-    `metrics` are shown under every protocol beside its own.
+    `only`, the encoders of the embedded world, replace those of the protocol and of `paper`.
+    `metrics` are added to the metrics of every protocol.
     """
     paper = load_protocol("paper")
     chosen: dict[str, tuple[Metric, ...]] = {}
     encoders: dict[tuple[str, str], str] = {}
     own: set[tuple[str, str]] = set()
     for number, protocol in enumerate(protocols):
-        # What is flagged is the same whichever the reading; once is enough.
+        # Flags do not depend on the protocol, so the first protocol has them.
         names = [*protocol.metrics, *metrics, *(flags if number == 0 else ())]
         chosen[protocol.name] = tuple(load_metric(name) for name in dict.fromkeys(names))
         defaults = only or {**paper.encoders, **protocol.encoders}

@@ -1,6 +1,6 @@
-"""Scorecard: what a person names (images, references, protocols) -> scored; `dbbench score` prints.
+"""Images, references and protocols that the user names -> scores, for `dbbench score`.
 
-The embedded world is kept apart: its images have its own references and encoders, and a banner.
+Images of the embedded world have their own references and encoders, and a banner.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dbbench.data.dataset import Dataset
 from dbbench.errors import UserError
 from dbbench.evaluation.features import FeatureStore
+from dbbench.evaluation.flags import FLAGS
 from dbbench.image_sets import read_submission
 from dbbench.image_sets.image_set import Submission
 from dbbench.image_sets.references import MINI, References, describe, find_references
@@ -28,14 +29,12 @@ if TYPE_CHECKING:
     from dbbench.protocols.scoring import Reconciliation
 
 EVERY = "all"
-"""The word for all protocols."""
-FLAGS = ("copy", "collapse")
-"""The metrics that flag images."""
+"""Selects all protocols."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """What was scored against what, in words, beside the numbers."""
+    """The names of the images and references, beside the scores."""
 
     name: str
     references: str
@@ -63,11 +62,10 @@ def score_images(
 ) -> tuple[Reconciliation, Account]:
     """Read images and references, encode them, and score them under the chosen protocols.
 
-    `dataset` has the subjects and prompts of what is no finished run.
-    `encoders` by role replace those of every protocol; `only` are the encoders of a world in which
-    no others mean anything: by default the images' own world. With `strict` an encoder that cannot
-    be loaded is an error, and a subject of one's own needs no class noun where prompts are texts.
-    Raises UserError where nothing could be scored.
+    `dataset` has the subjects and prompts; a finished run has its own. `encoders` by role replace
+    those of every protocol; `only` are the encoders of the embedded world, by default those of the
+    images. With `strict` an encoder that cannot be loaded is an error, and the user's own subjects
+    need no class noun if the prompts are texts. Raises UserError if no image can be scored.
     """
     from dbbench.protocols.scoring import reconcile
 
@@ -86,9 +84,10 @@ def score_images(
         banner = submission.banner or used.banner
         only = only or submission.encoders or (mini_encoders() if banner else None)
         cast = choose_cast(protocols, metrics=metrics, flags=flags, overrides=encoders, only=only)
-        if strict and (roles := cast.unplayed):
+        roles = [metric.role for _, metric, encoder in cast.uses if encoder is None]
+        if strict and roles:
             raise UserError(
-                f'no encoder for role {roles[0]}; name one: encoders={{"{roles[0]}": ...}}'
+                f'no encoder for role {roles[0]}; give one: encoders={{"{roles[0]}": ...}}'
             )
         encodings = encode(
             cast,
@@ -107,7 +106,7 @@ def score_images(
     broken = [f"{names.get(p, p)} {reason}" for p, reason in encodings.refused.items()]
     lines = (*submission.refused, *broken)
     if result.summary.empty:
-        raise UserError(f"nothing could be scored: {[*result.notes, *lines, 'no images'][0]}")
+        raise UserError(f"no image could be scored: {[*result.notes, *lines, 'no images'][0]}")
     paths = [source for source in images if isinstance(source, Path)]
     name = paths[0].resolve().stem if len(images) == len(paths) == 1 else f"{len(images)}-methods"
     return result, Account(name, where, banner or banner_of(cast), lines)
@@ -123,11 +122,10 @@ def gather(
     scratch: Path,
     any_noun: bool = False,
 ) -> tuple[Submission, References]:
-    """Return all images, and the references of their subjects alone.
+    """Return all images, and the references of their subjects only.
 
-    `dataset` has the subjects and prompts of what is no finished run.
-    Raises UserError where nothing can be scored, two sources hold a method of the same name, or the
-    references are not to be found.
+    `dataset` has the subjects and prompts; a finished run has its own. Raises UserError if no image
+    can be scored, two sources have a method of the same name, or the references are not found.
     """
     chosen = references if isinstance(references, References) else None
     if isinstance(references, str) and references != MINI:
@@ -145,8 +143,8 @@ def gather(
         )
         if doubles := set(submission.methods) & set(part.methods):
             raise UserError(
-                f'two of them hold a method "{min(doubles)}"; name the folders differently, or give'
-                " manifests a column method"
+                f'two sources have a method "{min(doubles)}"; rename a folder, or add a column'
+                " method to the manifests"
             )
         submission = submission.join(part)
     subjects = dict.fromkeys(picture.subject for picture in submission.pictures)
@@ -166,9 +164,9 @@ def choose_cast(
     only: Mapping[str, str] | None = None,
     flags: Sequence[str] = FLAGS,
 ) -> Cast:
-    """Return the protocols that were asked for, or `paper` and those that its encoders suffice for.
+    """Return the chosen protocols with their encoders; the other options are as in `cast_roles`.
 
-    The rest is as in `cast_roles`.
+    The default is `paper` and all protocols that need no other encoders.
     """
 
     def cast(readings: Sequence[Protocol]) -> Cast:
@@ -190,6 +188,6 @@ def mini_encoders() -> dict[str, str]:
 
 
 def banner_of(cast: Cast) -> str | None:
-    """Return the embedded world's banner where one of its encoders plays a role."""
+    """Return the embedded world's banner if one of its encoders is used."""
     embedded = any(reference.startswith(f"{MINI}-") for reference in cast.needed)
     return load_suite(MINI).banner if embedded else None

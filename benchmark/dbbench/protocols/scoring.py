@@ -1,6 +1,6 @@
-"""Reconciliation: one set of images under several protocols; features in, tables out.
+"""Scores one set of images under several protocols: features in, tables out.
 
-Nothing here reads an image or prints. Values are as each protocol states them, scale included.
+This module reads no images and prints nothing. Values include each protocol's limit and factor.
 """
 
 from __future__ import annotations
@@ -24,8 +24,18 @@ from dbbench.protocols.protocol import Protocol
 from dbbench.protocols.roles import Cast
 
 KEYS = ["protocol", "method", "subject", "class_noun", "kind", "seed", "prompt", "category"]
-COLUMNS = [*KEYS, "image", "metric", "value", "pairs"]
-FLAGS = ["flag", "method", "subject", "seed", "prompt", "image", "value", "ceiling", "nearest"]
+SCORE_COLUMNS = [*KEYS, "image", "metric", "value", "pairs"]
+FLAGGED = [
+    "flag",
+    "method",
+    "subject",
+    "seed",
+    "prompt",
+    "image",
+    "value",
+    "ceiling",
+    "nearest",
+]
 
 
 WITH_REAL = frozenset({"references", "distances", "class-images"})
@@ -40,7 +50,7 @@ class Reconciliation:
     `summary`: one row per protocol, method and metric; the oracle's method is `real-images`.
     `differences`: paired by subject, one row per protocol, metric and two methods, the better one
     first. `flags`: images and prompts above their subject's ceiling. `coverage`: one row per method
-    and subject. `notes`: one line for each thing that is not scored, and why.
+    and subject. `notes`: one line for each reason why something is not scored.
     """
 
     cast: Cast
@@ -58,7 +68,7 @@ def reconcile(
     references: Mapping[str, Sequence[Path]],
     encodings: Encodings,
 ) -> Reconciliation:
-    """Score the images under every protocol of the cast. Files that are no images are left out."""
+    """Score the images under every protocol of the cast. Invalid image files are left out."""
     pictures = [p for p in submission.pictures if p.image not in encodings.refused]
     whole = {
         subject: [file for file in files if file not in encodings.refused]
@@ -91,21 +101,21 @@ def reconcile(
                 )
             if not metric.flag:
                 rows.extend(_real_rows(protocol, metric, encoder, whole, pictures, encodings))
-    scores = pd.DataFrame(rows, columns=COLUMNS)
+    scores = pd.DataFrame(rows, columns=SCORE_COLUMNS)
     scores["seed"] = scores["seed"].astype("Int64")
     return Reconciliation(
         cast=cast,
         scores=scores,
         summary=summarise(scores, cast),
         differences=compare_methods(scores, cast),
-        flags=pd.DataFrame(flags, columns=FLAGS).astype({"seed": "Int64"}),
+        flags=pd.DataFrame(flags, columns=FLAGGED).astype({"seed": "Int64"}),
         coverage=count_coverage(pictures, submission.dataset),
         notes=explain_missing(missing),
     )
 
 
 def explain_missing(missing: Mapping[str, Sequence[tuple[Metric, Protocol]]]) -> tuple[str, ...]:
-    """Return one line for each reason: which metrics it costs, under which protocols."""
+    """Return one line for each reason, with the metrics and protocols that are not scored."""
     lines = []
     for reason, cases in missing.items():
         protocols: dict[str, dict[str, None]] = {}
@@ -119,7 +129,7 @@ def explain_missing(missing: Mapping[str, Sequence[tuple[Metric, Protocol]]]) ->
 def playable(
     cast: Cast, protocol: Protocol, metric: Metric, encodings: Encodings
 ) -> tuple[str | None, str]:
-    """Return the encoder that feeds a metric, or None and why there is none."""
+    """Return the encoder of a metric, or None and the reason."""
     encoder = cast.encoder(protocol, metric)
     if encoder is None:
         return None, f"no encoder for role {metric.role}; add --encoder {metric.role}=NAME"
@@ -139,7 +149,7 @@ def _values(
     real: Sequence[Path],
     encodings: Encodings,
 ) -> tuple[list[float], int]:
-    """Return a value for each picture, NaN where there is none, and the pairs behind each."""
+    """Return a value for each picture, or NaN, and the number of pairs of each value."""
     compared = list(real if protocol.references == "all" or metric.flag else real[:1])
     with_real, count = metric.compares in WITH_REAL, len(pictures)
     between = encodings.distances.get(encoder, {}).get(group)
@@ -181,7 +191,7 @@ def _real_rows(
     pictures: Sequence[Picture],
     encodings: Encodings,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the oracle's rows, of the subjects in question."""
+    """Yield the rows of the real images, for the subjects of the pictures."""
     subjects = {picture.subject: picture for picture in pictures}
     for subject, picture in subjects.items():
         files = references.get(subject, ())
@@ -205,9 +215,9 @@ def real_values(
     *,
     self_pairs: bool | None = None,
 ) -> tuple[list[float], int]:
-    """Return the real images' own values under a protocol, and the pairs behind each.
+    """Return the values of real images under a protocol, and the number of pairs of each value.
 
-    Where there is one less than there are files, it is the first that has none.
+    If there is one value less than there are files, the first file has no value.
     """
     if metric.compares != "references" or not files or encoder in encodings.distances:
         return [], 0

@@ -14,7 +14,7 @@ from dbbench.generation.method import load_method
 from dbbench.planning.identity import Identities
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
-from dbbench.suites.rows import Row
+from dbbench.suites.rows import SuiteRow
 
 if TYPE_CHECKING:
     from dbbench.evaluation.encoder import Encoder
@@ -92,7 +92,7 @@ class Models:
             self.identities.encoders[role] = encoder.fingerprint
         return self._encoders[role]
 
-    def method(self, row: Row) -> Method:
+    def method(self, row: SuiteRow) -> Method:
         """The method that a row's training uses, with the suite's settings."""
         name = row.training.name
         if name not in self._methods:

@@ -34,7 +34,7 @@ from dbbench.storage.run_folder import (
     Samples,
     images_in,
 )
-from dbbench.suites.rows import Row
+from dbbench.suites.rows import SuiteRow
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import PriorSettings
 from dbbench.versions import versions
@@ -105,7 +105,7 @@ def train(
     *,
     references: Artifact,
     prior: Artifact | None,
-    row: Row,
+    row: SuiteRow,
     advance: Advance = silent,
     interval: SaveInterval | None = None,
     stop: Stop | None = None,
@@ -152,7 +152,7 @@ def train_together(
     backbone: Backbone,
     *,
     references: Sequence[Artifact],
-    row: Row,
+    row: SuiteRow,
     advance: Advance = silent,
     interval: SaveInterval | None = None,
     stop: Stop | None = None,
@@ -203,7 +203,7 @@ def sample(
     checkpoint: Artifact,
     settings: SampleSettings,
     jobs: Sequence[ImageJob],
-    row: Row,
+    row: SuiteRow,
     advance: Advance = silent,
 ) -> int:
     """Sample the run's images; return how many of them were not there from an interrupted try."""
@@ -292,7 +292,7 @@ def _key(artifacts: Sequence[Artifact]) -> str:
 
 
 def _concept(
-    subject: Subject, references: Artifact, prior: Artifact | None, row: Row, folder: Path
+    subject: Subject, references: Artifact, prior: Artifact | None, row: SuiteRow, folder: Path
 ) -> Concept:
     from dbbench.generation.method import Concept, snapshot_folder
 

@@ -1,19 +1,17 @@
-"""Experiment: a suite file that stands on another suite and says only what is different there.
+"""Experiment: a suite file that extends another suite and contains only the differences.
 
-`extends` names the suites it can stand on, such as ["paper", "mini"]: one file is then the same
-experiment on Stable Diffusion and in the embedded world, and what it costs to train well stands in
-one place. `[on.NAME]` holds what is different on one of them alone.
+`extends` names the suites that it can extend, such as ["paper", "mini"]: one file is then the same
+experiment on Stable Diffusion and in the embedded world, and the training settings are in one
+place. `[on.NAME]` contains the differences for one of these suites only.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from dbbench.errors import UserError, unknown
+from dbbench.validation import built_in, read_toml
 
 PAPER = (
     "table1",
@@ -25,21 +23,21 @@ PAPER = (
     "steps",
     "applications",
 )
-"""The suites that are experiments of the paper; later ones can take over what earlier ones make."""
+"""The suites with experiments of the paper; later ones can reuse the artifacts of earlier ones."""
 
 
 def bases(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the suites that a suite's file can stand on; none where it stands by itself."""
+    """Return the suites that a suite's file can extend; empty without `extends`."""
     extends = values.get("extends", ())
     return (extends,) if isinstance(extends, str) else tuple(extends)
 
 
 def resolve(values: Mapping[str, Any], on: str | None = None) -> dict[str, Any]:
-    """Return the file's values filled in with those of the suite it stands on.
+    """Return the file's values merged with those of the suite that it extends.
 
-    Tables are merged key by key. Methods are rows: only those that the file names are there, and
-    each takes over what the suite below says of the row `base`, or of the row of its own name.
-    The name becomes NAME-BELOW, so that the experiment's results here and there stay apart.
+    Tables are merged key by key. Methods are rows: the result has only the rows in the file, and
+    each inherits the values of the row `base`, or of the row of the same name. The name becomes
+    NAME-EXTENDED, so that the results of the experiment on different suites are kept apart.
     """
 
     own = dict(values)
@@ -48,7 +46,7 @@ def resolve(values: Mapping[str, Any], on: str | None = None) -> dict[str, Any]:
     differences = own.pop("on", {})
     if not choices:
         if on is not None and on != own.get("name"):
-            raise UserError(f'suite "{own.get("name")}" extends no other suite; leave --on out')
+            raise UserError(f'suite "{own.get("name")}" does not extend another suite; remove --on')
         return own
     below = on or choices[0]
     if below not in choices:
@@ -69,7 +67,7 @@ def resolve(values: Mapping[str, Any], on: str | None = None) -> dict[str, Any]:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both, table by table; where both have a value, that of `above`."""
+    """Merge two tables recursively; values of `above` replace those of `below`."""
     merged = dict(below)
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
@@ -81,22 +79,9 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 def suite_names() -> tuple[str, ...]:
     """Return the names of the suites that come with dbbench."""
-    folder = files("dbbench").joinpath("suites")
-    return tuple(sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml")))
+    return tuple(built_in("suite"))
 
 
-def read_suite(text: str) -> dict[str, Any]:
-    """Return what a suite's file says, as it stands there."""
-    if text.endswith(".toml") or "/" in text:
-        path = Path(text)
-        if not path.is_file():
-            raise UserError(f'no suite file "{text}" (dbbench list suites names the built-in ones)')
-        content = path.read_text(encoding="utf-8")
-    elif text in suite_names():
-        content = files("dbbench").joinpath("suites", f"{text}.toml").read_text(encoding="utf-8")
-    else:
-        raise unknown("suite", text, suite_names(), "dbbench list suites")
-    try:
-        return tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f'suite "{text}" is not valid TOML: {error}') from None
+def read_suite(name_or_path: str) -> dict[str, Any]:
+    """Return the values in a suite's file, without those that it inherits."""
+    return read_toml("suite", name_or_path)

@@ -2,15 +2,15 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from dbbench.validation import Settings
 
 Scheduler = Literal["ddim", "ddpm", "pndm", "dpmsolver++", "euler", "euler-ancestral", "unipc"]
 
 
-class SampleSettings(BaseModel):
+class SampleSettings(Settings):
     """Choices of one sampling pass; all but `batch_size` change the images."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     scheduler: Scheduler = Field(
         default="ddim", description="solver, built from the backbone's own noise schedule"

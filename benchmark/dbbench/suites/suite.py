@@ -16,19 +16,19 @@ from dbbench.errors import UserError, unknown
 from dbbench.plugins import add_method_file, is_file_reference
 from dbbench.suites.inheritance import bases, read_suite, resolve
 from dbbench.suites.paper_table import PaperTable
-from dbbench.suites.rows import Row, row_of, row_problem
+from dbbench.suites.rows import SuiteRow, row_of, row_problem
 from dbbench.suites.sampling import SampleSettings
 from dbbench.validation import Settings, explain_validation
 
 
 class PromptChoice(Settings):
-    """Which prompts a suite asks: the data set's, or applications.toml's; all or some of them."""
+    """The prompts of a suite: the data set's or those of applications.toml, all or some."""
 
     set: Literal["dataset", "applications"] = "dataset"
     categories: tuple[Category, ...] = ()
     """Empty is all."""
     first: int | None = Field(default=None, ge=1)
-    """How many of what is left, in their own order."""
+    """Only the first so many of these prompts."""
 
     def of(self, dataset: Dataset, subject: Subject) -> tuple[PromptTemplate, ...]:
         """Return the prompts for a subject of a data set."""
@@ -51,13 +51,13 @@ class BackboneSettings(Settings):
     config: str | None = None
     """For a single file: the folder or hub id of a pipeline of the same kind."""
     compile: bool = False
-    """Compile the denoiser (torch.compile): pays from some hundred steps or images on."""
+    """Compile the denoiser (torch.compile): faster from some hundred steps or images on."""
 
 
 class PriorSettings(Settings):
     """The class images of the prior-preservation loss, made once per class noun by the backbone.
 
-    `count` says how many; the sampler's `images_per_prompt` has no meaning here.
+    `count` is their number; the sampler's `images_per_prompt` is not used.
     """
 
     count: int = Field(default=1000, ge=1)
@@ -73,14 +73,14 @@ class PriorSettings(Settings):
 
 
 class DriftSettings(Settings):
-    """Images of the bare class noun ("a dog") from each trained model: what PRES looks at."""
+    """Images of the class noun alone ("a dog") from each trained model, for PRES."""
 
     count: int = Field(default=0, ge=0)
     prompt: str = "a {class_noun}"
 
 
 class ExpectedScores(Settings):
-    """Scores that this recipe should reach, metric by metric, and who says so."""
+    """Scores that this recipe should reach, by metric, with their source."""
 
     method: str
     scores: dict[str, float]
@@ -88,7 +88,7 @@ class ExpectedScores(Settings):
 
 
 class Suite(Settings):
-    """Everything that decides the numbers, apart from which subjects, methods and seeds are run."""
+    """Everything that affects the scores, except the choice of subjects, methods and seeds."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
@@ -120,15 +120,15 @@ class Suite(Settings):
                 raise ValueError(problem)
         return value
 
-    def row(self, name: str) -> Row:
-        """Return the row of that name; a name without a row is that method itself."""
+    def row(self, name: str) -> SuiteRow:
+        """Return the row of that name; without such a row, the method of that name as it is."""
         return row_of(self.methods, name, self.train)
 
 
 def load_suite(name_or_path: str | Path, on: str | None = None) -> Suite:
     """Return the suite of that name, or the one in that TOML file.
 
-    An experiment's file `extends` other suites; `on` names the one to stand on, the first if None.
+    An experiment's file `extends` other suites; `on` selects one of them, the first if None.
     Raises UserError for an unknown name, a file that cannot be read, and an unknown or bad key.
     """
     values = read_suite(str(name_or_path))
@@ -136,7 +136,7 @@ def load_suite(name_or_path: str | Path, on: str | None = None) -> Suite:
 
 
 def default_suite(device: str) -> tuple[str, str]:
-    """Return the suite that suits a device, and the reason in a few words."""
+    """Return the default suite for a device, and the reason."""
     if device.startswith("cuda"):
         return "paper", "there is a CUDA device"
     return "mini", f"there is no CUDA device in use ({device})"
@@ -156,7 +156,7 @@ def choose_suite(name: str | Path | Suite | None, on: str | None, device: str) -
 def override(suite: Suite, assignments: Sequence[str]) -> Suite:
     """Return the suite with each "dotted.key=TOML value" applied in order.
 
-    "train.X" holds for every method that has a setting X and replaces what the methods say of X;
+    "train.X" applies to every method with a setting X and replaces the methods' own values of X;
     a later "methods.NAME.X" replaces it for one method. A value that is not TOML is a string.
     """
     values = suite.model_dump()
@@ -173,7 +173,7 @@ def override(suite: Suite, assignments: Sequence[str]) -> Suite:
 
 
 def on_dataset(suite: Suite, dataset: str) -> Suite:
-    """Return the suite for a data set; for another than its own with another name and a banner."""
+    """Return the suite for a data set; if it is not its own, with another name and a banner."""
     if suite.source == dataset:
         return suite
     name = f"{suite.name}-{dataset}"
@@ -183,7 +183,7 @@ def on_dataset(suite: Suite, dataset: str) -> Suite:
 
 
 def with_method_files(suite: Suite, methods: Sequence[str]) -> tuple[Suite, list[str]]:
-    """Enter methods that are given as "file.py:Class" into the suite; return it, and all by name.
+    """Add methods given as "file.py:Class" to the suite; return it, and the names of all.
 
     Raises UserError as `add_method_file` does.
     """
@@ -221,6 +221,6 @@ def _assign(values: dict[str, Any], parts: Sequence[str], value: Any, assignment
         if not isinstance(inner, dict):
             if part not in here:
                 raise unknown("key", ".".join(parts[: depth + 1]), here, "")
-            raise UserError(f'"--set {assignment}": "{part}" is one value and has no parts')
+            raise UserError(f'"--set {assignment}": "{part}" is a single value and has no keys')
         here = inner
     here[parts[-1]] = value

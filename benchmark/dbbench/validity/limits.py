@@ -27,7 +27,7 @@ OWN_DEFECT = {
 }
 
 
-def limit_agreement(drawn: Sequence[DrawnSubject], *, seed: int = 0) -> pd.DataFrame:
+def limit_agreement(drawn: Sequence[DrawnSubject]) -> pd.DataFrame:
     """Return how each limit's number follows the true share of images with each defect.
 
     `value`: the rank correlation (Spearman) with the share within a subject, as mean over subjects
@@ -41,7 +41,7 @@ def limit_agreement(drawn: Sequence[DrawnSubject], *, seed: int = 0) -> pd.DataF
     rows: list[dict[str, Any]] = []
     for limit in LIMITS:
         for defect in LIMIT_DEFECTS:
-            numbers = np.array([_numbers(limit, d, defect, seed) for d in drawn])
+            numbers = np.array([_numbers(limit, d, defect) for d in drawn])
             within = np.array([rank_correlation(own, SHARES) for own in numbers])
             shares = np.tile(SHARES, len(numbers))
             apart = np.array([_separation(limit, d, defect) for d in drawn])
@@ -102,10 +102,10 @@ def over_subjects(values: NDArray[np.float64]) -> dict[str, Any]:
     return {"value": float(np.mean(values)), **ends, "subjects": len(values)}
 
 
-def _numbers(limit: Limit, drawn: DrawnSubject, defect: str, seed: int) -> list[float]:
+def _numbers(limit: Limit, drawn: DrawnSubject, defect: str) -> list[float]:
     """Return the limit's number for each of SHARES."""
     good = drawn.rows("perfect")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     chance = rng.random(len(good))
     if defect == "entangled":  # All images of a prompt have it, or none.
         contexts = np.unique([drawn.images[row].prompt for row in good], return_inverse=True)[1]

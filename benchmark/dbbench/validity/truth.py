@@ -117,7 +117,18 @@ def _kind_rows(
     for metric in metrics:
         for row, value in zip(rows, _values(drawn, kind, metric, rows), strict=True):
             if np.isfinite(value):
-                yield _known(drawn.images[row]) | {"metric": metric.name, "value": float(value)}
+                image = drawn.images[row]
+                yield {
+                    "kind": kind,
+                    "subject": image.subject,
+                    "prompt": image.prompt,
+                    "number": image.number,
+                    "shows_prompt": image.shows_prompt,
+                    "identity_error": image.identity_error,
+                    **{f"error_{part}": image.errors[part] for part in PARTS},
+                    "metric": metric.name,
+                    "value": float(value),
+                }
 
 
 def _values(drawn: DrawnSubject, kind: str, metric: Metric, rows: NDArray[np.intp]) -> Values:
@@ -132,18 +143,6 @@ def _values(drawn: DrawnSubject, kind: str, metric: Metric, rows: NDArray[np.int
         texts=lambda: drawn.texts[rows],
         distances=drawn.distances[kind] if apart else None,
     )
-
-
-def _known(image: DrawnImage) -> dict[str, Any]:
-    return {
-        "kind": image.kind,
-        "subject": image.subject,
-        "prompt": image.prompt,
-        "number": image.number,
-        "shows_prompt": image.shows_prompt,
-        "identity_error": image.identity_error,
-        **{f"error_{part}": image.errors[part] for part in PARTS},
-    }
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,6 +90,20 @@ def check_readable(file: Path, *, encoder: str) -> None:
         raise UserError(f"{encoder}: {file} cannot be read ({error}); download it again") from None
 
 
+def check_folder(folder: Path, filename: str, *, encoder: str) -> Path:
+    """Return the first safetensors file in a model's folder, such as `filename`.
+
+    Raises UserError if there is none, or one is damaged.
+    """
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickles = sorted(p for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth"})
+        local_weights((pickles or [folder / filename])[0], encoder=encoder)
+    for file in weights:
+        check_readable(file, encoder=encoder)
+    return weights[0]
+
+
 def read_weights(file: Path, *, encoder: str) -> dict[str, torch.Tensor]:
     """Return the tensors of a safetensors file. Raises UserError for a damaged one."""
     check_readable(file, encoder=encoder)
@@ -111,66 +124,69 @@ def hash_weights(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """A library's transform in two parts: steps on the Pillow image, then on the tensor."""
+class FrozenNetwork:
+    """A network in float32 on one device, in evaluation mode; the encoders extend it."""
 
-    steps: Sequence[Callable[[Any], Any]]
+    batch_size = 64
+    dim: int
 
-    @classmethod
-    def of(cls, transform: Compose) -> Preprocessing:
-        """Split a torchvision transform into its steps."""
-        return cls(tuple(transform.transforms))
+    def __init__(self, model: Any, *, name: str, device: str) -> None:
+        self.name = name
+        self.device = torch.device(device)
+        self._model = model.eval().requires_grad_(False).float().to(self.device)
 
-    @property
-    def _first(self) -> int:
-        """The number of steps before the image becomes a tensor; 0 if unknown."""
-        kinds = [isinstance(step, ToTensor) for step in self.steps]
-        return kinds.index(True) if True in kinds else 0
+    @torch.inference_mode()
+    def encode(
+        self,
+        items: Sequence[InputT],
+        prepare: Callable[[Sequence[InputT]], Any],
+        forward: Callable[[Any], torch.Tensor],
+    ) -> UnitVectors:
+        """Encode items in batches -> ND float32, unit norm. Raises ValueError for a zero vector.
+
+        `prepare` returns a tensor, or a dictionary of tensors with a `to(device)` method.
+        """
+        parts = []
+        with same_everywhere():
+            for start in range(0, len(items), self.batch_size):
+                batch = prepare(items[start : start + self.batch_size]).to(self.device)
+                features = forward(batch).double()  # float32 norms err by 1e-7 per term.
+                norms = features.norm(dim=-1, keepdim=True)
+                if not bool((norms > 0).all()):
+                    raise ValueError("the network returned a zero vector; its weights are damaged")
+                parts.append((features / norms).float().cpu().numpy())
+        return np.concatenate(parts) if parts else np.zeros((0, self.dim), dtype=np.float32)
+
+
+class PillowNetwork(FrozenNetwork):
+    """A network whose preprocessing is a torchvision transform of a Pillow image."""
+
+    def __init__(self, model: Any, transform: Compose, *, name: str, device: str) -> None:
+        super().__init__(model, name=name, device=device)
+        steps = tuple(transform.transforms)
+        kinds = [isinstance(step, ToTensor) for step in steps]
+        # The number of steps before the image becomes a tensor; 0 if unknown.
+        first = kinds.index(True) if True in kinds else 0
+        self._resize, self._normalize = Compose(steps[:first]), Compose(steps[first:])
+        self.embed: Callable[[torch.Tensor], torch.Tensor] = self._model
+        """NCHW float32 -> ND, of any norm."""
+
+    def encode_images(self, images: Sequence[Image.Image]) -> UnitVectors:
+        """PIL images -> ND float32, unit norm."""
+        return self.encode_prepared([self.prepare(image) for image in images])
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """Resize and crop."""
-        result = image.convert("RGB")
-        for step in self.steps[: self._first]:
-            result = step(result)
-        return result
+        """Resize and crop to the network's input size."""
+        resized: Image.Image = self._resize(image.convert("RGB"))
+        return resized
+
+    def encode_prepared(self, images: Sequence[Image.Image]) -> UnitVectors:
+        """Images from `prepare` -> ND float32, unit norm."""
+        return self.encode(images, self.stack, self.embed)
 
     def stack(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Images from `prepare` -> NCHW float32, normalized."""
-        return torch.stack([self._finish(image) for image in images])
-
-    def _finish(self, image: Image.Image) -> torch.Tensor:
-        result: Any = image
-        for step in self.steps[self._first :]:
-            result = step(result)
-        tensor: torch.Tensor = result
-        return tensor
-
-
-@torch.inference_mode()
-def encode(
-    items: Sequence[InputT],
-    prepare: Callable[[Sequence[InputT]], Any],
-    forward: Callable[[Any], torch.Tensor],
-    *,
-    dim: int,
-    device: torch.device,
-    batch_size: int,
-) -> UnitVectors:
-    """Encode items in batches -> ND float32, unit norm. Raises ValueError for a zero vector.
-
-    `prepare` returns a tensor, or a dictionary of tensors with a `to(device)` method.
-    """
-    parts = [np.zeros((0, dim), dtype=np.float32)]
-    with same_everywhere():
-        for start in range(0, len(items), batch_size):
-            batch = prepare(items[start : start + batch_size]).to(device)
-            features = forward(batch).double()  # float32 norms err by 1e-7 per term.
-            norms = features.norm(dim=-1, keepdim=True)
-            if not bool((norms > 0).all()):
-                raise ValueError("the network returned a zero vector; its weights are damaged")
-            parts.append((features / norms).float().cpu().numpy())
-    return np.concatenate(parts)
+        return torch.stack([self._normalize(image) for image in images])
 
 
 @contextmanager

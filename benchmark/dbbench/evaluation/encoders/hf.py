@@ -52,31 +52,23 @@ def load(argument: str, *, device: str) -> HuggingFaceEncoder:
         if not (folder / "config.json").is_file():
             raise UserError(f"{name}: {folder} has no config.json; it is not a transformers folder")
         if not file:
-            _check_folder(folder, name)
+            _network.check_folder(folder, HUB_FILES[0], encoder=name)
     elif source.startswith(("/", ".", "~")) or source.count("/") != 1:
         raise UserError(f'{name}: "{source}" is neither a folder nor a hub id (owner/name)')
     elif not file:
         _network.hub_weights(source, HUB_FILES, encoder=name)
     weights = _network.local_weights(file, encoder=name) if file else None
     model = _create(source, weights, name=name)
-    reads_texts = hasattr(model, "get_text_features")
-    return HuggingFaceEncoder(
-        model,
-        _part(
-            transformers.AutoImageProcessor, source, name=name, what="image processor", **_BACKEND
-        ),
-        _part(transformers.AutoTokenizer, source, name=name, what="tokenizer")
-        if reads_texts
-        else None,
-        name=name,
-        device=device,
-    )
+    loader = transformers.AutoImageProcessor
+    processor = _part(loader, source, name=name, what="image processor", **_BACKEND)
+    tokenizer = None
+    if hasattr(model, "get_text_features"):
+        tokenizer = _part(transformers.AutoTokenizer, source, name=name, what="tokenizer")
+    return HuggingFaceEncoder(model, processor, tokenizer, name=name, device=device)
 
 
-class HuggingFaceEncoder:
+class HuggingFaceEncoder(_network.FrozenNetwork):
     """A transformers model with its image processor, and its tokenizer if it encodes texts."""
-
-    batch_size = 64
 
     def __init__(
         self,
@@ -87,17 +79,15 @@ class HuggingFaceEncoder:
         name: str,
         device: str,
     ) -> None:
-        self.name = name
-        self.device = torch.device(device)
-        network: Any = model
-        self._model = network.eval().requires_grad_(False).float().to(self.device)
+        super().__init__(model, name=name, device=device)
         self._processor, self._tokenizer = processor, tokenizer
-        self.dim = self._measure()
+        self.dim = self.encode_images([Image.new("RGB", (32, 32), "grey")]).shape[1]
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over weights, transformers' version, processor, tokenizer and dtype."""
         settings = json.loads(self._processor.to_json_string())
+        vision = getattr(self._model.config, "vision_config", self._model.config)
         return encoder_fingerprint(
             weights=_network.hash_weights(self._model),
             library=f"transformers {transformers.__version__}",
@@ -106,7 +96,7 @@ class HuggingFaceEncoder:
                 "resizer": _network.RESIZER,
                 "settings": settings,
                 "pool": "model" if self._tokenizer else "class token",
-                "activation": str(getattr(self._vision_config, "hidden_act", "")),
+                "activation": str(getattr(vision, "hidden_act", "")),
                 "tokenizer": self._describe_tokenizer(),
             },
             dtype="float32",
@@ -114,15 +104,12 @@ class HuggingFaceEncoder:
 
     def encode_images(self, images: Sequence[Image.Image]) -> UnitVectors:
         """PIL images -> ND float32, unit norm."""
-        return _network.encode(
+        return self.encode(
             images,
             lambda batch: self._processor(
                 images=[image.convert("RGB") for image in batch], return_tensors="pt"
             ),
             self._forward,
-            dim=self.dim,
-            device=self.device,
-            batch_size=self.batch_size,
         )
 
     def encode_texts(self, texts: Sequence[str]) -> UnitVectors:
@@ -135,18 +122,11 @@ class HuggingFaceEncoder:
                 f"{self.name} cannot encode texts; use a CLIP or SigLIP model for this role "
                 "(dbbench list encoders)"
             )
-        return _network.encode(
+        return self.encode(
             texts,
             self._tokenize,
             lambda tokens: _features(self._model.get_text_features(**tokens)),
-            dim=self.dim,
-            device=self.device,
-            batch_size=self.batch_size,
         )
-
-    @property
-    def _vision_config(self) -> Any:
-        return getattr(self._model.config, "vision_config", self._model.config)
 
     def _forward(self, inputs: Any) -> torch.Tensor:
         if self._tokenizer is not None:
@@ -164,11 +144,6 @@ class HuggingFaceEncoder:
             max_length=length,
             return_tensors="pt",
         )
-
-    @torch.inference_mode()
-    def _measure(self) -> int:
-        grey = self._processor(images=[Image.new("RGB", (32, 32), "grey")], return_tensors="pt")
-        return int(self._forward(grey.to(self.device)).shape[-1])
 
     def _describe_tokenizer(self) -> dict[str, Any] | None:
         if self._tokenizer is None:
@@ -193,15 +168,6 @@ def _features(output: Any) -> torch.Tensor:
         return output
     pooled: torch.Tensor = output.pooler_output
     return pooled
-
-
-def _check_folder(folder: Path, name: str) -> None:
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        pickles = sorted(p for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth"})
-        _network.local_weights((pickles or [folder / HUB_FILES[0]])[0], encoder=name)
-    for file in weights:
-        _network.check_readable(file, encoder=name)
 
 
 def _create(source: str, weights: Path | None, *, name: str) -> torch.nn.Module:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import timm
@@ -20,11 +19,8 @@ from PIL import Image
 
 from dbbench.errors import UserError
 from dbbench.evaluation.encoder import encoder_fingerprint
-from dbbench.evaluation.encoders import _network
 from dbbench.evaluation.encoders.mini import load_dino
 from dbbench.evaluation.encoders.timm import TimmEncoder
-
-BATCH = 64
 
 
 def load(argument: str, *, device: str) -> MiniLpips:
@@ -63,26 +59,15 @@ class MiniLpips:
             return np.zeros((0, 0))
         # Each position has length one. So a unit row is the features over sqrt(positions), and the
         # squared distance of two rows is the mean over blocks and positions.
-        rows = _network.encode(
-            prepared,
-            self._vit._preprocessing.stack,
-            self._features,
-            dim=self._width,
-            device=self._vit.device,
-            batch_size=BATCH,
-        ).astype(np.float64)
+        rows = self._vit.encode(prepared, self._vit.stack, self._features).astype(np.float64)
         distances = np.maximum(2.0 - 2.0 * (rows @ rows.T), 0.0)
         np.fill_diagonal(distances, 0.0)
         return np.asarray((distances + distances.T) / 2)
 
     def _features(self, batch: torch.Tensor) -> torch.Tensor:
         """Images N3HW -> ND: features of all blocks and positions, concatenated."""
-        model: Any = self._vit._model
-        blocks = model.forward_intermediates(batch, intermediates_only=True, output_fmt="NCHW")
+        blocks = self._vit._model.forward_intermediates(
+            batch, intermediates_only=True, output_fmt="NCHW"
+        )
         unit = [torch.nn.functional.normalize(block, dim=1).flatten(1) for block in blocks]
         return torch.cat(unit, dim=1)
-
-    @cached_property
-    def _width(self) -> int:
-        model: Any = self._vit._model
-        return len(model.blocks) * int(model.patch_embed.num_patches) * int(model.embed_dim)

@@ -26,7 +26,6 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image
 from safetensors import safe_open
 
 from dbbench.errors import UserError, unknown
@@ -53,9 +52,8 @@ def load(argument: str, *, device: str) -> OpenClipEncoder:
         raise unknown("open_clip architecture", architecture, known, "")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag and tag not in tags:
-        raise unknown(
-            "open_clip weights tag", f"{architecture}:{tag}", _join(architecture, tags), ""
-        )
+        choices = [f"{architecture}:{each}" for each in tags]
+        raise unknown("open_clip weights tag", f"{architecture}:{tag}", choices, "")
     config = dict(open_clip.get_pretrained_cfg(architecture, tag)) if tag else {}
     if file:
         path = _network.local_weights(file, encoder=name)
@@ -111,44 +109,34 @@ def load_folder(folder: Path, *, name: str, device: str) -> OpenClipEncoder:
         raise UserError(
             f"{name}: {folder} has no open_clip_config.json; it is not an open_clip folder"
         )
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        pickles = sorted(p for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth"})
-        _network.local_weights((pickles or [folder / HUB_FILES[0]])[0], encoder=name)
-    _network.check_readable(weights[0], encoder=name)
+    weights = _network.check_folder(folder, HUB_FILES[0], encoder=name)
     reference = f"local-dir:{folder}"
-    model = _create(reference, name=name, source=weights[0])
+    model = _create(reference, name=name, source=weights)
     quick = bool((open_clip.get_model_config(reference) or {}).get("quick_gelu", False))
     return OpenClipEncoder(
         model, _tokenizer(reference, name=name), name=name, device=device, quick_gelu=quick
     )
 
 
-class OpenClipEncoder:
+class OpenClipEncoder(_network.PillowNetwork):
     """An open_clip model with its preprocessing and its tokenizer."""
-
-    batch_size = 64
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Any,
         tokenizer: Any,
         *,
         name: str,
         device: str,
         quick_gelu: bool,
     ) -> None:
-        self.name = name
-        self.device = torch.device(device)
+        self._preprocess: dict[str, Any] = dict(model.visual.preprocess_cfg)
+        transform = image_transform_v2(PreprocessCfg(**self._preprocess), is_train=False)
+        super().__init__(model, transform, name=name, device=device)
+        self.embed = self._model.encode_image
         self.quick_gelu = quick_gelu
-        network: Any = model
-        self._model = network.eval().requires_grad_(False).float().to(self.device)
         self._tokenizer = tokenizer
-        self._preprocess: dict[str, Any] = dict(self._model.visual.preprocess_cfg)
-        self._preprocessing = _network.Preprocessing.of(
-            image_transform_v2(PreprocessCfg(**self._preprocess), is_train=False)
-        )
-        self.dim = len(self._encode_texts([""])[0])
+        self.dim = self.encode_texts([""]).shape[1]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -171,42 +159,11 @@ class OpenClipEncoder:
             dtype="float32",
         )
 
-    def encode_images(self, images: Sequence[Image.Image]) -> UnitVectors:
-        """PIL images -> ND float32, unit norm."""
-        return self.encode_prepared([self.prepare(image) for image in images])
-
-    def prepare(self, image: Image.Image) -> Image.Image:
-        """Resize and crop to the network's input size."""
-        return self._preprocessing.prepare(image)
-
-    def encode_prepared(self, images: Sequence[Image.Image]) -> UnitVectors:
-        """Images from `prepare` -> ND float32, unit norm."""
-        return _network.encode(
-            images,
-            self._preprocessing.stack,
-            self._model.encode_image,
-            dim=self.dim,
-            device=self.device,
-            batch_size=self.batch_size,
-        )
-
     def encode_texts(self, texts: Sequence[str]) -> UnitVectors:
         """Texts, truncated at the context length -> ND float32, unit norm."""
-        return _network.encode(
-            texts,
-            lambda batch: self._tokenizer(list(batch)),
-            self._model.encode_text,
-            dim=self.dim,
-            device=self.device,
-            batch_size=self.batch_size,
+        return self.encode(
+            texts, lambda batch: self._tokenizer(list(batch)), self._model.encode_text
         )
-
-    @torch.inference_mode()
-    def _encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        features: torch.Tensor = self._model.encode_text(
-            self._tokenizer(list(texts)).to(self.device)
-        )
-        return features
 
 
 def _create(reference: str, *, name: str, source: Path, **keywords: Any) -> torch.nn.Module:
@@ -256,7 +213,3 @@ def _is_half_precision(file: Path) -> bool:
             if tensor.ndim == 2 and not torch.equal(tensor, tensor.half().float()):
                 return False
     return bool(matrices)
-
-
-def _join(architecture: str, tags: Sequence[str]) -> list[str]:
-    return [f"{architecture}:{tag}" for tag in tags]

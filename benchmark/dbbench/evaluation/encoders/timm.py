@@ -21,7 +21,6 @@ from typing import Any
 import timm
 import timm.data
 import torch
-from PIL import Image
 
 from dbbench.errors import UserError, unknown
 from dbbench.evaluation.encoder import UnitVectors, encoder_fingerprint
@@ -70,19 +69,13 @@ def load_folder(folder: Path, *, name: str, device: str) -> TimmEncoder:
     return TimmEncoder(model, name=name, device=device)
 
 
-class TimmEncoder:
+class TimmEncoder(_network.PillowNetwork):
     """A timm model without its classifier, with the preprocessing published for its weights."""
 
-    batch_size = 64
-
     def __init__(self, model: torch.nn.Module, *, name: str, device: str) -> None:
-        self.name = name
-        self.device = torch.device(device)
-        network: Any = model
-        self._model = network.eval().requires_grad_(False).float().to(self.device)
-        self._data: dict[str, Any] = library.resolve_model_data_config(self._model)
+        self._data: dict[str, Any] = library.resolve_model_data_config(model)
         transform = library.create_transform(**self._data, is_training=False)
-        self._preprocessing = _network.Preprocessing.of(transform)
+        super().__init__(model, transform, name=name, device=device)
         self.dim = int(getattr(self._model, "head_hidden_size", self._model.num_features))
 
     @cached_property
@@ -103,25 +96,6 @@ class TimmEncoder:
                 "pool": str(getattr(self._model, "global_pool", "")),
             },
             dtype="float32",
-        )
-
-    def encode_images(self, images: Sequence[Image.Image]) -> UnitVectors:
-        """PIL images -> ND float32, unit norm."""
-        return self.encode_prepared([self.prepare(image) for image in images])
-
-    def prepare(self, image: Image.Image) -> Image.Image:
-        """Resize and crop to the network's input size."""
-        return self._preprocessing.prepare(image)
-
-    def encode_prepared(self, images: Sequence[Image.Image]) -> UnitVectors:
-        """Images from `prepare` -> ND float32, unit norm."""
-        return _network.encode(
-            images,
-            self._preprocessing.stack,
-            self._model,
-            dim=self.dim,
-            device=self.device,
-            batch_size=self.batch_size,
         )
 
     def encode_texts(self, texts: Sequence[str]) -> UnitVectors:

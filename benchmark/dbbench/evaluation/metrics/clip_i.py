@@ -1,4 +1,4 @@
-"""CLIP-I: how much a generated image looks like the subject's images to an image-text model."""
+"""CLIP-I: similarity of a generated image to the subject's images, in CLIP features."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ class ClipI:
     """Mean pairwise cosine similarity to the real images in CLIP's image features.
 
     For image g and the subject's real images r_1..r_R: (1/R) sum_k cos(f(g), f(r_k)); range
-    [-1, 1]. Ruiz et al., arXiv 2208.12242, section 4.2. It tells subjects of one class apart
-    less well than DINO does, since CLIP was trained on what captions say.
+    [-1, 1]. Ruiz et al., arXiv 2208.12242, section 4.2. It distinguishes
+    subjects of one class less well than DINO, because CLIP was trained on captions.
     """
 
     name = "clip-i"
@@ -22,6 +22,4 @@ class ClipI:
 
     def score(self, features: Features) -> Values:
         """Generated ND and references RD -> N values."""
-        if features.references is None:
-            raise ValueError("CLIP-I needs the features of the real images")
         return mean_cosine(features.generated, features.references)

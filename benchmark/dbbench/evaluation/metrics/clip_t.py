@@ -1,4 +1,4 @@
-"""CLIP-T: how well a generated image shows what its prompt says."""
+"""CLIP-T: how well a generated image agrees with its prompt."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ class ClipT:
     """Cosine similarity of an image and its own prompt in CLIP's common space.
 
     For image g and prompt p: cos(f_image(g), f_text(p)), with the identifier left out of p; range
-    [-1, 1], unscaled. Ruiz et al., arXiv 2208.12242, section 4.2. It does not see the identity of
-    the subject.
+    [-1, 1], unscaled. Ruiz et al., arXiv 2208.12242, section 4.2. It does not measure the identity
+    of the subject.
     """
 
     name = "clip-t"

@@ -1,4 +1,4 @@
-"""Collapse: whether the images of one prompt are all the same picture."""
+"""Collapse: whether all images of one prompt are nearly the same."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Collapse:
 
     For image i of the n images of a prompt: 1/(n-1) sum_{j != i} cos(f(i), f(j)); range [-1, 1];
     the mean over them is the mean over all pairs. A prompt is flagged where that mean exceeds the
-    highest similarity of any two of the subject's real images. Not in the paper, whose DIV asks the
-    same of LPIPS; this one needs no further network and has a ceiling to be held against. It does
-    not see whether all prompts give the same picture, and a prompt with one image has none.
+    highest similarity of any two of the subject's real images. Not in the paper, whose DIV
+    measures the same with LPIPS; this metric needs no other network and has a ceiling. It does not
+    compare images of different prompts; a prompt with one image has no value.
     """
 
     name = "collapse"

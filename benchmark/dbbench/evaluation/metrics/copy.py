@@ -1,4 +1,4 @@
-"""Copy: whether an image is one of the references given back."""
+"""Copy: whether a generated image is a copy of a reference."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class Copy:
 
     For image g and the subject's real images r_1..r_R: max_k cos(f(g), f(r_k)); range [-1, 1]. An
     image is flagged where this exceeds the highest similarity of any two of the real images: no
-    photograph of the subject is that close to another one. A reference given back verbatim has 1.
-    Not in the paper; for methods that return their input and score above the real images. It misses
-    copies that are mirrored, cropped or recoloured strongly, and where two references are nearly
-    the same picture the ceiling is high and little is flagged.
+    photograph of the subject is that close to another one. An exact copy of a reference has 1.
+    Not in the paper; it detects methods that return their input and score above the real images. It
+    misses copies that are mirrored, cropped or strongly recoloured. If two references are nearly
+    the same image, the ceiling is high and few images are flagged.
     """
 
     name = "copy"
@@ -25,6 +25,4 @@ class Copy:
 
     def score(self, features: Features) -> Values:
         """Generated ND and references RD -> N values."""
-        if features.references is None:
-            raise ValueError("copy needs the features of the real images")
         return highest_cosine(features.generated, features.references)

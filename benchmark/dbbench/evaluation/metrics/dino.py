@@ -1,4 +1,4 @@
-"""DINO: how much a generated image looks like this very subject, not merely like its class."""
+"""DINO: similarity of a generated image to the subject itself, not only to its class."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ class Dino:
     """Mean pairwise cosine similarity to the real images in a self-supervised ViT's features.
 
     For image g and the subject's real images r_1..r_R: (1/R) sum_k cos(f(g), f(r_k)); range
-    [-1, 1]. Ruiz et al., arXiv 2208.12242, section 4.2 (ViT-S/16 DINO there). It does not see
-    whether the prompt was followed, and a copy of a real image scores best.
+    [-1, 1]. Ruiz et al., arXiv 2208.12242, section 4.2 (ViT-S/16 DINO there). It does not
+    measure agreement with the prompt, and a copy of a real image scores best.
     """
 
     name = "dino"
@@ -22,6 +22,4 @@ class Dino:
 
     def score(self, features: Features) -> Values:
         """Generated ND and references RD -> N values."""
-        if features.references is None:
-            raise ValueError("DINO needs the features of the real images")
         return mean_cosine(features.generated, features.references)

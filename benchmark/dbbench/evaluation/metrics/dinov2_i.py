@@ -1,4 +1,4 @@
-"""DINOv2-I: DINO with its successor's features, which tell finer things apart."""
+"""DINOv2-I: as DINO, with DINOv2 features, which distinguish finer details."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class DinoV2I:
 
     For image g and the subject's real images r_1..r_R: (1/R) sum_k cos(f(g), f(r_k)); range
     [-1, 1]. The formula of DINO (Ruiz et al., arXiv 2208.12242, section 4.2) on the network of
-    arXiv 2304.07193, as DreamBench++ reports it (arXiv 2406.16855). Its level is another than
-    DINO's: never compare the two.
+    arXiv 2304.07193, as DreamBench++ reports it (arXiv 2406.16855). Its values are
+    not comparable with those of DINO.
     """
 
     name = "dinov2-i"
@@ -23,6 +23,4 @@ class DinoV2I:
 
     def score(self, features: Features) -> Values:
         """Generated ND and references RD -> N values."""
-        if features.references is None:
-            raise ValueError("DINOv2-I needs the features of the real images")
         return mean_cosine(features.generated, features.references)

@@ -10,8 +10,8 @@ class Div:
 
     For image i of the n images of a prompt: 1/(n-1) sum_{j != i} d(i, j); range [0, inf), seldom
     above 1, higher is better. The mean over the n images is the mean over all pairs. Ruiz et al.,
-    arXiv 2208.12242, section 4.3 and Table 3; LPIPS is arXiv 1801.03924, which network the paper
-    takes is not published (here AlexNet). It does not see what the images show: noise scores best.
+    arXiv 2208.12242, section 4.3 and Table 3; LPIPS is arXiv 1801.03924, the paper's network is not
+    published (here AlexNet). It does not measure the content of the images: noise scores best.
     A prompt with one image has no DIV.
     """
 

@@ -1,4 +1,4 @@
-"""LPIPS: how far the generated images are from the real ones."""
+"""LPIPS: perceptual distance of generated images to the real images."""
 
 from __future__ import annotations
 

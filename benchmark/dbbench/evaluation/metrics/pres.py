@@ -1,4 +1,4 @@
-"""PRES: how much of the subject has leaked into what the model calls by the class noun alone."""
+"""PRES: how much images of the class noun alone look like the subject."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Pres:
     For an image g that the fine-tuned model draws for "a dog" and the real images r_1..r_R of this
     dog: (1/R) sum_k cos(f(g), f(r_k)); range [-1, 1], lower is better: prior preservation keeps
     random dogs random. Ruiz et al., arXiv 2208.12242, section 4.3 and Table 3; its prompt and its
-    number of images are not published, here "a {class_noun}". It sees neither whether such images
-    are any good nor how varied they are: noise has the lowest PRES of all.
+    number of images are not published, here "a {class_noun}". It measures neither the quality
+    nor the variety of these images: noise has the lowest PRES.
     """
 
     name = "pres"
@@ -24,6 +24,4 @@ class Pres:
 
     def score(self, features: Features) -> Values:
         """Features ND of class images and references RD -> N values."""
-        if features.references is None:
-            raise ValueError("PRES needs the features of the real images")
         return mean_cosine(features.generated, features.references)
