@@ -44,9 +44,8 @@ def results(backbone: Backbone, method: Any) -> tuple[Checkpoint, list[bytes]]:
     named = {} if method is TextualInversion else {"identifier": "sks"}
     made = method(method.Settings(steps=2, learning_rate=1e-3, batch_size=1, **named))
     checkpoint = made.fit(CONCEPT, backbone, seed=1, progress=lambda *_: None)
-    images = made.generate(
-        checkpoint, [SNOW], "dog", backbone, seeds=[3], sample=SampleSettings(steps=2, scheduler="euler"),
-    )  # fmt: skip
+    sample = SampleSettings(steps=2, scheduler="euler")
+    images = made.generate(checkpoint, [SNOW], "dog", backbone, seeds=[3], sample=sample)
     return checkpoint, [image.tobytes() for image in images]
 
 
