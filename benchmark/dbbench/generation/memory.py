@@ -29,7 +29,7 @@ _SIGNS = (
     "CUDNN_STATUS_NOT_INITIALIZED",
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
-_LESS = "choose a smaller resolution or a device with more memory"
+LESS = "choose a smaller resolution or a device with more memory"
 
 Part = TypeVar("Part")
 
@@ -58,7 +58,7 @@ def by_parts(
             if not is_out_of_memory(error):
                 raise
             if rows.stop - start == 1:
-                raise UserError(f"out of memory with one {what} at a time; {_LESS}") from error
+                raise UserError(f"out of memory with one {what} at a time; {LESS}") from error
             made = []
         if not made:  # outside the handler: the exception keeps tensors alive
             size = (rows.stop - start + 1) // 2
