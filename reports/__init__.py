@@ -43,7 +43,7 @@ def write_overview(
 ) -> Path:
     """Write the report of each folder, and a page in `out` that shows them all; return that.
 
-    `missing` says what has no results, and why. `studies` as for `write_report`.
+    `missing` lists the runs without results and the reasons. `studies` as for `write_report`.
     """
     from dbbench.reports.overview import write_overview
     from dbbench.reports.study.preferences import read_preferences
@@ -53,7 +53,7 @@ def write_overview(
 
 
 def print_findings(folders: Sequence[Path], console: Console) -> None:
-    """Print what each folder says of its paper's findings."""
+    """Print the verdict of each folder on the findings of its paper."""
     from dbbench.reports.overview import print_findings
 
     print_findings(folders, console)

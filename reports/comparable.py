@@ -1,4 +1,4 @@
-"""What must be the same before two runs' numbers may stand in one ranking."""
+"""Which runs can be compared: the settings that must be equal to rank them together."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dbbench.reports.results import Results
 
 
 def identity(results: Results) -> dict[str, Any]:
-    """Return what decides a score apart from the method: images, prompts, encoders, metrics.
+    """Return what a score depends on besides the method: images, prompts, encoders, metrics.
 
-    Weights count by their fingerprint where it was recorded, else by their name.
+    Weights are compared by their fingerprint if it is recorded, else by their name.
     """
     suite = results.suite
     encoders = results.record.get("identities", {}).get("encoders", {})
@@ -34,7 +34,7 @@ def identity(results: Results) -> dict[str, Any]:
 
 
 def difference_between(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Return in words what first differs between two identities, "" where nothing does."""
+    """Return the first difference between two identities in words; "" if they are equal."""
     for key in a.keys() | b.keys():
         if a.get(key) != b.get(key):
             return f"{key}: {_short(a.get(key))} and {_short(b.get(key))}"
@@ -42,7 +42,7 @@ def difference_between(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
 
 
 def grouped(runs: Sequence[Results]) -> list[list[Results]]:
-    """Put together what may be ranked together, in the order given."""
+    """Group the runs that can be ranked together; the order is kept."""
     groups: list[list[Results]] = []
     for run in runs:
         home = next(
@@ -56,7 +56,7 @@ def grouped(runs: Sequence[Results]) -> list[list[Results]]:
 
 
 def names_of(runs: Sequence[Results]) -> list[str]:
-    """Name each run by its folder, or by as much of its path as tells all of them apart."""
+    """Name each run by its folder, or by as much of its path as makes all names different."""
     parts = [run.out.absolute().parts for run in runs]
     for count in range(1, max(map(len, parts), default=0)):
         names = ["/".join(path[-count:]) for path in parts]
@@ -68,7 +68,7 @@ def names_of(runs: Sequence[Results]) -> list[str]:
 def combined(runs: Sequence[Results]) -> Leaderboard:
     """Rank the methods of several comparable runs together, on all their subjects.
 
-    A method's name that several runs have gets its run's name before it.
+    If several runs have a method of the same name, the name of its run is added before it.
     """
     places = names_of(runs)
     names = [str(m) for run in runs for m in run.leaderboard.expectation.methods]

@@ -1,16 +1,15 @@
 """The regression gate: a finished run against a baseline in JSON, and what `dbbench check` prints.
 
 What is compared is one training: a subject with a seed, its mean over all images. A change of code
-that makes nothing worse leaves these as likely to rise as to fall. The test flips their signs (an
-exact permutation test, one-sided towards worse) and Holm's correction holds over all methods and
-metrics of the check, so that the chance of even one false alarm stays below 5%. A difference that
-is certain but small may be tolerated, metric by metric.
+that makes nothing worse leaves these as likely to rise as to fall. The decision is that of every
+table (`evaluation/decision.py`), with trainings in place of subjects; all methods and metrics of
+the check are one family, so that the chance of even one false alarm stays below 5%. A difference
+that is certain but small may be tolerated, metric by metric.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,16 +21,16 @@ from rich.console import Console
 from rich.text import Text
 
 from dbbench.errors import UserError, unknown
+from dbbench.evaluation.decision import Difference, decide, undecidable
 from dbbench.evaluation.metric import Metric
-from dbbench.evaluation.statistics import holm, worse_by_chance
 from dbbench.files import write_text
 from dbbench.reports.comparable import difference_between, identity
 from dbbench.reports.formats.table import cell, number, p_value
 from dbbench.reports.formats.terminal import print_table
 from dbbench.reports.results import Results
 
-VERSION = 1
-SIGNIFICANCE = 0.05
+BASELINE_VERSION = 1
+FAMILY = "all lines of the check"
 
 
 @dataclass(frozen=True)
@@ -42,30 +41,36 @@ class Line:
     metric: Metric
     baseline: float
     new: float
-    trainings: int
-    p_holm: float
+    found: Difference
+    """New minus baseline, over trainings in place of subjects."""
     tolerance: float
 
     @property
+    def trainings(self) -> int:
+        """How many trainings both have."""
+        return self.found.subjects
+
+    @property
     def loss(self) -> float:
-        """By how much it got worse; negative is better."""
+        """How much worse the new value is, in the metric's units; negative is better."""
         return (self.baseline - self.new) * (1 if self.metric.higher_is_better else -1)
 
     @property
     def regressed(self) -> bool:
         """Whether it is worse by more than is tolerated, and not by chance."""
-        return self.p_holm < SIGNIFICANCE and self.loss > self.tolerance
+        return self.found.decided and self.loss > self.tolerance
 
     @property
     def verdict(self) -> str:
-        """One word or two for the table."""
+        """The verdict as the tables show it."""
         if self.regressed:
             return "REGRESSED"
-        return "worse, tolerated" if self.p_holm < SIGNIFICANCE else "no regression"
+        worse = self.found.decided and self.loss > 0
+        return "worse, tolerated" if worse else "no regression"
 
 
 def baseline_of(results: Results) -> dict[str, Any]:
-    """Return what a baseline file holds: what was measured on what, and every training's means."""
+    """Return the content of a baseline file: the run's identity, and the means of each training."""
     scores = results.scores.loc[results.scores["seed"].notna()]
     keys = ["method", "metric", "subject", "seed"]
     means = scores.groupby(keys, observed=True)["value"].mean().reset_index()
@@ -74,7 +79,7 @@ def baseline_of(results: Results) -> dict[str, Any]:
         rows = trainings.setdefault(str(method), {}).setdefault(str(metric), {})
         rows[f"{subject}/{seed}"] = float(value)
     return {
-        "version": VERSION,
+        "version": BASELINE_VERSION,
         "suite": results.suite.name,
         "identity": identity(results),
         "trainings": trainings,
@@ -93,8 +98,10 @@ def read_baseline(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         found = document["version"]
-        if found != VERSION or not isinstance(document["trainings"], dict):
-            raise UserError(f"{path} is a baseline of version {found}, not {VERSION}; {remedy}")
+        if found != BASELINE_VERSION or not isinstance(document["trainings"], dict):
+            raise UserError(
+                f"{path} is a baseline of version {found}, not {BASELINE_VERSION}; {remedy}"
+            )
     except FileNotFoundError:
         raise UserError(f"there is no baseline {path}; {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -103,7 +110,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
 
 
 def read_tolerance(path: Path | None, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Read a TOML file of metric = how much worse is tolerated; without one nothing is."""
+    """Read a TOML file of metric = how much worse is tolerated; none without a file."""
     if path is None:
         return {}
     try:
@@ -125,13 +132,13 @@ def check(
 ) -> tuple[Line, ...]:
     """Compare a run with a baseline, method by method and metric by metric.
 
-    Seeds that differ are paired in their order: a check of other seeds is one of noise and change
-    together. Raises UserError where the two cannot be compared, where the run lacks trainings that
-    the baseline has, and where there are too few of them for the test to ever see anything.
+    Different seeds are paired in their order; the result then includes the noise between seeds.
+    Raises UserError if the two cannot be compared, if the run lacks trainings that the baseline
+    has, and if there are too few trainings for any loss to be significant.
     """
     if problem := difference_between(identity(results), baseline["identity"]):
         raise UserError(
-            f"{results.out} (suite {results.suite.name}) cannot be held against this baseline"
+            f"{results.out} (suite {results.suite.name}) cannot be compared with this baseline"
             f" (suite {baseline.get('suite', 'unknown')}); they differ in {problem}"
         )
     new = baseline_of(results)["trainings"]
@@ -143,31 +150,26 @@ def check(
             if missing := len(old) - len(pairs):
                 raise UserError(
                     f"{results.out} lacks {missing} of {len(old)} trainings of {method}; finish the"
-                    " run, or write the baseline anew with --update"
+                    " run, or write a new baseline with --update"
                 )
             found.append((method, metric, [a for a, _ in pairs], [b for _, b in pairs]))
-    _refuse_blind(found)
-    p_values: list[float | None] = []
-    for _, metric, old, now in found:
-        sign = 1.0 if metrics[metric].higher_is_better else -1.0
-        p_values.append(worse_by_chance([sign * (b - a) for a, b in zip(old, now, strict=True)]))
-    adjusted = holm(p_values)
+    _require_enough_trainings(found)
+    decided = decide(((now, old) for _, _, old, now in found), family=FAMILY)
     return tuple(
         Line(
             method,
             metrics[metric],
             sum(old) / len(old),
             sum(now) / len(now),
-            len(old),
-            1.0 if p is None else p,
+            difference,
             tolerance.get(metric, 0.0),
         )
-        for (method, metric, old, now), p in zip(found, adjusted, strict=True)
+        for (method, metric, old, now), difference in zip(found, decided, strict=True)
     )
 
 
 def _pairs(old: Mapping[str, float], new: Mapping[str, float]) -> list[tuple[float, float]]:
-    """Pair trainings by subject and seed, or by the seeds' order where these are not the same."""
+    """Pair trainings by subject and seed, or by the order of the seeds if these differ."""
     if old.keys() <= new.keys():
         return [(old[key], new[key]) for key in sorted(old)]
     return [
@@ -182,26 +184,25 @@ def _of(trainings: Mapping[str, float], subject: str) -> list[float]:
     return [own[key] for key in sorted(own, key=lambda key: int(key.rpartition("/")[2]))]
 
 
-def _refuse_blind(found: list[tuple[str, str, list[float], list[float]]]) -> None:
+def _require_enough_trainings(found: list[tuple[str, str, list[float], list[float]]]) -> None:
     """Raise UserError where not even a loss in every training could be told from chance."""
-    needed = math.ceil(math.log2(len(found) / SIGNIFICANCE)) if found else 0
     fewest = min((len(old) for _, _, old, _ in found), default=0)
-    if fewest < needed or not found:
+    if reason := undecidable(fewest, len(found), unit="training"):
         raise UserError(
-            f"{fewest} trainings (subjects x seeds) are too few for {len(found)} comparisons: the "
-            f"test sees nothing below {needed}; add subjects or seeds, or check fewer methods"
+            f"{reason} (a training is a subject with a seed); add subjects or seeds, or check fewer"
+            " methods"
         )
 
 
 HEADER = ("method", "metric", "baseline", "now", "difference", "trainings", "p (Holm)", "verdict")
 HOW = (
-    "Paired by subject and seed; one-sided sign-flip test towards worse, Holm over all lines. "
-    "REGRESSED is p < 0.05 and more than the tolerance."
+    "Paired by subject and seed; sign-flip test, Holm over all lines, which are one family. "
+    "REGRESSED is worse with p < 0.05 and by more than the tolerance."
 )
 
 
 def print_lines(lines: Sequence[Line], console: Console, *, title: str, banner: str | None) -> None:
-    """Print one line for each method and metric; 80 columns are enough."""
+    """Print one line for each method and metric; they fit into 80 columns."""
     rows = []
     for line in lines:
         method, metric, *numbers, _, p, verdict = _cells(line)
@@ -259,6 +260,6 @@ def _cells(line: Line) -> list[str]:
         number(line.new),
         number(line.new - line.baseline, signed=True),
         str(line.trainings),
-        p_value(line.p_holm),
+        p_value(line.found.p_holm),
         line.verdict,
     ]

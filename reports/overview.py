@@ -1,4 +1,4 @@
-"""Several runs on one page: each by its name, and ranked together where their numbers allow it."""
+"""Several runs on one page: each by its name; comparable runs are also ranked together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dbbench.reports.validity.pages import ValidityLink, link_validity
 
 @dataclass(frozen=True)
 class Written:
-    """A run's page, and what of it the page of several runs shows as well."""
+    """A run's page, and its parts that the page of several runs also shows."""
 
     page: Path
     limits: Limits
@@ -35,7 +35,7 @@ class Written:
 
 
 def write_run(results: Results, price: float | None, study: Preferences) -> Written:
-    """Write a run's tables and its page, with what people said of it."""
+    """Write a run's tables and its page, with the results of its user study."""
     report = results.out / REPORT
     tables, limits = report / "tables", read_limits(results, report)
     more = [*write_limits(limits, results, tables), *write_study(study, tables)]
@@ -54,8 +54,8 @@ def write_overview(
 ) -> Path:
     """Write every run's own page, and OUT/index.html with all of them; return that.
 
-    `missing` says what has no results, and why; `given` are the studies to show in place of those
-    that lie beside each run.
+    `missing` lists the runs without results and the reasons; `given` are the studies to show
+    instead of those found beside the runs.
     """
     runs = [load_results(folder) for folder in folders]
     study = find_preferences(*folders) if given is None else given

@@ -1,4 +1,4 @@
-"""What an output folder holds, read once for tables and page alike."""
+"""The results in an output folder, read once for the tables and the page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dbbench.suites.suite import Suite
 from dbbench.versions import versions
 
 RANKING_VERSION = 1
-"""Raise it whenever the same scores give another leaderboard."""
+"""Increase when the same scores give another leaderboard."""
 RANKED = "leaderboard.json"
 BOARD = ("leaderboard", "leaderboard-subjects", "leaderboard-differences")
 """The files of a leaderboard's three tables."""
@@ -42,7 +42,7 @@ class Results:
     scores: pd.DataFrame
     leaderboard: Leaderboard
     key: str
-    """Of the leaderboard's tables: what they were made from."""
+    """Hash of everything that the leaderboard's tables depend on."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -51,12 +51,12 @@ class Results:
 
     @property
     def banner(self) -> str | None:
-        """What must stand on every table and page that comes from this folder."""
-        return self.suite.banner
+        """The warning that every table and page of this folder must show; None if there is none."""
+        return self.suite.full_banner
 
     @property
     def prompts(self) -> dict[str, PromptTemplate]:
-        """Every prompt that the suite asks, by id; those for live subjects first."""
+        """The suite's prompts by id; those for live subjects first."""
         subjects = sorted(self.dataset.subjects, key=lambda subject: not subject.live)
         return {p.id: p for s in subjects for p in self.suite.prompts.of(self.dataset, s)}
 
@@ -68,20 +68,20 @@ class Results:
 
     @property
     def missing(self) -> str:
-        """What a half-finished run lacks, "dreambooth: 3/5 subjects", "" where it is whole."""
+        """What an unfinished run lacks, such as "dreambooth: 3/5 subjects"; "" if complete."""
         ranking = self.leaderboard.ranking
         lacking = ranking.loc[ranking["note"] != "", ["method", "note"]].to_numpy()
         return ", ".join(f"{method}: {note}" for method, note in lacking)
 
     def label(self, method: str) -> str:
-        """Return how people call a method: as the paper's table does where there is one."""
+        """Return the method's name in the paper's table; its own name if it has none there."""
         labels = {REAL: "Real images"} | (self.suite.table.labels if self.suite.table else {})
         return labels.get(method, method)
 
     def means_by(self, column: Literal["subject", "prompt"]) -> pd.DataFrame:
         """Return the mean of each (metric, method) by subject or by prompt, in the suite's order.
 
-        By prompt it is the mean over subjects of the mean over images, as everywhere.
+        The mean by prompt is the mean over subjects of the mean over images.
         """
         expectation = self.leaderboard.expectation
         drawn = self.scores.loc[
@@ -108,7 +108,7 @@ class Results:
         return table.reindex(index=[*rows, *others])[order]
 
     def published(self) -> pd.DataFrame:
-        """Return the published rows; none where a banner says that they cannot be compared."""
+        """Return the published rows; none if a banner marks this run as not comparable."""
         with files("dbbench.reports").joinpath("published.csv").open(encoding="utf-8") as stream:
             table = pd.read_csv(stream, keep_default_na=True)
         for metric in self.metrics:
@@ -118,8 +118,9 @@ class Results:
 
 
 def load_results(out: Path) -> Results:
-    """Return what `out` holds. Raises UserError where it holds no scores, or those of a suite that
-    this version cannot read.
+    """Return the results in `out`.
+
+    Raises UserError if it has no scores, or if this version cannot read its suite.
     """
     path = out / SCORES
     record = Record(out).read()
@@ -131,7 +132,7 @@ def load_results(out: Path) -> Results:
 
 @lru_cache(maxsize=8)
 def _load(out: Path, stamp: tuple[int, ...]) -> Results:
-    """Read and rank once for the same state of the files."""
+    """Read and rank; cached as long as the files are unchanged (`stamp`)."""
     record = Record(out).read()
     try:
         suite = Suite.model_validate(record["suite"])
@@ -144,12 +145,12 @@ def _load(out: Path, stamp: tuple[int, ...]) -> Results:
             first = error.errors()[0]
             reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise UserError(
-            f"{out / 'suite.json'} is of another version of dbbench ({reason}); "
-            "make the results again with this one, or report them with that one"
+            f"{out / 'suite.json'} was written by another version of dbbench ({reason});"
+            " run again with this version, or use that version for the report"
         ) from None
     expectation = Expectation(
         suite=suite.name,
-        banner=suite.banner,
+        banner=suite.full_banner,
         subjects=selection["subjects"],
         methods=selection["methods"],
         seeds=seeds,
@@ -165,19 +166,19 @@ def _load(out: Path, stamp: tuple[int, ...]) -> Results:
 
 
 def _whole(path: Path) -> Path:
-    """Return the path of the scores. Raises UserError where they are not as they were written."""
+    """Return the path of the scores. Raises UserError if the file was changed."""
     try:
         listed = read_json(path.with_name(SCORES_MANIFEST)).get("files", [])
         known = {str(entry["name"]): str(entry["sha256"]) for entry in listed}
     except (TypeError, KeyError):
         known = {}
     if path.is_file() and known.get(path.name, hash_file(path)) != hash_file(path):
-        raise UserError(f"{path} has changed since it was written; call dbbench run again")
+        raise UserError(f"{path} has changed since it was written; rerun the same dbbench run")
     return path
 
 
 def _ranking_key(out: Path, expectation: Expectation, metrics: Sequence[str]) -> str:
-    """Return what the leaderboard's tables depend on, as one hash."""
+    """Return a hash of everything that the leaderboard's tables depend on."""
     code = [RANKING_VERSION, versions()["dbbench"]]
     return fingerprint([code, hash_file(out / SCORES), asdict(expectation), list(metrics)])
 
@@ -185,9 +186,9 @@ def _ranking_key(out: Path, expectation: Expectation, metrics: Sequence[str]) ->
 def _remembered(
     out: Path, key: str, expectation: Expectation, metrics: Sequence[Metric]
 ) -> Leaderboard | None:
-    """Return the leaderboard as an earlier report wrote it, if it was made from the same things.
+    """Return the leaderboard of an earlier report; None if it was made from other data.
 
-    Intervals and tests of a full run take seconds, and so does loading what computes them.
+    Computing intervals and tests takes seconds for a full run, and so does importing the libraries.
     """
     record = read_json(out / RANKED)
     if record.get("key") != key:
@@ -203,7 +204,7 @@ def _remembered(
 
 
 def columns_of(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return the (metric, method) of each column of what `Results.means_by` gives."""
+    """Return the (metric, method) of each column of a table of `Results.means_by`."""
     return [(str(metric), str(method)) for metric, method in table.columns.to_frame().to_numpy()]
 
 
@@ -213,6 +214,6 @@ def _place(suite: Suite, method: str) -> int:
 
 
 def _images_per_run(suite: Suite, dataset: Dataset) -> int | None:
-    """Return how many images of its prompts each run has; None where it depends on the subject."""
+    """Return how many images of its prompts each run has; None if it depends on the subject."""
     counts = {len(suite.prompts.of(dataset, subject)) for subject in dataset.subjects}
     return counts.pop() * suite.sample.images_per_prompt if len(counts) == 1 else None

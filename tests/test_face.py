@@ -130,7 +130,8 @@ def test_score_is_equal_to_the_command_to_the_last_digit(
     assert len(scores) == 8 * 3
     for column in scores.columns:
         assert scores[column].tolist() == written[column].tolist()
-    assert scores.attrs["banner"] == "mini: embedded world, not comparable with published numbers"
+    line = "encoders of the embedded world, not comparable with published numbers"
+    assert scores.attrs["banner"] == f"mini-clip, mini-dino: {line}"
 
 
 def test_images_in_memory_score_as_their_files_do(world: Path) -> None:

@@ -37,7 +37,9 @@ def test_a_third_partys_version_is_part_of_where_it_comes_from(installed: None) 
         ("encoders", "tim", 'unknown encoder "tim"; did you mean "timm"? (dbbench list encoders)'),
     ],
 )
-def test_an_unknown_name_suggests_the_nearest(kind: plugin.Kind, name: str, message: str) -> None:
+def test_an_unknown_name_suggests_the_nearest(
+    kind: plugin.PluginKind, name: str, message: str
+) -> None:
     with pytest.raises(UserError) as caught:
         plugin.find(kind, name)
     assert message in str(caught.value)

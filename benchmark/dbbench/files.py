@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,31 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def files_in(path: Path) -> Iterator[Path]:
+    """Yield the file itself, or all files below a folder, links followed, in order of their names.
+
+    Hidden files and folders are left out. Nothing where the path does not exist.
+    """
+    if path.is_file():
+        yield path
+    seen = set()
+    for place, folders, names in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()  # A link that leads back up.
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found = (Path(place, name) for name in sorted(names) if not name.startswith("."))
+        yield from (file for file in found if file.is_file())
+
+
+def file_identity(path: Path) -> list[int]:
+    """Return what changes whenever a file is written: device, inode, size, both times in ns."""
+    status = path.stat()
+    times = [status.st_mtime_ns, status.st_ctime_ns]
+    return [status.st_dev, status.st_ino, status.st_size, *times]
 
 
 def write_text(path: Path, text: str) -> None:

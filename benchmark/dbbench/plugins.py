@@ -15,7 +15,7 @@ from typing import Any, Literal
 from dbbench.errors import UserError, unknown
 from dbbench.files import hash_file
 
-Kind = Literal["datasets", "methods", "encoders", "metrics"]
+PluginKind = Literal["datasets", "methods", "encoders", "metrics"]
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ def add_method_file(reference: str) -> str:
     return name
 
 
-def names(kind: Kind) -> tuple[str, ...]:
+def names(kind: PluginKind) -> tuple[str, ...]:
     """Return the names that can be used for a kind of plugin, without importing any of them."""
     return tuple(sorted(_points(kind)))
 
 
-def find(kind: Kind, name: str) -> EntryPoint | FilePoint:
+def find(kind: PluginKind, name: str) -> EntryPoint | FilePoint:
     """Return the entry point behind a name. Raises UserError for an unknown one."""
     if kind == "methods" and name in _method_files:
         return _method_files[name]
@@ -112,7 +112,7 @@ def find(kind: Kind, name: str) -> EntryPoint | FilePoint:
         raise unknown(kind[:-1], name, names(kind), f"dbbench list {kind}") from None
 
 
-def provenance(kind: Kind, name: str) -> str:
+def provenance(kind: PluginKind, name: str) -> str:
     """Return where a plugin comes from: "package.module:object", with a third party's version.
 
     It enters the fingerprints. dbbench's own parts leave the version out: each of them states by a
@@ -124,7 +124,7 @@ def provenance(kind: Kind, name: str) -> str:
     return f"{point.value} ({point.dist.name} {point.dist.version})"
 
 
-def describe(kind: Kind, name: str) -> str:
+def describe(kind: PluginKind, name: str) -> str:
     """Return the first line of the docstring of a plugin's module; it is not imported."""
     try:
         spec = find_spec(find(kind, name).module)
@@ -134,7 +134,7 @@ def describe(kind: Kind, name: str) -> str:
         return "cannot be read"
 
 
-def load_plugin(kind: Kind, name: str) -> Any:
+def load_plugin(kind: PluginKind, name: str) -> Any:
     """Import a plug-in and return its object. Raises UserError if it is unknown or cannot load."""
     point = find(kind, name)
     try:
@@ -147,7 +147,7 @@ def load_plugin(kind: Kind, name: str) -> Any:
 
 
 @cache
-def _points(kind: Kind) -> dict[str, EntryPoint]:
+def _points(kind: PluginKind) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"dbbench.{kind}")}
 
 

@@ -34,7 +34,7 @@ class Table:
 
 
 def write_table(table: Table, folder: Path, *, origin: str, banners: Sequence[str] = ()) -> None:
-    """Write NAME.csv, .parquet, .md and .tex; `origin` stands before the title in LaTeX."""
+    """Write NAME.csv, .parquet, .md and .tex; `origin` is put before the title in LaTeX."""
     folder.mkdir(parents=True, exist_ok=True)
     data = table.data.assign(banner="; ".join(banners)) if banners else table.data
     write_parquet(data, folder / f"{table.name}.parquet")

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from dbbench.evaluation.leaderboard import SIGNIFICANCE
 from dbbench.evaluation.metric import Metric
 from dbbench.evaluation.scores import REAL
 from dbbench.reports.formats.table import rank
@@ -18,7 +17,7 @@ from dbbench.reports.results import Results, columns_of
 
 @dataclass(frozen=True)
 class Bar:
-    """An interval drawn on a scale of 0 to 100; `low` and `high` are None where there is none."""
+    """A value with its interval, in percent of the scale's width; None without an interval."""
 
     value: float
     low: float | None
@@ -27,7 +26,7 @@ class Bar:
 
 
 def ranking_rows(results: Results) -> list[dict[str, Any]]:
-    """The leaderboard's rows, each cell with its interval on its metric's scale."""
+    """Return the leaderboard's rows; each cell has its interval on its metric's scale."""
     table = results.leaderboard.ranking
     rows = []
     for row in table.to_dict("records"):
@@ -51,26 +50,25 @@ def ranking_rows(results: Results) -> list[dict[str, Any]]:
 
 
 def difference_rows(results: Results) -> list[dict[str, Any]]:
-    """The paired differences, metric by metric, each drawn on its metric's scale with zero."""
+    """Return the paired differences by metric, each on its metric's scale with zero."""
     table = results.leaderboard.differences
     rows = []
     for metric in results.metrics:
         own = table.loc[table["metric"] == metric.name]
         scale = _scale([0.0, *own[["difference", "low", "high"]].to_numpy().ravel()])
         for row in own.to_dict("records"):
-            low, high, p = (known(row[key]) for key in ("low", "high", "p_holm"))
+            low, high = known(row["low"]), known(row["high"])
             value = float(row["difference"])
             if not math.isfinite(value):
                 continue
             bar = _bar(value, low, high, scale)
-            significant = p is not None and p < SIGNIFICANCE
-            drawn = {"label": metric.label, "bar": bar, "significant": significant}
+            drawn = {"label": metric.label, "bar": bar}
             rows.append({str(key): value for key, value in row.items()} | drawn)
     return rows
 
 
 def matrix_of(results: Results, column: Literal["subject", "prompt"]) -> dict[str, Any]:
-    """Means by subject or prompt, grouped by metric, each with its place between its extremes."""
+    """Return means by subject or prompt, grouped by metric, each scaled between the extremes."""
     table = results.means_by(column)
     columns = columns_of(table)
     kinds = dict(results.scores[["subject", "kind"]].drop_duplicates().to_numpy())
@@ -85,7 +83,7 @@ def matrix_of(results: Results, column: Literal["subject", "prompt"]) -> dict[st
         cells = []
         for (metric, method), found in zip(columns, values, strict=True):
             value, (low, high) = known(found), limits[metric]
-            # The oracle is no competitor: tinted too, it would leave the methods hardly apart.
+            # The oracle is not tinted: its high scores would hide the differences between methods.
             competes = value is not None and method != REAL
             place = round((found - low) / (high - low), 3) if competes else 0.0
             cells.append((value, place))
@@ -129,5 +127,5 @@ def _scale(values: Iterable[float], pad: float = 0.06) -> tuple[float, float]:
 
 
 def known(value: Any) -> float | None:
-    """Return a number, None where there is none."""
+    """Return the value as a float; None if it is missing."""
     return None if pd.isna(value) else float(value)

@@ -1,7 +1,7 @@
 """Pictures for the page: one sheet per method and subject, one thumbnail per reference image.
 
-A sheet has a row for each prompt and a column for each image, so that 6,000 samples are 60 files
-that a browser fetches only when they are looked at. Pictures that are up to date are kept.
+A sheet has a row for each prompt and a column for each image, so that 6,000 samples are 60 files,
+which a browser loads only when they are visible. Pictures that are up to date are kept.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ CELL = 160
 THUMBNAIL = 256
 """Largest side of a reference image in pixels."""
 STRIP = 8
-"""Images of the bare class noun that are shown of each model."""
-RECORD = ".pictures.json"
+"""Number of images of the class noun alone that are shown for each method."""
+SHEETS_FILE = ".pictures.json"
 QUALITY = 92
 
 
@@ -52,7 +52,7 @@ def make_pictures(
 ) -> tuple[SubjectPictures, ...]:
     """Write the pictures below `report` and return what they show, subject by subject.
 
-    Raises UserError where an image that a stage wrote cannot be read.
+    Raises UserError if an image cannot be read.
     """
     record = _read_record(report)
     made: dict[str, str] = {}
@@ -66,13 +66,13 @@ def make_pictures(
         for path in (report / folder).glob("*"):
             if path.is_file() and f"{folder}/{path.name}" not in made:
                 path.unlink()
-    write_text(report / RECORD, json.dumps(made, indent=1, sort_keys=True) + "\n")
+    write_text(report / SHEETS_FILE, json.dumps(made, indent=1, sort_keys=True) + "\n")
     return pictures
 
 
 @dataclass(frozen=True)
 class _Maker:
-    """Writes a picture unless the one that is there was made from the same things."""
+    """Writes pictures, except those that were already made from the same data."""
 
     report: Path
     known: Mapping[str, str]
@@ -129,7 +129,7 @@ def _reference(path: Path, image: Recorded, maker: _Maker, subject: str) -> Refe
 def _sheet(
     out: Path, maker: _Maker, subject: str, method: str, seeds: Sequence[int]
 ) -> Sheet | None:
-    """Put the samples of all seeds on one sheet; None where there are none."""
+    """Put the samples of all seeds on one sheet; None if there are none."""
     cells: dict[tuple[str, int, int], Path] = {}
     prompts: dict[str, str] = {}
     keys: list[Any] = [CELL, QUALITY]
@@ -166,7 +166,7 @@ def _drift(
     methods: Sequence[str],
     seeds: Sequence[int],
 ) -> tuple[Strip, ...]:
-    """Show the class noun's images before and after; nothing where no run drew any."""
+    """Show images of the class noun alone before and after training; empty without any."""
     name = _slug(references.subject)
     after = []
     for method in methods:
@@ -209,7 +209,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 
 def _read(path: Path, size: tuple[int, int]) -> Image.Image:
-    """Return the image in RGB and in that size."""
+    """Return the image in RGB, resized to `size`."""
     try:
         with Image.open(path) as image:
             picture = image.convert("RGB")
@@ -221,7 +221,7 @@ def _read(path: Path, size: tuple[int, int]) -> Image.Image:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be read ({error}); call the same dbbench run again to mend it")
+    return UserError(f"{path} cannot be read ({error}); rerun the same dbbench run to repair it")
 
 
 def _slug(name: str) -> str:
@@ -231,4 +231,4 @@ def _slug(name: str) -> str:
 
 
 def _read_record(report: Path) -> dict[str, str]:
-    return {str(k): str(v) for k, v in read_json(report / RECORD).items()}
+    return {str(k): str(v) for k, v in read_json(report / SHEETS_FILE).items()}

@@ -1,4 +1,4 @@
-"""What a run cost and how its trainings went, read from what the stages left behind."""
+"""Times of a run's stages, loss curves of its trainings and its machine, from its files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dbbench.storage.run_folder import runs_in, training_of
 from dbbench.units import duration, per_second
 
 POINTS = 120
-"""Points of a curve that are kept; a longer one is averaged in bins."""
+"""Maximum number of points of a curve; a longer one is averaged in bins."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage took for what is there now."""
+    """The time of one stage, and the number of its results with their unit."""
 
     stage: str
     seconds: float
@@ -48,7 +48,7 @@ class StageCost:
 
 
 def read_curves(results: Results) -> tuple[Curve, ...]:
-    """Return the losses of every training whose checkpoint is still there."""
+    """Return the losses of all trainings whose checkpoint exists."""
     curves = []
     for run in runs_in(results.out):
         if run.subject not in results.leaderboard.expectation.subjects:
@@ -64,9 +64,9 @@ def read_curves(results: Results) -> tuple[Curve, ...]:
 
 
 def read_costs(results: Results) -> tuple[StageCost, ...]:
-    """Return what each stage took, in the order in which they first ran.
+    """Return the time of each stage, in the order in which they first ran.
 
-    Of a task that was done again, after a change of its settings, the last time counts.
+    If a task was done again after a change of its settings, the last time counts.
     """
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for event in EventLog(results.out).read():
@@ -82,7 +82,7 @@ def read_costs(results: Results) -> tuple[StageCost, ...]:
 
 
 def machine(results: Results) -> str:
-    """Return on what the last call ran, as far as it was recorded."""
+    """Return device, GPU, threads and Python of the last call, as far as recorded."""
     found: Mapping[str, Any] = {}
     for event in EventLog(results.out).read():
         if event.get("stage") == "start":

@@ -1,4 +1,4 @@
-"""The figures of a report, drawn with matplotlib; `plots.py` says which and keeps them."""
+"""The figures of a report, drawn with matplotlib; `plots.py` selects and saves them."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def method_colours(results: Results) -> dict[str, str]:
 
 
 def fidelity_axes(results: Results) -> tuple[Metric, Metric] | None:
-    """Return the metric along and the one upwards: prompt fidelity, subject fidelity."""
+    """Return the metrics of the x axis (prompt fidelity) and the y axis (subject fidelity)."""
     x = next((m for m in results.metrics if m.compares == "text"), None)
     y = next((m for m in results.metrics if m.compares == "references"), None)
     return None if x is None or y is None else (x, y)
 
 
 def trade_off(results: Results) -> Figure:
-    """Every method's mean on both, with intervals, its subjects, and the ceiling."""
+    """Plot each method's means on both axes with intervals, its subjects, and the ceiling."""
     from matplotlib.figure import Figure
 
     pair = fidelity_axes(results)
@@ -105,7 +105,7 @@ def trade_off(results: Results) -> Figure:
 
 
 def _rows(results: Results) -> dict[str, dict[str, float]]:
-    """Return each method's means and interval ends, NaN where there is none."""
+    """Return each method's means and interval ends, NaN if missing."""
     ranking = results.leaderboard.ranking
     names = [f"{m.name}{end}" for m in results.metrics for end in ("", "_low", "_high")]
     values = ranking[names].to_numpy(dtype=float)
@@ -116,7 +116,7 @@ def _rows(results: Results) -> dict[str, dict[str, float]]:
 
 
 def intervals(results: Results) -> Figure:
-    """One panel a metric: each method's mean and interval, in the suite's order."""
+    """Plot one panel per metric: each method's mean and interval, in the suite's order."""
     from matplotlib.figure import Figure
 
     rows = _rows(results)
@@ -142,7 +142,7 @@ def intervals(results: Results) -> Figure:
 
 
 def heat(results: Results, table: pd.DataFrame) -> Figure:
-    """Rows are subjects or prompts; one panel a metric, one column a method."""
+    """Plot a heat map: a row per subject or prompt, a panel per metric, a column per method."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
@@ -176,7 +176,7 @@ def heat(results: Results, table: pd.DataFrame) -> Figure:
 
 
 def training(results: Results, curves: Sequence[Curve]) -> Figure:
-    """One panel a method: the losses of its trainings and their median."""
+    """Plot one panel per method: the losses of its trainings and their median."""
     from matplotlib.figure import Figure
 
     colours = method_colours(results)

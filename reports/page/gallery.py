@@ -31,7 +31,7 @@ class Sheet:
 
     @property
     def columns(self) -> int:
-        """How many images stand side by side."""
+        """Number of images in a row."""
         return len(self.places)
 
     def across(self, seed: int, number: int) -> str:
@@ -39,7 +39,7 @@ class Sheet:
         return _percent(self.places.index((seed, number)), len(self.places))
 
     def down(self, prompt: str) -> str | None:
-        """Return the CSS position of a prompt's row by its id; None where it has no samples."""
+        """Return the CSS position of a prompt's row by its id; None if it has no samples."""
         ids = [known for known, _ in self.prompts]
         return _percent(ids.index(prompt), len(ids)) if prompt in ids else None
 
@@ -51,7 +51,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Strip:
-    """Images of the bare class noun side by side: drawn before any training, or after one."""
+    """Images of the class noun alone, side by side: before training, or after one."""
 
     label: str
     """The method; "" is the frozen backbone."""
@@ -75,17 +75,17 @@ class SubjectPictures:
     references: tuple[Reference, ...]
     sheets: tuple[Sheet, ...]
     drift: tuple[Strip, ...] = ()
-    """What is drawn for the class noun alone: by the backbone, then after each method."""
+    """Images of the class noun alone: of the frozen backbone, then after each method."""
 
     @property
     def shared_credit(self) -> str:
-        """The credit where it is the same for every reference image, else ""."""
+        """The credit of all reference images; "" if they differ."""
         credits = {reference.credit for reference in self.references}
         return credits.pop() if len(credits) == 1 else ""
 
     @property
     def prompts(self) -> list[tuple[str, str]]:
-        """Every prompt that some method has samples for, as (id, text)."""
+        """All prompts with samples of at least one method, as (id, text)."""
         return list(dict.fromkeys(prompt for sheet in self.sheets for prompt in sheet.prompts))
 
 

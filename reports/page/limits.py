@@ -21,15 +21,15 @@ from dbbench.reports.results import Results
 from dbbench.storage.run_folder import features_folder, real_features_folder, samples_of
 from dbbench.suites.runs import Run
 
-RECORD = ".limits.json"
-VERSION = 2  # Raise when the same features shall give other numbers.
+LIMITS_FILE = ".limits.json"
+LIMITS_VERSION = 2  # Increase when the same features give other numbers.
 PLACES = "recontextualization"
-"""The category whose prompts ask for a place, and so for no other look of the subject."""
+"""The category whose prompts change the place, but not the look of the subject."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the page shows: methods' means with intervals, and each subject's numbers."""
+    """The limits as the page shows them: means of the methods, and numbers of the subjects."""
 
     means: pd.DataFrame
     """method, limit, value, low, high, subjects."""
@@ -47,9 +47,9 @@ class Limits:
 
 
 def read_limits(results: Results, report: Path) -> Limits:
-    """Measure every run whose features are there; what an earlier report measured is kept."""
-    key = fingerprint([VERSION, results.key])
-    known = read_json(report / RECORD)
+    """Measure every run that has features; unchanged results of an earlier report are reused."""
+    key = fingerprint([LIMITS_VERSION, results.key])
+    known = read_json(report / LIMITS_FILE)
     if known.get("key") == key:
         subjects = pd.DataFrame(known["subjects"], columns=["subject", "method", *_names()])
         means = pd.DataFrame(known["means"], columns=_MEANS)
@@ -60,7 +60,7 @@ def read_limits(results: Results, report: Path) -> Limits:
             name: json.loads(frame.to_json(orient="values", double_precision=15))
             for name, frame in (("subjects", subjects), ("means", means))
         }
-        write_text(report / RECORD, json.dumps(kept) + "\n")
+        write_text(report / LIMITS_FILE, json.dumps(kept) + "\n")
     numbers = dict.fromkeys(_names(), "float64")
     subjects = subjects.astype(numbers)
     rows = [
@@ -75,7 +75,7 @@ def read_limits(results: Results, report: Path) -> Limits:
 
 
 def write_limits(limits: Limits, results: Results, folder: Path) -> list[Table]:
-    """Write the table in four forms; return it, unless there is nothing in it."""
+    """Write the table in four forms; return it, or nothing if it is empty."""
     if not limits.table.rows:
         return []
     banners = [results.banner] if results.banner else []
@@ -84,7 +84,7 @@ def write_limits(limits: Limits, results: Results, folder: Path) -> list[Table]:
 
 
 def measure(results: Results) -> pd.DataFrame:
-    """Return one row per subject and method, the mean over seeds; runs without features have none.
+    """Return one row per subject and method, the mean over seeds; without features there is none.
 
     DINO tells subjects apart where the suite has it, else the first metric that compares with
     references; texts are those of the first metric that compares with texts.
@@ -132,7 +132,7 @@ def _means(subjects: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shown(out: Path, run: Run, look: str, meaning: str) -> Shown | None:
-    """Return what a run showed of its subject; None where a file of it is missing."""
+    """Return the features of a run's samples; None if one of its files is missing."""
     samples = samples_of(out, run)
     images = read_vectors(out / features_folder(run, look))
     means = read_vectors(out / features_folder(run, meaning))
@@ -155,7 +155,7 @@ def _shown(out: Path, run: Run, look: str, meaning: str) -> Shown | None:
 
 
 def read_vectors(folder: Path, name: str = "images") -> UnitVectors | None:
-    """Return the features in a file of a folder; None where they cannot be read."""
+    """Return the features in a file of a folder; None if they cannot be read."""
     try:
         vectors: UnitVectors = np.load(folder / f"{name}.npy", allow_pickle=False)
     except (OSError, ValueError):

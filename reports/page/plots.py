@@ -1,7 +1,7 @@
-"""Plots of a report as SVG and PNG; the page shows the SVG with its own colours in their place.
+"""Plots of a report as SVG and PNG; the page shows the SVG with the page's colours.
 
-matplotlib takes longer to load than everything else together, so a plot that was drawn from the
-same numbers is not drawn again, and then matplotlib is not loaded either.
+Importing matplotlib takes longer than everything else together. So a plot is only drawn if its
+numbers have changed, and matplotlib is only imported if a plot is drawn.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ from dbbench.reports.results import Results
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-VERSION = 1  # Raise when the same numbers shall look different.
-RECORD = ".plots.json"
+PLOTS_VERSION = 1  # Increase when the same numbers are drawn differently.
+PLOTS_FILE = ".plots.json"
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One drawn plot: `name`.svg and .png lie in the report's folder plots/."""
+    """One drawn plot: `name`.svg and .png are in the report's folder plots/."""
 
     name: str
     title: str
     description: str
-    """What a person who cannot see it is told."""
+    """Text for screen readers."""
     svg: str
-    """For inside a page: no ids to clash, no namespace, colours as CSS variables."""
+    """For use inside a page: without ids and namespaces, with colours as CSS variables."""
 
 
 def draw_plots(results: Results, report: Path, curves: Sequence[Curve]) -> dict[str, Plot]:
-    """Write every plot that the results allow and return them by name."""
-    known, made, plots = read_json(report / RECORD), {}, {}
+    """Write all plots for which there are results; return them by name."""
+    known, made, plots = read_json(report / PLOTS_FILE), {}, {}
     for name, title, description, data, draw in _wanted(results, curves):
-        key = fingerprint([VERSION, name, results.banner, data])
+        key = fingerprint([PLOTS_VERSION, name, results.banner, data])
         files = [report / "plots" / f"{name}.{kind}" for kind in ("svg", "png")]
         if known.get(name) != key or not all(file.is_file() for file in files):
             write_plot(draw, files, title, results.banner)
@@ -65,7 +65,7 @@ def draw_plots(results: Results, report: Path, curves: Sequence[Curve]) -> dict[
     for path in (report / "plots").glob("*"):
         if path.stem not in made:
             path.unlink()
-    write_text(report / RECORD, json.dumps(made, indent=1) + "\n")
+    write_text(report / PLOTS_FILE, json.dumps(made, indent=1) + "\n")
     return plots
 
 
@@ -126,7 +126,7 @@ def write_plot(
 
 
 def inline(svg: str) -> str:
-    """Return an SVG for inside a page."""
+    """Return an SVG file's text for use inside a page (see `Plot.svg`)."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)

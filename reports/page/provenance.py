@@ -12,7 +12,7 @@ from dbbench.reports.results import Results
 
 
 def credits_of(pictures: Iterable[SubjectPictures]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return for each subject the credits with the images they hold for, as ("1-4", credit)."""
+    """Return each subject's credits with the numbers of their images, as ("1, 2, 4", credit)."""
     found = []
     for subject in pictures:
         numbers: dict[str, list[int]] = {}
@@ -27,7 +27,7 @@ def credits_of(pictures: Iterable[SubjectPictures]) -> list[tuple[str, list[tupl
 
 
 def facts_of(results: Results, price: float | None) -> list[tuple[str, str]]:
-    """Return where the numbers come from: weights, versions, settings, the reading of the paper."""
+    """Return the facts about a report as (name, value): weights, settings, protocol, versions."""
     record, suite = results.record, results.suite
     identities = record.get("identities", {})
     encoders = identities.get("encoders", {})
@@ -62,15 +62,15 @@ def facts_of(results: Results, price: float | None) -> list[tuple[str, str]]:
 
 
 def _hours(results: Results, price: float | None) -> list[tuple[str, str]]:
-    """Return what the run took, stage by stage and in all, and its cost at a price per hour."""
+    """Return the run's time per stage and in total, and its cost at a price per hour."""
     costs = read_costs(results)
     lines = [(f"Time in {cost.stage}", cost.line) for cost in costs]
     hours = sum(cost.seconds for cost in costs) / 3600
     if hours:
         total = f"{hours:.2f} hours of one device"
         if price is not None:
-            total += f", {hours * price:.2f} at {price:g} an hour"
-        lines.append(("Time in all", total))
+            total += f", {hours * price:.2f} at {price:g} per hour"
+        lines.append(("Total time", total))
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Results -> OUT/report/index.html: one page that asks nothing of any network."""
+"""Results -> OUT/report/index.html: one page that loads nothing from a network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dbbench.reports.formats.table import arrowed, interval, number, p_value, pe
 from dbbench.reports.page.charts import difference_rows, drawn, known, matrix_of, ranking_rows
 from dbbench.reports.page.contact_sheets import make_pictures
 from dbbench.reports.page.curves import read_curves
-from dbbench.reports.page.flags import Flagged, read_flags
+from dbbench.reports.page.flags import Flagged, count_of_one_colour, read_flags
 from dbbench.reports.page.gallery import SubjectPictures
 from dbbench.reports.page.plots import Plot, draw_plots
 from dbbench.reports.page.provenance import credits_of, facts_of
@@ -38,8 +38,8 @@ SHOWN_FLAGS = 12
 def write_page(results: Results, price: float | None, more: Mapping[str, Any]) -> Path:
     """Write pictures and plots, then the page that shows them; return the page.
 
-    `price` is what an hour of the device costs; `more` are the user study, the limits and the
-    validity that the page shows as well.
+    `price` is the cost of the device per hour; `more` are the user study, the limits and the
+    validity, which the page also shows.
     """
     report = results.out / REPORT
     board = results.leaderboard
@@ -59,7 +59,7 @@ def write_page(results: Results, price: float | None, more: Mapping[str, Any]) -
 
 
 def environment() -> Environment:
-    """Return where templates come from; everything put into them is escaped."""
+    """Return the templates' environment; it escapes all inserted text."""
     environment = Environment(
         loader=PackageLoader("dbbench.reports", "templates"),
         autoescape=True,
@@ -81,7 +81,7 @@ def shared_context(results: Results) -> dict[str, Any]:
 
 
 def style() -> str:
-    """Return the style sheet, which every page holds in itself."""
+    """Return the style sheet, which is embedded in every page."""
     return files("dbbench.reports").joinpath("style.css").read_text(encoding="utf-8")
 
 
@@ -157,7 +157,7 @@ def _extremes(
 
 
 def _flags(results: Results, pictures: Iterable[SubjectPictures]) -> dict[str, Any]:
-    """Return how many images and prompts are flagged by method, and the most striking to show."""
+    """Return the number of flagged images by method, and the worst ones to show."""
     flags = read_flags(results)
     shown = {subject.name: subject for subject in pictures}
     worst = []
@@ -172,15 +172,20 @@ def _flags(results: Results, pictures: Iterable[SubjectPictures]) -> dict[str, A
             if sheet is not None:
                 worst.append({"flag": flag, "sheet": sheet, "subject": subject})
     methods = [str(m) for m in results.leaderboard.ranking["method"] if m != REAL]
+    blank = count_of_one_colour(results)
     table = [
-        (m, *(len(flags[m, kind]) if (m, kind) in flags else None for kind in FLAGS))
+        (
+            m,
+            *(len(flags[m, kind]) if (m, kind) in flags else None for kind in FLAGS),
+            blank[m][0] if m in blank else None,
+        )
         for m in methods
     ]
     return {"table": table, "worst": worst}
 
 
 def _prompt_scores(results: Results) -> Mapping[tuple[str, str, str], str]:
-    """Return what stands under a strip: the means of each metric over its images."""
+    """Return the caption of each strip: the means of each metric over its images."""
     scores = results.scores.loc[results.scores["prompt"].notna()]
     scores = scores.loc[scores["seed"].isin(results.leaderboard.expectation.seeds)]
     keys = ["method", "subject", "prompt", "metric"]
@@ -195,7 +200,7 @@ def _prompt_scores(results: Results) -> Mapping[tuple[str, str, str], str]:
 
 
 def _expected(results: Results) -> list[dict[str, Any]]:
-    """What the suite says its recipe should reach, beside what was found here."""
+    """Return the suite's expected scores beside those of this run."""
     found = results.leaderboard.ranking.set_index("method")
     return [
         {

@@ -28,12 +28,14 @@ from dbbench.reports.formats.table import (
     write_table,
 )
 from dbbench.reports.formats.terminal import print_table
+from dbbench.reports.page.flags import say_one_colour
 from dbbench.reports.page.verdicts import judge, paper_rows
 from dbbench.reports.results import BOARD, RANKED, Results, columns_of
 
 HOW = (
     "Mean over subjects of the mean over images, with the 95% interval (bootstrap over subjects). "
-    "Methods share a rank unless a paired test over subjects distinguishes them (p < 0.05, Holm)."
+    "Methods share a rank unless a paired test over subjects distinguishes them (p < 0.05 by Holm "
+    "over the family: all pairs of methods on that metric)."
 )
 
 
@@ -57,7 +59,7 @@ def write_tables(results: Results, folder: Path, more: Sequence[Table] = ()) -> 
 
 
 def all_tables(results: Results) -> list[Table]:
-    """Return every table of a run; those that a run has nothing for are without rows."""
+    """Return every table of a run; tables without results have no rows."""
     return [
         _paper_table(results),
         _verdicts(results),
@@ -87,17 +89,17 @@ def print_tables(results: Results, console: Console) -> None:
     print_table(console, title, header, ranking, banners=banners)
     differences: list[list[str]] = []
     above = ""
-    for pair, label, difference, between, _, p_holm, _ in _differences(results).rows:
+    for pair, label, difference, between, _, p_holm, family, _ in _differences(results).rows:
         if label != above:
             differences.append([label])
-        differences.append([f"  {pair}", difference, between, p_holm])
+        differences.append([f"  {pair}", difference, between, p_holm, family])
         above = label
     if differences:
         title = f"{results.suite.name}: paired differences by subject"
-        columns = ("a - b", "difference", "95%", "p (Holm)")
+        columns = ("a - b", "difference", "95%", "p (Holm)", "family")
         print_table(console, title, columns, differences, banners=banners)
     print_verdicts(results, console)
-    for reason in board.reasons:
+    for reason in (*say_one_colour(results), *board.reasons):
         console.print(escape(reason), style="yellow", highlight=False)
 
 
@@ -112,12 +114,13 @@ def markdown(results: Results) -> str:
     """Return all tables as one Markdown text."""
     banners = [results.banner] if results.banner else []
     made = [markdown_table(table, banners) for table in all_tables(results) if table.rows]
-    reasons = [f"{cell(reason)}.\n" for reason in results.leaderboard.reasons]
+    lines = [*say_one_colour(results), *results.leaderboard.reasons]
+    reasons = [f"{cell(line)}.\n" for line in lines]
     return "\n".join([f"# dbbench: {cell(results.suite.name)}\n", *made, f"{HOW}\n", *reasons])
 
 
 def _paper_table(results: Results) -> Table:
-    """The paper's own table with what was found: found, its interval, and published."""
+    """Return the paper's table: measured value, its interval, and published value."""
     paper = results.suite.table
     header, rows, data = ["row"], [], []
     for metric in results.metrics:
@@ -167,7 +170,7 @@ def _ranking(results: Results) -> Table:
 
 def _differences(results: Results) -> Table:
     labels = {metric.name: metric.label for metric in results.metrics}
-    header = ["a - b", "metric", "difference", "95%", "p", "p (Holm)", "subjects"]
+    header = ["a - b", "metric", "difference", "95%", "p", "p (Holm)", "family", "subjects"]
     rows = [
         [
             f"{row['a']} - {row['b']}",
@@ -176,6 +179,7 @@ def _differences(results: Results) -> Table:
             interval(row["low"], row["high"], signed=True),
             p_value(row["p"]),
             p_value(row["p_holm"]),
+            str(row["comparisons"]),
             str(row["subjects"]),
         ]
         for row in results.leaderboard.differences.to_dict("records")

@@ -1,4 +1,4 @@
-"""A paper's table filled in: what was found beside what is published, and a verdict a finding."""
+"""A paper's table with measured and published numbers, and a verdict on each finding."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from dbbench.evaluation import decision
+from dbbench.evaluation.decision import Difference
 from dbbench.evaluation.metric import Metric
-from dbbench.evaluation.statistics import Difference, Interval
+from dbbench.evaluation.pairing import shared_rows
 from dbbench.reports.results import Results
 from dbbench.suites.paper_table import Claim
 
@@ -18,11 +20,13 @@ Outcome = Literal["reproduced", "not reproduced", "not decidable", "not run"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a run shows what a paper found.
+    """Whether a run reproduces a finding of a paper.
 
-    The 95% interval of the paired difference, clustered by subject, decides: wholly on the claimed
-    side of zero it is reproduced, wholly on the other not; if zero is inside, this many subjects
-    cannot tell. "Not below" is reproduced where the interval stays above minus the claim's margin.
+    The 95% interval of the paired difference decides. If it is entirely on the claimed side of
+    zero, the finding is reproduced; if it is entirely on the other side, it is not. If it contains
+    zero, the number of subjects is too small to decide. "Not below" is reproduced if the interval
+    is above minus the claim's margin. A finding was named before the run, so it is a family of its
+    own (`evaluation/decision.py`).
     """
 
     claim: Claim
@@ -33,12 +37,12 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """The finding as a sentence without its end."""
+        """The finding as a sentence without the full stop."""
         return self.claim.text
 
     @property
     def numbers(self) -> str:
-        """Difference, interval and subjects in words; "" where there is no difference."""
+        """Difference, interval and subjects in words; "" if there is no difference."""
         found = self.difference
         if found is None or not found.subjects:
             return ""
@@ -49,7 +53,7 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The finding, the verdict and the numbers behind it."""
+        """The finding, its verdict and its numbers."""
         outcome: str = self.outcome
         if outcome == "not decidable":
             outcome = "not decidable with this many subjects"
@@ -59,7 +63,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of the table; None is what was not measured, or is not printed."""
+    """One number of the table; None for what was not measured or not published."""
 
     metric: Metric
     found: float | None
@@ -70,7 +74,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table, under the paper's own name for it."""
+    """One row of the table; `label` is the paper's name for the method."""
 
     method: str
     label: str
@@ -79,7 +83,7 @@ class Row:
 
 
 def paper_rows(results: Results) -> tuple[Row, ...]:
-    """Return the rows in the suite's order, the paper's own first; none without a table."""
+    """Return the rows in the suite's order, those of the paper first; none without a table."""
     table = results.suite.table
     if table is None:
         return ()
@@ -107,23 +111,24 @@ def judge(results: Results) -> tuple[Verdict, ...]:
 
 
 def _judge(results: Results, claim: Claim) -> Verdict:
-    table = results.leaderboard.differences
-    own = table.loc[(table["metric"] == claim.metric) & (table["subjects"] > 0)]
-    pairs = {(row["a"], row["b"]): row for row in own.to_dict("records")}
-    row, sign = pairs.get((claim.first, claim.second)), 1.0
-    if row is None:
-        row, sign = pairs.get((claim.second, claim.first)), -1.0
-    if row is None:
+    own = results.scores.loc[results.scores["metric"] == claim.metric]
+    sides = [own.loc[own["method"] == name] for name in (claim.first, claim.second)]
+    if any(side.empty for side in sides):
         return Verdict(claim, "not run", None)
-    ends = sorted(sign * row[end] for end in ("low", "high") if not pd.isna(row[end]))
-    interval = Interval(*ends) if ends else Interval(None, None, str(row["reason"]))
-    p = None if pd.isna(row["p"]) else float(row["p"])
-    found = Difference(sign * row["difference"], interval, p, int(row["subjects"]))
+    shared = shared_rows(*sides)
+    means = pd.concat(
+        [side.groupby("subject", observed=True)["value"].mean() for side in (shared.a, shared.b)],
+        axis=1,
+        join="inner",
+    ).to_numpy(dtype=float)
+    if not len(means):
+        return Verdict(claim, "not run", None)
+    (found,) = decision.decide([(means[:, 0], means[:, 1])], family=claim.text)
     return Verdict(claim, decide(claim, found), found)
 
 
 def decide(claim: Claim, found: Difference) -> Outcome:
-    """Return what the interval of first minus second says of the claim."""
+    """Return the outcome of a claim from the interval of first minus second."""
     low, high = found.interval.low, found.interval.high
     if low is None or high is None:
         return "not decidable"

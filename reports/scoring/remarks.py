@@ -1,4 +1,4 @@
-"""What stands beside a reconciliation's tables in words, and how its numbers are written."""
+"""The sentences beside a reconciliation's tables, and the format of its numbers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from dbbench.evaluation.decision import undecidable
 from dbbench.evaluation.scores import REAL
 from dbbench.protocols.protocol import Protocol
 from dbbench.protocols.scoring import Reconciliation
@@ -32,7 +33,8 @@ def encoder_lines(result: Reconciliation) -> list[str]:
 
 def remarks(result: Reconciliation) -> list[str]:
     """Return what the numbers can and cannot show, and what of the data set is missing."""
-    return [*_coverage_lines(result), *_power_lines(result)]
+    left_out = [note for note in result.differences["left_out"].unique() if note]
+    return [*_coverage_lines(result), *left_out, *_power_lines(result)]
 
 
 def number(value: float | None, protocol: Protocol, metric: str, *, signed: bool = False) -> str:
@@ -90,7 +92,8 @@ def _power_lines(result: Reconciliation) -> Iterable[str]:
         subjects = (pairs if several else own)["subjects"].min()
         what = "two of these methods" if several else "this method and a fixed, published mean"
         if pd.isna(needed):
-            yield f"{metric.label}: with {count(subjects)} no difference can be shown"
+            size = int(pairs["comparisons"].max()) if several else 1
+            yield f"{metric.label}: {undecidable(subjects, size) or 'no difference can be shown'}"
             continue
         thumb = protocol.rule_of_thumb.get(metric.name)
         beside = ""
@@ -98,5 +101,5 @@ def _power_lines(result: Reconciliation) -> Iterable[str]:
             beside = f"; the paper calls {thumb:g} significant to users"
         yield (
             f"{metric.label}: {count(subjects)} tell {what} apart from a true difference of "
-            f"{number(needed, protocol, metric.name)} on (80% power, p < 0.05){beside}"
+            f"{number(needed, protocol, metric.name)} on (80% power, Holm p < 0.05){beside}"
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
+from dbbench.evaluation.flags import ONE_COLOUR
 from dbbench.evaluation.metric import Metric
 from dbbench.evaluation.scores import REAL
 from dbbench.files import write_text
@@ -22,7 +23,7 @@ from dbbench.reports.scoring.remarks import count, encoder_lines, number, remark
 from dbbench.versions import versions
 
 SHOWN = 12
-"""How many lines of a long list stand in the terminal; the files have all of them."""
+"""Maximum number of lines of a list in the terminal; the files have all of them."""
 _WORDS = {"refs", "text", "per", "of", "nearest"}
 _TEXTS = {"without-identifier": "no id", "as-given": "given", "without-subject": "no subj."}
 
@@ -47,11 +48,11 @@ def print_reconciliation(result: Reconciliation, account: Account, console: Cons
                 console.print(f"  and {len(rows) - shown} more rows in the files")
     for line in remarks(result):
         console.print(line, highlight=False, markup=False)
-    for lines, style in ((result.notes, "yellow"), (account.refused, "yellow")):
+    for lines in (result.warnings, result.notes, account.refused):
         for line in lines[:SHOWN]:
-            console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+            console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
         if len(lines) > SHOWN:
-            console.print(f"and {len(lines) - SHOWN} more such lines in score.md", style=style)
+            console.print(f"and {len(lines) - SHOWN} more such lines in score.md", style="yellow")
 
 
 def write_reconciliation(result: Reconciliation, account: Account, out: Path) -> None:
@@ -78,6 +79,7 @@ def write_reconciliation(result: Reconciliation, account: Account, out: Path) ->
             f"{protocol} {role}": encoder
             for (protocol, role), encoder in result.cast.encoders.items()
         },
+        "warnings": list(result.warnings),
         "not_scored": list(result.notes),
         "refused": list(account.refused),
         "versions": versions(),
@@ -104,7 +106,7 @@ def markdown(result: Reconciliation, account: Account) -> str:
             cells += [""] * (len(header) - len(cells))
             text.write(f"| {' | '.join(cells)} |\n")
     text.write("\n")
-    lines = [*remarks(result), *result.notes, *account.refused]
+    lines = [*remarks(result), *result.warnings, *result.notes, *account.refused]
     text.writelines(f"- {_cell(line)}\n" for line in lines)
     return text.getvalue()
 
@@ -190,7 +192,7 @@ def _scored(result: Reconciliation, metric: Metric) -> bool:
 
 
 def _differences(result: Reconciliation) -> Section:
-    header = ["a - b, paired by subject", "difference", "95%", "p (Holm)", "subjects"]
+    header = ["a - b, paired by subject", "difference", "95%", "p (Holm)", "family", "subjects"]
     rows: list[list[str]] = []
     protocol = result.cast.protocols[0]
     own = result.differences[result.differences["protocol"] == protocol.name]
@@ -205,6 +207,7 @@ def _differences(result: Reconciliation) -> Section:
                     number(row["difference"], protocol, metric.name, signed=True),
                     span(row["low"], row["high"], protocol, metric.name, signed=True),
                     p_value(row["p_holm"]),
+                    str(row["comparisons"]),
                     str(row["subjects"]),
                 ]
             )
@@ -214,7 +217,8 @@ def _differences(result: Reconciliation) -> Section:
 def _flags(result: Reconciliation) -> Section:
     header = ["flag", "of", "value", "ceiling", "nearest"]
     rows = []
-    ordered = result.flags.sort_values("value", ascending=False)
+    above = result.flags[result.flags["flag"] != ONE_COLOUR]  # Those stand in words below.
+    ordered = above.sort_values("value", ascending=False)
     for row in ordered.to_dict("records"):
         whole_prompt = pd.isna(row["image"])
         of = f"{row['subject']}/{row['prompt']} ({row['method']})" if whole_prompt else row["image"]

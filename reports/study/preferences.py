@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dbbench.errors import UserError
-from dbbench.evaluation.statistics import Difference, Interval
+from dbbench.evaluation.decision import Difference
+from dbbench.evaluation.statistics import Interval
 from dbbench.reports.formats.table import Table, percent, span
 from dbbench.reports.page.verdicts import Outcome, decide
 from dbbench.suites.paper_table import Claim

@@ -44,7 +44,7 @@ def test_a_run_against_itself_moves_nothing_and_a_half_one_says_so(make_run: Mak
     whole, half = make_run(name="whole"), make_run(name="half", skip=(("dreambooth", "dog"),))
     result = CliRunner().invoke(app, ["compare", str(whole), str(half)])
     assert result.exit_code == 0, result.output
-    assert result.output.count("no subject moved") == 2
+    assert result.output.count("no subject changed") == 2
     assert "half is not finished (dreambooth: 1/2 subjects)" in result.output
     assert "whole is not finished" not in result.output
 

@@ -91,7 +91,7 @@ def test_verdicts_that_share_raters_widen_the_interval() -> None:
     own = Votes(np.arange(12), np.arange(12), np.array(counts))
     camps = Votes(np.repeat([0, 1], 6), np.arange(12), np.array(counts))
     wide, narrow = majority_shares(camps).first, majority_shares(own).first
-    assert wide.value == narrow.value == 0.5
+    assert wide.share == narrow.share == 0.5
     assert wide.high is not None
     assert narrow.high is not None
     assert wide.high > narrow.high + 0.1
@@ -113,7 +113,7 @@ def test_intervals_of_a_row_hold_together_wider_than_each_alone() -> None:
             assert share.high is not None
             assert share.low_all is not None
             assert share.high_all is not None
-            assert 0 <= share.low_all < share.low < share.value < share.high < share.high_all <= 1
+            assert 0 <= share.low_all < share.low < share.share < share.high < share.high_all <= 1
 
 
 def test_one_rater_or_one_pair_has_no_interval() -> None:

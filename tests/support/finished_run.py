@@ -33,6 +33,11 @@ from dbbench.suites.suite import Suite
 
 BANNER = "mini: embedded world, not comparable with published numbers"
 METHODS = ("dreambooth", "textual_inversion")
+ENCODERS = {"dino": "mini-dino", "clip": "mini-clip"}
+PUBLISHED_ENCODERS = {
+    "dino": "timm:vit_small_patch16_224.dino",
+    "clip": "open_clip:ViT-B-32:openai",
+}
 DOGS = ("dog", "dog2", "dog3", "dog5", "dog6", "dog7", "dog8", "cat", "cat2")
 MakeRun = Callable[..., Path]
 
@@ -127,7 +132,7 @@ def write_run(
         "source": "mini",
         "backbone": {"path": "somewhere", "resolution": side},
         "methods": {method: {} for method in methods},
-        "encoders": {"dino": "mini-dino", "clip": "mini-clip"},
+        "encoders": ENCODERS if banner else PUBLISHED_ENCODERS,
         "prompts": {"first": prompts},
         "sample": {"images_per_prompt": 2},
     }

@@ -61,7 +61,9 @@ def score(
     Returns one row per image and metric: `method`, `subject`, `prompt` (the prompt's id), `image`
     (the path or, for a PIL image, its place in the list), `metric`, `value`. The values are those
     of `dbbench score`. `attrs["banner"]` is a line to show with them, or None; `attrs["refused"]`
-    has one line for each image that could not be scored, which a warning announces.
+    has one line for each image that could not be scored, and `attrs["warnings"]` one for what was
+    scored and should be looked at: texts that are cut, images of one colour. A warning announces
+    both.
 
         dbbench.score(
             [image, "two.png"], references=["a.jpg", "b.jpg"], prompts="a dog in the jungle"
@@ -219,5 +221,8 @@ def _table(result: Reconciliation, account: Account) -> pd.DataFrame:
     if lines:
         more = f' (and {len(lines) - 1} more: attrs["refused"])' if len(lines) > 1 else ""
         warnings.warn(f"not everything is scored: {lines[0]}{more}", stacklevel=3)
-    table.attrs = {"banner": account.banner, "refused": lines}
+    if result.warnings:
+        warnings.warn(" / ".join(result.warnings), stacklevel=3)
+    looked = list(result.warnings)
+    table.attrs = {"banner": account.banner, "refused": lines, "warnings": looked}
     return table

@@ -12,7 +12,7 @@ from rich.text import Text
 from dbbench.errors import unknown
 
 if TYPE_CHECKING:
-    from dbbench.plugins import Kind
+    from dbbench.plugins import PluginKind
 
 LISTS = (
     *("datasets", "subjects", "prompts", "suites"),
@@ -102,7 +102,7 @@ def _protocols() -> Table:
     return ("protocol", "what it is, what it chooses, and the source"), rows
 
 
-def _plugins(kind: Kind) -> Table:
+def _plugins(kind: PluginKind) -> Table:
     """Return data sets, methods, encoders or metrics, each with the first line of its own file."""
     from dbbench.plugins import describe, names, provenance
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dbbench.errors import UserError
-from dbbench.running.display.tracker import Kind
+from dbbench.running.display.tracker import TrackerKind
 
 if TYPE_CHECKING:
     from dbbench.running.executors.local import Executor
@@ -65,7 +65,9 @@ SaveEvery = Annotated[
         help="How often a training saves its state, to resume from: 5min, 90s, 200steps.",
     ),
 ]
-Tracker = Annotated[Kind | None, typer.Option(help="Where training losses go, beside the report.")]
+Tracker = Annotated[
+    TrackerKind | None, typer.Option(help="Where training losses go, beside the report.")
+]
 
 
 @contextmanager
@@ -78,7 +80,7 @@ def workers(
     device: str,
     retries: int,
     save_every: str,
-    tracker: Kind | None,
+    tracker: TrackerKind | None,
     together: int,
     log_json: bool,
 ) -> Iterator[tuple[Executor, RunOptions]]:

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-Kind = Literal["live", "object"]
+SubjectKind = Literal["live", "object"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Subject:
     """Its photographs in the DreamBooth data set."""
 
     @property
-    def kind(self) -> Kind:
-        """Selects one of the two prompt lists."""
+    def kind(self) -> SubjectKind:
+        """Which of the two prompt lists is meant for it."""
         return "live" if self.live else "object"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dbbench.cut_texts import say_cut
 from dbbench.device import require_device
 from dbbench.files import fingerprint
 from dbbench.plugins import load_plugin
@@ -68,6 +69,20 @@ class Preparing(Protocol):
 
 
 @runtime_checkable
+class Counting(Protocol):
+    """Optional for an encoder of texts: how much of a text it reads."""
+
+    @property
+    def context(self) -> int:
+        """The most tokens of a text that it reads, with the marks of beginning and end."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, counted in the same way."""
+        ...
+
+
+@runtime_checkable
 class Distance(Protocol):
     """A frozen network that compares pairs of images, and has no vector for one image: LPIPS."""
 
@@ -110,6 +125,16 @@ def encoder_fingerprint(
             "dtype": dtype,
         }
     )
+
+
+def say_cut_texts(encoder: Encoder, texts: Sequence[str]) -> str:
+    """Return a line on texts that an encoder does not read to the end; "" where it reads all.
+
+    Of an encoder that does not count tokens nothing is known.
+    """
+    if not isinstance(encoder, Counting) or not texts:
+        return ""
+    return say_cut(texts, encoder.count_tokens(texts), encoder.context, encoder.name)
 
 
 def load_encoder(reference: str, *, device: str) -> Encoder:

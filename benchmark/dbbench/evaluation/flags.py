@@ -10,6 +10,8 @@ import numpy as np
 from dbbench.evaluation.encoder import UnitVectors
 from dbbench.evaluation.metric import Metric, Values, real_ceiling, unit_rows
 
+ONE_COLOUR = "one colour"
+"""The flag of an image that shows nothing: it has no metric."""
 FLAGS = ("copy", "collapse")
 """The metrics that reports and `dbbench score` flag by."""
 

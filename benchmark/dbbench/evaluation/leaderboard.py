@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -11,11 +11,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dbbench.evaluation.decision import decide
 from dbbench.evaluation.metric import Metric
+from dbbench.evaluation.pairing import shared_rows
 from dbbench.evaluation.scores import REAL
-from dbbench.evaluation.statistics import paired_differences, subject_interval
+from dbbench.evaluation.statistics import subject_interval
 
-SIGNIFICANCE = 0.05
+NUMBERS = ["difference", "low", "high", "p", "p_holm"]
+DIFFERENCE = ["a", "b", *NUMBERS, "decided", "subjects", "family", "comparisons"]
+DIFFERENCE += ["reason", "left_out"]
+"""Columns of a table of differences."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,9 @@ class Leaderboard:
     mean over subjects of the mean over images, `_low`, `_high` (95% interval, clustered by
     subject), `_rank` (missing for the oracle and for methods with missing runs) and `_tied`.
     `subjects`: method, subject, metric, mean over prompts, images and seeds, and their count.
-    `differences`: a minus b by subject, interval, p, and p by Holm over the metric's pairs of
-    methods (over its pairs with the oracle for those).
+    `differences`: a minus b by subject, interval, p, and p by Holm over its family, as
+    `decision.py` defines them; a family is the metric's pairs of methods, or its pairs with the
+    real images.
     """
 
     expectation: Expectation
@@ -51,10 +57,11 @@ class Leaderboard:
 
     @property
     def reasons(self) -> list[str]:
-        """Why an interval or a rank is missing, one sentence each."""
+        """Why an interval, a rank or a decision is missing, and what is not compared."""
         missing = self.ranking.loc[self.ranking["note"] != "", ["method", "note"]]
         lines = [f"{method} is not ranked: {note}" for method, note in missing.to_numpy()]
-        reasons = self.differences["reason"].tolist() + self.ranking["reason"].tolist()
+        told = [self.differences["left_out"], self.differences["reason"], self.ranking["reason"]]
+        reasons = [reason for column in told for reason in column]
         return lines + sorted({reason for reason in reasons if reason})
 
 
@@ -64,7 +71,7 @@ def rank_methods(
     """Average per subject, then over subjects; rank the complete methods on each metric.
 
     A method's rank is one more than the number of methods that are better by value *and* by the
-    paired test (Holm-adjusted p < 0.05): methods without a significant difference share a rank.
+    decision on their difference: methods that cannot be told apart share a rank.
     """
     real = scores["method"] == REAL
     scores = scores.loc[
@@ -80,7 +87,7 @@ def rank_methods(
     }
     notes = {m: _missing_runs(scores, expectation, metrics, m) for m in methods}
     complete = [m for m in methods if not notes[m]]
-    differences = _differences(means, [REAL, *methods], metrics, expectation)
+    differences = _differences(scores, [REAL, *methods], metrics, expectation)
     ranking = pd.DataFrame(
         [
             _row(method, means, scores, expectation, metrics, notes.get(method, ""))
@@ -164,69 +171,108 @@ def _missing_runs(
     return f"{len(complete)}/{len(runs)} {'runs' if len(expectation.seeds) > 1 else 'subjects'}"
 
 
-def compare_means(
-    means: Mapping[str, pd.Series[float]], *, higher_is_better: bool
+def compare_scores(
+    tables: Mapping[str, pd.DataFrame],
+    metric: Metric,
+    mean_by_subject: Callable[[pd.DataFrame], pd.Series[float]],
 ) -> list[dict[str, Any]]:
-    """Compare each pair of methods on their common subjects; `means`: method -> mean by subject.
+    """Compare each pair of methods on the images that both have a counterpart of.
 
-    One row per pair, the better method first; pairs with the oracle are before all others. Holm's
-    correction is separate for pairs with the oracle, so that they do not reduce the power of the
-    comparisons between methods. `by_subject` are the differences a - b of the subjects.
+    `tables` are one metric's scores of each method. One row per pair, the better method first;
+    pairs with the oracle are before all others. They are a family of their own, so that they do not
+    reduce the power of the comparisons between methods. `by_subject` are the differences a - b of
+    the subjects; `left_out` says which images had no counterpart, `reason` what cannot be told.
     """
     rows: list[dict[str, Any]] = []
     for oracle in (True, False):
-        sides: list[tuple[str, str, NDArray[np.float64]]] = []
-        for a, b in combinations(means, 2):
-            if (a == REAL) != oracle:
-                continue
-            both = pd.concat([means[a], means[b]], axis=1, join="inner").to_numpy()
-            worse = len(both) and (np.mean(both[:, 0] - both[:, 1]) < 0) == higher_is_better
-            sides.append((b, a, both[:, ::-1]) if worse and not oracle else (a, b, both))
-        found = paired_differences((both[:, 0], both[:, 1]) for _, _, both in sides)
-        for (a, b, both), result in zip(sides, found, strict=True):
+        sides = [
+            _pair(a, b, tables, metric, mean_by_subject)
+            for a, b in combinations(tables, 2)
+            if (a == REAL) == oracle
+        ]
+        family = f"{metric.label}, {'real images and each method' if oracle else 'all methods'}"
+        pairs = [(side.means[:, 0], side.means[:, 1]) for side in sides]
+        for side, result in zip(sides, decide(pairs, family=family), strict=True):
             rows.append(
                 {
-                    "a": a,
-                    "b": b,
+                    "a": side.a,
+                    "b": side.b,
                     "difference": result.mean,
                     "low": result.interval.low,
                     "high": result.interval.high,
                     "p": result.p,
                     "p_holm": result.p_holm,
+                    "decided": result.decided,
                     "subjects": result.subjects,
-                    "reason": result.interval.reason,
-                    "by_subject": both[:, 0] - both[:, 1],
+                    "family": result.family,
+                    "comparisons": result.comparisons,
+                    "reason": side.problem or result.interval.reason,
+                    "left_out": side.left_out,
+                    "by_subject": side.means[:, 0] - side.means[:, 1],
                 }
             )
     return rows
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """Two methods, the better one first unless it is the oracle, on what both have."""
+
+    a: str
+    b: str
+    means: NDArray[np.float64]
+    """S x 2: each common subject's means of a and of b."""
+    problem: str
+    left_out: str
+
+
+def _pair(
+    a: str,
+    b: str,
+    tables: Mapping[str, pd.DataFrame],
+    metric: Metric,
+    mean_by_subject: Callable[[pd.DataFrame], pd.Series[float]],
+) -> _Pair:
+    shared = shared_rows(tables[a], tables[b])
+    left_out = shared.note(a, b)
+    if shared.problem:
+        return _Pair(a, b, np.empty((0, 2)), f"{a} - {b}: {shared.problem}", left_out)
+    sides = [mean_by_subject(shared.a), mean_by_subject(shared.b)]
+    means = pd.concat(sides, axis=1, join="inner").to_numpy(dtype=float)
+    worse = len(means) and (np.mean(means[:, 0] - means[:, 1]) < 0) == metric.higher_is_better
+    if worse and a != REAL:
+        return _Pair(b, a, means[:, ::-1], "", left_out)
+    return _Pair(a, b, means, "", left_out)
+
+
 def _differences(
-    means: dict[tuple[str, str], pd.Series[float]],
+    scores: pd.DataFrame,
     methods: Sequence[str],
     metrics: Sequence[Metric],
     expectation: Expectation,
 ) -> pd.DataFrame:
-    """One row per metric and pair, as `compare_means` orders them."""
+    """One row per metric and pair, as `compare_scores` orders them."""
     rows: list[dict[str, Any]] = []
     for metric in metrics:
-        own = {m: means[m, metric.name] for m in methods if (m, metric.name) in means}
+        found = dict(list(scores.loc[scores["metric"] == metric.name].groupby("method")))
+        own = {method: found[method] for method in methods if method in found}
         common = {"suite": expectation.suite, "banner": expectation.banner or ""}
         common["metric"] = metric.name
-        found = compare_means(own, higher_is_better=metric.higher_is_better)
-        rows.extend(common | row for row in found)
-    columns = ["suite", "banner", "metric", "a", "b", "difference", "low", "high", "p", "p_holm"]
-    table = pd.DataFrame(rows, columns=[*columns, "subjects", "reason"])
-    numbers = ["difference", "low", "high", "p", "p_holm"]
-    return table.astype(dict.fromkeys(numbers, "float64"))
+        rows.extend(common | row for row in compare_scores(own, metric, _mean_by_subject))
+    columns = ["suite", "banner", "metric", *DIFFERENCE]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(NUMBERS, "float64"))
+
+
+def _mean_by_subject(scores: pd.DataFrame) -> pd.Series[float]:
+    return scores.groupby("subject", sort=False, observed=True)["value"].mean()
 
 
 def _add_ranks(
     ranking: pd.DataFrame, differences: pd.DataFrame, metric: Metric, complete: Sequence[str]
 ) -> None:
     own = differences.loc[differences["metric"] == metric.name]
-    # The better method is first in each row, so `a` beats `b` if the test is significant.
-    wins = own.loc[own["p_holm"] < SIGNIFICANCE]
+    # The better method is first in each row, so `a` beats `b` where the difference is decided.
+    wins = own.loc[own["decided"].astype(bool)]
     losses = wins.loc[wins["a"].isin(complete), "b"].value_counts()
     ranks = {method: 1 + int(losses.get(method, 0)) for method in complete}
     rank = ranking["method"].map(ranks).astype("Int64")

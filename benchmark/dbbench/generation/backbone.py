@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy, deepcopy
@@ -14,11 +15,12 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from dbbench.cut_texts import say_cut
 from dbbench.device import half_precision, require_device
 from dbbench.errors import UserError
 from dbbench.generation.architectures import architecture, text_encoders, tokenizer_of
 from dbbench.generation.latents import LatentCodec, Posterior
-from dbbench.generation.loading import load_pipeline
+from dbbench.generation.loading import load_pipeline, quiet
 from dbbench.generation.memory import by_parts
 from dbbench.generation.networks import Networks, remove_adapters
 from dbbench.generation.noise import build_schedule, build_solver
@@ -29,6 +31,8 @@ DType = Literal["auto", "float32", "bfloat16"]
 Frozen = Literal["float32", "bfloat16"]
 
 TEXTS_PER_PASS = 64
+
+log = logging.getLogger(__name__)
 
 
 class Backbone:
@@ -92,6 +96,16 @@ class Backbone:
     def text_encoders(self) -> tuple[str, ...]:
         """The parts that encode text, in the pipeline's order."""
         return text_encoders(self.pipeline)
+
+    @property
+    def contexts(self) -> tuple[int, ...]:
+        """The most tokens of a text that each text encoder reads, with the marks of its ends."""
+        return tuple(
+            length or getattr(self.pipeline, tokenizer_of(part)).model_max_length
+            for part, length in zip(
+                self.text_encoders, self._architecture.token_lengths, strict=False
+            )
+        )
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -196,20 +210,27 @@ class Backbone:
             return self._codec.decode(latents)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Return token ids for each text encoder, padded or truncated to its length."""
-        ids = []
-        lengths = self._architecture.token_lengths
-        for part, length in zip(self.text_encoders, lengths, strict=False):
+        """Return token ids for each text encoder, padded or truncated to its length.
+
+        What is cut is said in the log.
+        """
+        ids, cut = [], []
+        for part, limit in zip(self.text_encoders, self.contexts, strict=True):
             tokenizer = getattr(self.pipeline, tokenizer_of(part))
-            written = TextualInversionLoaderMixin().maybe_convert_prompt(list(texts), tokenizer)
+            with quiet():  # transformers says of long texts that they end in errors.
+                written = TextualInversionLoaderMixin().maybe_convert_prompt(list(texts), tokenizer)
+                counts = [len(each) for each in tokenizer(written).input_ids]
             encoded = tokenizer(
                 written,
                 padding="max_length",
-                max_length=length or tokenizer.model_max_length,
+                max_length=limit,
                 truncation=True,
                 return_tensors="pt",
             )
             ids.append(encoded.input_ids.to(self.device))
+            cut.append(say_cut(texts, counts, limit, "the text encoder"))
+        for line in dict.fromkeys(filter(None, cut)):
+            log.warning("%s", line)
         return Tokens(tuple(ids))
 
     def encode_tokens(self, tokens: Tokens) -> EncodedText:
@@ -218,7 +239,7 @@ class Backbone:
             return self._architecture.encode(self.pipeline, tokens)
 
     def encode_prompts(self, texts: Sequence[str]) -> EncodedText:
-        """Encode prompts without gradients."""
+        """Encode N prompts without gradients, at most TEXTS_PER_PASS at a time."""
         tokens = self.tokenize(texts)
         with torch.no_grad():
             parts = by_parts(
@@ -260,25 +281,17 @@ class Backbone:
                 owner: Any = self.module(part)
                 owner.set_input_embeddings(embedding)
 
-    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return latents (N, C, h, w) noised to `timesteps` (N,) of the noise schedule."""
-        return self.schedule.add_noise(latents, noise, timesteps)
-
-    def training_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return the denoiser's training target there: noise, velocity, latents or a flow."""
-        return self.schedule.target(latents, noise, timesteps)
-
     def denoising_loss(
         self, latents: Tensor, text: EncodedText, *, noise: Tensor, timesteps: Tensor
     ) -> Tensor:
         """Return the mean squared error of each latent's prediction: (N,), float32."""
-        noisy = self.add_noise(latents, noise, timesteps)
+        noisy = self.schedule.add_noise(latents, noise, timesteps)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         with self.autocast():
             prediction = self._architecture.predict(
                 self.pipeline, noisy, self.schedule.times(timesteps), text
             )
-        error = prediction.float() - self.training_target(latents, noise, timesteps)
+        error = prediction.float() - self.schedule.target(latents, noise, timesteps)
         return torch.mean(error.square(), dim=(1, 2, 3))
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -307,19 +320,7 @@ class Backbone:
         pipeline.set_progress_bar_config(disable=True)
         texts = self.encode_prompts(list(row))
         rows = [row[prompt] for prompt in prompts]
-        return self._denoise(pipeline, texts, rows, seeds, settings, conditions or {})
-
-    def _denoise(
-        self,
-        pipeline: Any,
-        texts: EncodedText,
-        rows: Sequence[int],
-        seeds: Sequence[int],
-        settings: SampleSettings,
-        conditions: Mapping[str, Any],
-    ) -> Iterator[Image]:
-        """Denoise with the texts at `rows`; row 0 is the empty prompt."""
-        unconditional = self._architecture.unconditional(pipeline, texts[0])
+        unconditional = self._architecture.unconditional(pipeline, texts[:1])
 
         def work(batch: slice) -> list[Image]:
             text = texts[rows[batch]]
@@ -332,12 +333,12 @@ class Backbone:
                     guidance_scale=settings.guidance,
                     generator=[torch.Generator().manual_seed(seed) for seed in seeds[batch]],
                     output_type="latent",
-                    **conditions,
+                    **(conditions or {}),
                 ).images
             return self.decode(latents)
 
-        for images in by_parts(len(seeds), settings.batch_size, work):
-            yield from images
+        batches = by_parts(len(seeds), settings.batch_size, work)
+        return (image for images in batches for image in images)
 
 
 def load_backbone(

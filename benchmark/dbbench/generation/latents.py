@@ -10,6 +10,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from dbbench.errors import UserError
 from dbbench.generation.memory import by_parts
 
 PIXELS_PER_PASS = 8 * 512 * 512
@@ -55,7 +56,7 @@ class LatentCodec:
         )
         pixels = pixels.to(self._vae.device, self._vae.dtype, memory_format=torch.channels_last)
         posterior = self._vae.encode(pixels).latent_dist
-        mean = posterior.mode().float()
+        mean = _numbers(posterior.mode().float(), "the autoencoder makes of the images")
         std = getattr(posterior, "std", None)  # an autoencoder without one is deterministic
         return Posterior(
             (mean - self._shift) * self._scale,
@@ -64,12 +65,29 @@ class LatentCodec:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> list[Image]:
-        """Decode scaled latents (N, C, h, w) to RGB images."""
+        """Decode scaled latents (N, C, h, w) to RGB images.
+
+        Raises UserError for NaN or infinite numbers in the latents or in what comes of them.
+        """
+        _numbers(latents, "the denoiser gives")
         parts = by_parts(len(latents), self._batch, lambda rows: self._decode(latents[rows]))
         return [image for part in parts for image in part]
 
     def _decode(self, latents: Tensor) -> list[Image]:
         """Decode latents in one pass."""
         pixels = self._vae.decode(latents / self._scale + self._shift, return_dict=False)[0]
-        images: list[Image] = self._images.postprocess(pixels.float(), output_type="pil")
+        pixels = _numbers(pixels.float(), "the autoencoder makes of the latents")
+        images: list[Image] = self._images.postprocess(pixels, output_type="pil")
         return images
+
+
+def _numbers(tensor: Tensor, source: str) -> Tensor:
+    """Return the tensor. Raises UserError where not all of it is finite."""
+    if torch.isfinite(tensor).all():
+        return tensor
+    what = "NaN" if tensor.isnan().any() else "infinite numbers"
+    raise UserError(
+        f"what {source} has {what} in it, which would be black images; its weights are damaged or"
+        " their training went wrong, or its precision is too low: use other weights, or"
+        " --set backbone.dtype=float32"
+    )

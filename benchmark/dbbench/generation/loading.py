@@ -60,7 +60,11 @@ def _from_folder(folder: Path) -> Any:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {folder / 'model_index.json'}: {error}") from error
     kind = architecture(str(index.get("_class_name", "")), source=str(folder))
-    encoders = [name for name, entry in index.items() if _is_text_encoder(name, entry)]
+    encoders = [
+        name
+        for name, entry in index.items()
+        if name.startswith("text_encoder") and isinstance(entry, list) and entry[0] is not None
+    ]
     for part in (kind.denoiser, *encoders, "vae"):
         files = [file for file in (folder / part).glob("*") if file.is_file()]
         if not any(file.suffix == ".safetensors" for file in files):
@@ -125,10 +129,6 @@ def _class_in(names: set[str]) -> str:
     if any(name.startswith("model.diffusion_model.input_blocks.") for name in names):
         return "StableDiffusionPipeline"
     raise ValueError("no Stable Diffusion checkpoint in the original layout")
-
-
-def _is_text_encoder(name: str, entry: Any) -> bool:
-    return name.startswith("text_encoder") and isinstance(entry, list) and entry[0] is not None
 
 
 @contextmanager

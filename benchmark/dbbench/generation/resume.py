@@ -69,9 +69,8 @@ class Saves:
         try:
             record = json.loads((self.folder / STATE_FILE).read_text(encoding="utf-8"))
             path = self.folder / _TENSORS.format(step=int(record["step"]))
-            if record["key"] != self.key or hash_file(path) != record["sha256"]:
-                return None
-            if record["beside"] != self._beside():
+            expected = (self.key, hash_file(path), self._beside())
+            if (record["key"], record["sha256"], record["beside"]) != expected:
                 return None
             tensors, facts = load_file(path), dict(record["facts"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-RowIndex = int | slice | Sequence[int] | Tensor
-"""Selects texts of a batch; an int keeps the batch dimension."""
+RowIndex = slice | list[int] | Tensor
+"""Selects texts of a batch."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Tokens:
         return len(self.ids[0])
 
     def __getitem__(self, rows: RowIndex) -> Tokens:
-        return Tokens(tuple(_at(ids, rows) for ids in self.ids))
+        return Tokens(tuple(ids[rows] for ids in self.ids))
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class EncodedText:
         return len(self.states)
 
     def __getitem__(self, rows: RowIndex) -> EncodedText:
-        pooled = None if self.pooled is None else _at(self.pooled, rows)
-        return EncodedText(_at(self.states, rows), pooled)
+        return EncodedText(self.states[rows], None if self.pooled is None else self.pooled[rows])
 
     def repeat(self, count: int) -> EncodedText:
         """Return each text `count` times in a row."""
@@ -62,17 +61,10 @@ class EncodedText:
 
 
 def join(texts: Sequence[EncodedText]) -> EncodedText:
-    """Concatenate texts."""
+    """Concatenate batches of texts of the same backbone."""
     pooled = [text.pooled for text in texts if text.pooled is not None]
     states = torch.cat([text.states for text in texts])
     return EncodedText(states, torch.cat(pooled) if pooled else None)
-
-
-def _at(tensor: Tensor, rows: RowIndex) -> Tensor:
-    """Return rows of a tensor; the batch dimension stays."""
-    if isinstance(rows, int):
-        rows = slice(rows, rows + 1)
-    return tensor[rows if isinstance(rows, slice | Tensor) else list(rows)]
 
 
 class ExtendedEmbedding(nn.Module):

@@ -122,7 +122,21 @@ def find_vectors(word: str, file: Mapping[str, Tensor], backbone: Backbone) -> l
             f"the vectors {shapes} do not fit this backbone's text encoders (widths {expected});"
             " use vectors that were trained on this backbone"
         )
-    return [tensor.reshape(-1, tensor.shape[-1]).to(backbone.device) for tensor in tensors]
+    vectors = [tensor.reshape(-1, tensor.shape[-1]).to(backbone.device) for tensor in tensors]
+    refuse_too_many(vectors, backbone)
+    return vectors
+
+
+def refuse_too_many(vectors: Sequence[Tensor], backbone: Backbone) -> None:
+    """Raise UserError where a token has more vectors (n, D) than some text encoder reads."""
+    for own, limit, part in zip(vectors, backbone.contexts, backbone.text_encoders, strict=True):
+        tokenizer = getattr(backbone.pipeline, tokenizer_of(part))
+        room = limit - int(tokenizer.num_special_tokens_to_add())
+        if len(own) > room:
+            raise UserError(
+                f"the learned token has {len(own)} vectors, and this backbone's {part} reads"
+                f" {room} tokens of a prompt: most would be cut off; use one of fewer vectors"
+            )
 
 
 def _is_common(tokenizer: Any, word: str, index: int) -> bool:

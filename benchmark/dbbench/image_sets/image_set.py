@@ -15,7 +15,7 @@ from typing import Literal
 from dbbench.data.dataset import Dataset, every_prompt
 from dbbench.data.photographs import Photographs
 from dbbench.data.prompt import PromptTemplate
-from dbbench.data.subject import Kind, Subject
+from dbbench.data.subject import Subject, SubjectKind
 from dbbench.errors import UserError, nearest, unknown
 from dbbench.evaluation.metric import CLASS_PROMPT
 
@@ -55,7 +55,7 @@ class Picture:
     method: str
     subject: str
     class_noun: str
-    kind: Kind
+    kind: SubjectKind
     prompt: str
     """The prompt's id."""
     template: str

@@ -1,4 +1,4 @@
-"""The embedded world: drawn subjects and small trained models; runs without GPU and download."""
+"""The embedded world: drawn subjects and small trained models; needs no GPU and no download."""
 
 from __future__ import annotations
 

@@ -8,47 +8,16 @@ plus a small convolutional correction, which restores straight edges and flat fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, IdentityDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from typing_extensions import override
-
-
-@dataclass
-class PointDistribution:
-    """The posterior of a deterministic autoencoder: a single point."""
-
-    point: Tensor
-
-    def mode(self) -> Tensor:
-        """Return the point."""
-        return self.point
-
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Return the point; the generator has no effect."""
-        return self.point
-
-
-@dataclass
-class EncoderOutput:
-    """Output of `encode`, with diffusers' field name."""
-
-    latent_dist: PointDistribution
-
-
-@dataclass
-class DecoderOutput:
-    """Output of `decode`, with diffusers' field name."""
-
-    sample: Tensor
-
-    def __getitem__(self, index: int) -> Tensor:
-        return (self.sample,)[index]
 
 
 class _Residual(nn.Module):
@@ -92,18 +61,18 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
             last := nn.Conv2d(width // 4, 12, 3, padding=1),
             nn.PixelShuffle(2),
         )
-        nn.init.zeros_(last.weight)
-        _set(last.bias, torch.zeros(12))
+        for weight in last.parameters():
+            nn.init.zeros_(weight)
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
-        """Encode images to a distribution of one point."""
-        point = PointDistribution(self.analysis(x))
-        return EncoderOutput(point) if return_dict else (point,)
+        """Encode images to a distribution of one point, as the encoder is deterministic."""
+        point = IdentityDistribution(self.analysis(x))
+        return AutoencoderKLOutput(point) if return_dict else (point,)
 
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> Any:
-        """Decode latents to images."""
+        """Decode latents (N, latent_channels, h, w) to RGB images in -1..1 (N, 3, 8h, 8w)."""
         image = self.synthesis(z) + self.refine(z)
         return DecoderOutput(image) if return_dict else (image,)
 
@@ -128,14 +97,11 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         gain = deviation.rsqrt()
         gain = gain / (gain * deviation).square().mean().sqrt()  # unit variance over all channels
         kernel = (basis * gain[:, None]).reshape(channels, 3, patch, patch)
-        self.analysis.weight.copy_(kernel)
-        _set(self.analysis.bias, -(basis @ mean) * gain)
-        self.synthesis.weight.copy_((basis / gain[:, None]).reshape(channels, 3, patch, patch))
-        # Only the color of the mean patch; the decoder's correction learns the rest.
-        _set(self.synthesis.bias, mean.reshape(3, -1).mean(1))
-
-
-def _set(bias: Tensor | None, value: Tensor) -> None:
-    assert bias is not None
-    with torch.no_grad():
-        bias.copy_(value)
+        linear = {
+            "analysis.weight": kernel,
+            "analysis.bias": -(basis @ mean) * gain,
+            "synthesis.weight": (basis / gain[:, None]).reshape(channels, 3, patch, patch),
+            # Only the color of the mean patch; the decoder's correction learns the rest.
+            "synthesis.bias": mean.reshape(3, -1).mean(1),
+        }
+        self.load_state_dict(linear, strict=False)

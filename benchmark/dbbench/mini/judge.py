@@ -101,7 +101,7 @@ def load_judge() -> Judge:
 
 @torch.inference_mode()
 def judge_images(judge: Judge, images: Sequence[Image.Image]) -> list[Judgement]:
-    """Classify images (RGB, 64x64)."""
+    """Classify RGB images of 64 x 64 pixels, in batches of 250."""
     judgements: list[Judgement] = []
     for start in range(0, len(images), 250):
         stack = np.stack([np.asarray(i) for i in images[start : start + 250]])

@@ -1,4 +1,4 @@
-"""The embedded world's 30 subjects: names, classes and prompts of the photographs, drawn."""
+"""The embedded world's 30 subjects: drawings for the names, classes and prompts of the photos."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ import numpy as np
 from dbbench.data.dataset import ReferenceImage
 from dbbench.data.prompt import PromptTemplate, load_prompts
 from dbbench.data.subject import Subject, load_subjects
-from dbbench.mini.drawing.canvas import Color
-from dbbench.mini.drawing.world import Identity, Scene, draw, draw_references
+from dbbench.mini.drawing.world import (
+    Identity,
+    Scene,
+    draw,
+    draw_individual,
+    draw_references,
+)
 
-VERSION = 2  # raise when a drawing changes: the references' fingerprints follow it
+DRAWINGS_VERSION = 2  # increase when a drawing changes; it is part of the references' fingerprints
 
-# Subject -> main color, second color, pattern; after the real things where their names tell.
+# Subject -> main color, second color, pattern; as in the photos if the name has a color.
 _LOOKS: dict[str, tuple[str, str, str]] = {
     "backpack": ("red", "black", "checked"),
     "backpack_dog": ("grey", "pink", "striped"),
@@ -62,26 +67,19 @@ def identities() -> dict[str, Identity]:
     found = {}
     for subject in load_subjects():
         main, second, pattern = _LOOKS[subject.name]
-        rng = _rng("identity", subject.name)
-        p = rng.uniform(0, 1, 4)
-        tint = rng.integers(-10, 11, 3)
-        color: Color = (int(tint[0]), int(tint[1]), int(tint[2]))
-        proportions = (float(p[0]), float(p[1]), float(p[2]), float(p[3]))
-        found[subject.name] = Identity(
-            subject.class_noun, main, second, pattern, proportions, color
-        )
+        proportions, tint = draw_individual(_rng("identity", subject.name))
+        found[subject.name] = Identity(subject.class_noun, main, second, pattern, proportions, tint)
     return found
 
 
 def reference_scenes(subject: Subject) -> tuple[Scene, ...]:
     """The scenes of a subject's reference images, as many as the data set has photographs."""
     rng = _rng("references", subject.name)
-    identity = identities()[subject.name]
-    return draw_references(identity, len(subject.photos), rng)
+    return draw_references(identities()[subject.name], len(subject.photos), rng)
 
 
 class MiniWorld:
-    """The subjects and prompts of the photographs, drawn, each image with its scene as truth."""
+    """The subjects and prompts of the photos as drawings; each image has its scene as truth."""
 
     name = "mini"
 
@@ -95,9 +93,9 @@ class MiniWorld:
         return load_prompts(subject.live)
 
     def fingerprint(self, subject: Subject, resolution: int) -> str:
-        """Changes when the subject's drawings would."""
+        """Return a SHA-256 that changes whenever the subject's drawings change."""
         scenes = [scene.truth() for scene in reference_scenes(subject)]
-        text = json.dumps([VERSION, resolution, scenes], sort_keys=True)
+        text = json.dumps([DRAWINGS_VERSION, resolution, scenes], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def images(self, subject: Subject, resolution: int) -> tuple[ReferenceImage, ...]:

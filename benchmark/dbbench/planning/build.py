@@ -52,9 +52,12 @@ def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
             )
 
 
-def recorded_plan(out: Path, remote: Remote | None = None) -> tuple[Plan, tuple[Run, ...]]:
+def recorded_plan(
+    out: Path, remote: Remote | None = None, *, look: bool = True
+) -> tuple[Plan, tuple[Run, ...]]:
     """Return the plan of an output folder as its last call left it, and all runs asked for.
 
+    With `look`, given weights that were trained anew since make what follows from them stale.
     Raises UserError where the folder holds no results.
     """
     record = Record(out)
@@ -63,6 +66,6 @@ def recorded_plan(out: Path, remote: Remote | None = None) -> tuple[Plan, tuple[
         add_method_file(reference)
     selection = record.selection()
     identities = Identities(suite, str(record.read().get("device", "cpu")))
-    identities.recall(record.identities(), selection.methods, trust=True)
+    identities.recall(record.identities(), selection.methods, trust=True, look=look)
     plan = Plan(suite, out, load_dataset(suite.source), identities, remote)
     return plan, selection.runs(suite)

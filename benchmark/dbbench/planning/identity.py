@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dbbench.errors import unknown
-from dbbench.files import fingerprint, hash_file
+from dbbench.files import files_in, fingerprint, hash_file
 from dbbench.generation.method import load_method, setting_names
+from dbbench.planning.given import GivenWeights
 from dbbench.plugins import find, provenance
 from dbbench.suites.rows import SuiteRow
 from dbbench.suites.suite import Suite
@@ -38,11 +40,20 @@ class Identities:
     backbone: str | None = None
     encoders: dict[str, str] = field(default_factory=dict)
     methods: dict[str, MethodFacts] = field(default_factory=dict)
+    given: GivenWeights = field(default_factory=GivenWeights)
 
     def recall(
-        self, record: Mapping[str, Any], methods: Iterable[str], *, trust: bool = False
+        self,
+        record: Mapping[str, Any],
+        methods: Iterable[str],
+        *,
+        trust: bool = False,
+        look: bool = True,
     ) -> None:
-        """Take from an earlier call's record whatever is still sure, or with `trust` all of it."""
+        """Take from an earlier call's record whatever is still sure, or with `trust` all of it.
+
+        Given weights are looked at even then, unless `look` is false.
+        """
         known = record.get("backbone", {})
         if known and (trust or known["stamp"] == self._backbone_stamp()):
             self.backbone = known["fingerprint"]
@@ -54,6 +65,7 @@ class Identities:
             known = record.get("methods", {}).get(row.name, {})
             if known and (trust or known["stamp"] == _method_stamp(row)):
                 self.methods[row.name] = MethodFacts(known["settings"], known["needs_prior"])
+        self.given = GivenWeights(dict(record.get("given", {})), trust=trust, look=look)
 
     def resolve_methods(self, methods: Iterable[str]) -> None:
         """Load the methods and check their settings. Raises UserError; imports torch."""
@@ -95,16 +107,21 @@ class Identities:
                 "settings": dict(facts.settings),
                 "needs_prior": facts.needs_prior,
             }
+        if given := earlier.get("given", {}) | self.given.found:
+            document["given"] = given
         return document
 
     def _backbone_stamp(self) -> str:
         settings = self.suite.backbone
-        return fingerprint([settings.model_dump(), self.device, _files(settings.path), versions()])
+        files = _files(settings.path, settings.config or "")
+        return fingerprint([settings.model_dump(), self.device, files, versions()])
 
     def _encoder_stamp(self, reference: str) -> str:
         scheme, _, argument = reference.partition(":")
         source = provenance("encoders", scheme)
-        return fingerprint([reference, source, self.device, _files(argument), versions()])
+        # "NAME@/path/weights.safetensors", "local-dir:/path": the path is a part of it.
+        files = _files(argument, *re.split("[@:]", argument))
+        return fingerprint([reference, source, self.device, files, versions()])
 
     def _trained(self, methods: Iterable[str]) -> Iterable[SuiteRow]:
         """Return the rows that these rows' trainings belong to."""
@@ -118,16 +135,12 @@ def _method_stamp(row: SuiteRow) -> str:
     return fingerprint([written, source, versions()])
 
 
-def _files(path: str) -> list[Any]:
-    """Name, size and time of each file of the embedded weights and of a local path."""
-    found: list[Any] = []
-    local = Path(path).expanduser()
-    for folder in (Path(__file__).parents[1] / "mini" / "weights", *([local] if path else [])):
-        for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
-            if file.is_file():
-                status = file.stat()
-                found.append([str(file), status.st_size, status.st_mtime_ns])
-    return found
+def _files(*paths: str) -> list[Any]:
+    """Name, size and time of each file of the embedded weights and of local paths."""
+    embedded = Path(__file__).parents[1] / "mini" / "weights"
+    places = [embedded, *(Path(path).expanduser() for path in dict.fromkeys(paths) if path)]
+    files = (file for place in places for file in sorted(files_in(place)))
+    return [[str(f), (status := f.stat()).st_size, status.st_mtime_ns] for f in files]
 
 
 def _module_hash(method: str) -> str:

@@ -95,6 +95,7 @@ class Plan:
         run = self.training(run)
         row, facts = self.row(run), self.identities.methods.get(run.method)
         prior = self.prior_of(run)
+        given = {} if facts is None else self.identities.given.content(facts.settings, run.subject)
         return self._artifact(
             checkpoint_folder(run),
             "train",
@@ -108,6 +109,7 @@ class Plan:
             subject=run.subject,
             seed=run.seed,
             **({"conditions": conditions} if (conditions := row.conditions) else {}),
+            **({"given": given} if given else {}),
         )
 
     def training(self, run: Run) -> Run:
@@ -150,7 +152,7 @@ class Plan:
         return {
             "stage": "score",
             "version": VERSIONS["score"],
-            "suite": [self.suite.name, self.suite.banner],
+            "suite": [self.suite.name, self.suite.full_banner],
             "metrics": [provenance("metrics", name) for name in self.suite.metrics],
             "runs": {
                 str(run): [self.features(run, role).fingerprint for role in self.roles]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ import pandas as pd
 
 from dbbench.data.dataset import Dataset
 from dbbench.data.subject import Subject
-from dbbench.evaluation.leaderboard import compare_means
+from dbbench.evaluation.decision import detectable_difference
+from dbbench.evaluation.leaderboard import DIFFERENCE, NUMBERS, compare_scores
 from dbbench.evaluation.scores import REAL
-from dbbench.evaluation.statistics import Interval, detectable_difference, subject_interval
+from dbbench.evaluation.statistics import Interval, subject_interval
 from dbbench.image_sets.image_set import Picture
 from dbbench.protocols.protocol import Protocol
 from dbbench.protocols.roles import Cast
@@ -64,25 +66,24 @@ def average(scores: pd.DataFrame, protocol: Protocol) -> tuple[float, Interval]:
 
 
 def compare_methods(scores: pd.DataFrame, cast: Cast) -> pd.DataFrame:
-    """Compare each pair of methods on the subjects that both have."""
+    """Compare each pair of methods on the subjects, prompts and seeds that both have."""
     rows: list[dict[str, Any]] = []
     for protocol in cast.protocols:
         for metric in cast.measures(protocol):
             own = scores[(scores["protocol"] == protocol.name) & (scores["metric"] == metric.name)]
-            means = {
-                str(method): _by_subject(part, protocol)["mean"]
+            tables = {
+                str(method): part
                 for method, part in own.groupby("method", sort=False)
                 if method != REAL
             }
-            found = compare_means(means, higher_is_better=metric.higher_is_better)
+            found = compare_scores(tables, metric, partial(_means, protocol=protocol))
             for row in found:
-                needed = detectable_difference(row["by_subject"], comparisons=len(found))
+                needed = detectable_difference(row["by_subject"], comparisons=row["comparisons"])
                 named = {"protocol": protocol.name, "metric": metric.name, "detectable": needed}
                 rows.append(row | named)
-    columns = ["protocol", "metric", "a", "b", "difference", "low", "high", "p", "p_holm"]
-    numbers = ["difference", "low", "high", "p", "p_holm", "detectable"]
-    table = pd.DataFrame(rows, columns=[*columns, "subjects", "detectable"])
-    return table.astype(dict.fromkeys(numbers, "float64"))
+    columns = ["protocol", "metric", *DIFFERENCE, "detectable"]
+    numbers = dict.fromkeys([*NUMBERS, "detectable"], "float64")
+    return pd.DataFrame(rows, columns=columns).astype(numbers)
 
 
 def count_coverage(pictures: Sequence[Picture], dataset: Dataset) -> pd.DataFrame:
@@ -111,6 +112,10 @@ def count_coverage(pictures: Sequence[Picture], dataset: Dataset) -> pd.DataFram
             }
         )
     return pd.DataFrame(rows)
+
+
+def _means(scores: pd.DataFrame, protocol: Protocol) -> pd.Series[float]:
+    return _by_subject(scores, protocol)["mean"]
 
 
 def _by_subject(scores: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:

@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbbench.errors import UserError
-from dbbench.evaluation.encoder import Distance, Encoder, UnitVectors, load_encoder
+from dbbench.evaluation.encoder import (
+    Distance,
+    Encoder,
+    UnitVectors,
+    load_encoder,
+    say_cut_texts,
+)
+from dbbench.evaluation.one_colour import LEVELS, Spread
 from dbbench.image_sets.image_set import Picture
 from dbbench.protocols.roles import Cast
 
@@ -41,6 +48,10 @@ class Encodings:
     """Encoder -> why it cannot be loaded."""
     refused: Mapping[Path, str] = field(default_factory=dict)
     """File -> why it is not a valid image."""
+    of_one_colour: frozenset[Path] = frozenset()
+    """Files that show nothing."""
+    cut: tuple[str, ...] = ()
+    """One line for each encoder that does not read all texts to the end."""
 
     def stack(self, encoder: str, files: Sequence[Path]) -> UnitVectors:
         """Return the vectors of these files, ND float32."""
@@ -77,20 +88,23 @@ def encode(
     encoders = {r: e for r, e in loaded.items() if not isinstance(e, Distance)}
     files = list(dict.fromkeys(chain((p.image for p in pictures), *references.values())))
     vectors: dict[str, Mapping[Path, UnitVectors]] = {}
-    refused: dict[Path, str] = {}
-    if encoders:
-        status(f"encoding {len(files)} images")
-        encoded = store.encode_with(list(encoders.values()), files, advance=advance)
-        for reference, result in zip(encoders, encoded, strict=True):
-            kept = [files[i] for i in result.kept]
-            vectors[reference] = dict(zip(kept, result.vectors, strict=True))
-            refused |= result.refused
+    status(f"encoding {len(files)} images")
+    *encoded, spread = store.encode_with([*encoders.values(), Spread()], files, advance=advance)
+    for reference, result in zip(encoders, encoded, strict=True):
+        kept = [files[i] for i in result.kept]
+        vectors[reference] = dict(zip(kept, result.vectors, strict=True))
+    refused: dict[Path, str] = dict(spread.refused)
+    blank = frozenset(
+        files[i] for i, row in zip(spread.kept, spread.vectors, strict=True) if row <= LEVELS
+    )
+    cut: list[str] = []
     texts: dict[str, Mapping[str, UnitVectors]] = {}
     for reference, wanted in _texts(cast, pictures).items():
         if reference in encoders:
             try:
                 rows = store.encode_texts(encoders[reference], wanted)
                 texts[reference] = dict(zip(wanted, rows, strict=True))
+                cut.append(say_cut_texts(encoders[reference], wanted))
             except UserError as error:
                 texts[reference] = {}
                 missing[reference] = str(error)
@@ -101,7 +115,8 @@ def encode(
             status(f"comparing images with {reference}")
             real = references if reference in with_real else {}
             distances[reference] = _distances(network, pictures, real, store, refused, advance)
-    return Encodings(vectors, texts, distances, missing, refused)
+    said = tuple(dict.fromkeys(filter(None, cut)))
+    return Encodings(vectors, texts, distances, missing, refused, blank, said)
 
 
 def group_pictures(pictures: Iterable[Picture]) -> dict[Group, list[Picture]]:

@@ -19,8 +19,14 @@ from dbbench.protocols.averages import average
 from dbbench.protocols.encoding import Encodings, encode
 from dbbench.protocols.protocol import Protocol
 from dbbench.protocols.roles import Cast
-from dbbench.protocols.scorecard import banner_of, choose_cast, mini_encoders
-from dbbench.protocols.scoring import explain_missing, playable, real_values
+from dbbench.protocols.scorecard import choose_cast, mini_encoders
+from dbbench.protocols.scoring import (
+    explain_missing,
+    playable,
+    real_values,
+    say_blank_references,
+)
+from dbbench.suites.banner import full_banner
 
 ORACLE_COLUMNS = [
     *("protocol", "metric", "value", "low", "high", "with_self_pairs", "published"),
@@ -65,7 +71,8 @@ def score_real_images(
         )
         if table.empty:
             raise UserError(f"no image could be scored: {'; '.join(notes) or 'no images'}")
-        return Oracle(table, cast, describe(found), found.banner or banner_of(cast), notes)
+        banner = full_banner(found.banner, cast.needed)
+        return Oracle(table, cast, describe(found), banner, notes)
 
 
 def score_oracle(
@@ -92,6 +99,7 @@ def score_oracle(
         for subject, files in references.items()
     }
     notes = [f"{path} {reason}" for path, reason in encodings.refused.items()]
+    notes += say_blank_references(whole, encodings)
     missing: dict[str, list[tuple[Metric, Protocol]]] = {}
     rows = []
     for protocol in cast.protocols:

@@ -21,6 +21,7 @@ from dbbench.image_sets.references import MINI, References, describe, find_refer
 from dbbench.protocols.encoding import encode
 from dbbench.protocols.protocol import Protocol, load_protocol, protocol_names
 from dbbench.protocols.roles import Cast, cast_roles
+from dbbench.suites.banner import full_banner
 from dbbench.suites.suite import load_suite
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def score_images(
         raise UserError(f"no image could be scored: {[*result.notes, *lines, 'no images'][0]}")
     paths = [source for source in images if isinstance(source, Path)]
     name = paths[0].resolve().stem if len(images) == len(paths) == 1 else f"{len(images)}-methods"
-    return result, Account(name, where, banner or banner_of(cast), lines)
+    return result, Account(name, where, full_banner(banner, cast.needed), lines)
 
 
 def gather(
@@ -185,9 +186,3 @@ def choose_cast(
 def mini_encoders() -> dict[str, str]:
     """Return the embedded world's encoders by role."""
     return dict(load_suite(MINI).encoders)
-
-
-def banner_of(cast: Cast) -> str | None:
-    """Return the embedded world's banner if one of its encoders is used."""
-    embedded = any(reference.startswith(f"{MINI}-") for reference in cast.needed)
-    return load_suite(MINI).banner if embedded else None

@@ -6,6 +6,7 @@ This module reads no images and prints nothing. Values include each protocol's l
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dbbench.evaluation.flags import find_flags
+from dbbench.evaluation.flags import ONE_COLOUR, find_flags
 from dbbench.evaluation.metric import Metric, evaluate_from, score_real
+from dbbench.evaluation.one_colour import say_of_one_colour
 from dbbench.evaluation.scores import REAL
 from dbbench.image_sets.image_set import Picture, Submission
 from dbbench.protocols.averages import compare_methods, count_coverage, summarise
@@ -38,6 +40,8 @@ FLAGGED = [
 ]
 
 
+SHOWN = 4
+"""Names of files in a line that warns of them; the table of flags has all."""
 WITH_REAL = frozenset({"references", "distances", "class-images"})
 """Comparisons with the subject's real images."""
 
@@ -49,8 +53,9 @@ class Reconciliation:
     `scores`: one row per protocol, image and metric, with the number of pairs behind the value.
     `summary`: one row per protocol, method and metric; the oracle's method is `real-images`.
     `differences`: paired by subject, one row per protocol, metric and two methods, the better one
-    first. `flags`: images and prompts above their subject's ceiling. `coverage`: one row per method
-    and subject. `notes`: one line for each reason why something is not scored.
+    first. `flags`: images and prompts above their subject's ceiling, and images of one colour.
+    `coverage`: one row per method and subject. `notes`: one line for each reason why something is
+    not scored. `warnings`: one line for each thing that is scored and should be looked at.
     """
 
     cast: Cast
@@ -60,6 +65,7 @@ class Reconciliation:
     flags: pd.DataFrame
     coverage: pd.DataFrame
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def reconcile(
@@ -101,6 +107,8 @@ def reconcile(
                 )
             if not metric.flag:
                 rows.extend(_real_rows(protocol, metric, encoder, whole, pictures, encodings))
+    blank = [picture for picture in pictures if picture.image in encodings.of_one_colour]
+    flags.extend(map(_one_colour, blank))
     scores = pd.DataFrame(rows, columns=SCORE_COLUMNS)
     scores["seed"] = scores["seed"].astype("Int64")
     return Reconciliation(
@@ -111,7 +119,22 @@ def reconcile(
         flags=pd.DataFrame(flags, columns=FLAGGED).astype({"seed": "Int64"}),
         coverage=count_coverage(pictures, submission.dataset),
         notes=explain_missing(missing),
+        warnings=(
+            *encodings.cut,
+            *_say_blank_pictures(pictures, blank),
+            *say_blank_references(whole, encodings),
+        ),
     )
+
+
+def say_blank_references(
+    references: Mapping[str, Sequence[Path]], encodings: Encodings
+) -> Iterator[str]:
+    """Yield a line on each subject that has reference images of one colour."""
+    for subject, files in references.items():
+        if blank := [file.name for file in files if file in encodings.of_one_colour]:
+            whose = f"reference images of {subject}"
+            yield f"{say_of_one_colour(len(blank), len(files), whose)}: {_listed(blank)}"
 
 
 def explain_missing(missing: Mapping[str, Sequence[tuple[Metric, Protocol]]]) -> tuple[str, ...]:
@@ -228,6 +251,30 @@ def real_values(
     )
     pairs = against or len(files) - (not with_self)
     return [protocol.value(metric.name, float(value)) for value in plain], pairs
+
+
+def _say_blank_pictures(pictures: Sequence[Picture], blank: Sequence[Picture]) -> Iterator[str]:
+    totals = Counter(picture.method for picture in pictures)
+    for method in dict.fromkeys(picture.method for picture in blank):
+        own = [picture.name for picture in blank if picture.method == method]
+        line = say_of_one_colour(len(own), totals[method], f"images of {method}")
+        yield f"{line}; they are scored like the others: {_listed(own)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
+
+
+def _one_colour(picture: Picture) -> dict[str, Any]:
+    return {
+        "flag": ONE_COLOUR,
+        "method": picture.method,
+        "subject": picture.subject,
+        "seed": picture.seed,
+        "prompt": picture.prompt,
+        "image": picture.name,
+    }
 
 
 def _flagged(

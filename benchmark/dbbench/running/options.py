@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from dbbench.device import resolve_device
 from dbbench.errors import UserError
 from dbbench.generation.resume import SaveInterval
-from dbbench.running.display.tracker import Kind, check_tracker
+from dbbench.running.display.tracker import TrackerKind, check_tracker
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class RunOptions:
     """How often a task that failed is tried again; not where the user has to change something."""
     interval: SaveInterval = field(default_factory=SaveInterval)
     """How often trainings keep their state."""
-    tracker: Kind | None = None
+    tracker: TrackerKind | None = None
     """Where training losses go, beside the report."""
     together: int = 1
     """Subjects that are trained side by side in one process, where the method can do so."""

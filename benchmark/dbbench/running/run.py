@@ -91,6 +91,7 @@ def execute(
                 with show(console, tasks, as_json=options.json) as progress:
                     executor.work(session, tasks, progress)
             damaged = _score(session, executor, publish, leases, say)
+            plan.identities.given.look_again()
             tasks = session.open(plan.tasks(runs))
             if not tasks and not damaged:
                 return session.outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,8 +17,9 @@ from dbbench.advance import Advance, silent
 from dbbench.data.dataset import Dataset
 from dbbench.data.subject import Subject
 from dbbench.errors import UserError
-from dbbench.evaluation.encoder import Distance
+from dbbench.evaluation.encoder import Distance, say_cut_texts
 from dbbench.evaluation.features import FeatureStore
+from dbbench.evaluation.one_colour import is_of_one_colour, say_of_one_colour
 from dbbench.files import fingerprint
 from dbbench.generation.resume import SaveInterval, Saves
 from dbbench.interrupts import Stop
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from dbbench.generation.backbone import Backbone
     from dbbench.generation.method import Checkpoint, Concept, Method
     from dbbench.suites.sampling import SampleSettings
+
+log = logging.getLogger(__name__)
 
 
 def references(artifact: Artifact, subject: Subject, dataset: Dataset, resolution: int) -> int:
@@ -89,6 +93,7 @@ def prior(
     with artifact.create(resume=True) as folder:
         backbone.restore()
         made = sample_into(folder, files, sample, settings.sampler.batch_size, advance)
+        _of_one_colour(folder, files, f'class images of "{class_noun}"')
         entries = [ClassImage(file=f, seed=seed) for f, seed in zip(files, seeds, strict=True)]
         ClassImages(
             folder=folder, images=tuple(entries), class_noun=class_noun, prompt=prompt
@@ -226,10 +231,12 @@ def sample(
     with artifact.create(resume=True) as folder:
         files = [job.file for job in jobs]
         made = sample_into(folder, files, generate, settings.batch_size, advance)
+        blank = _of_one_colour(folder, files, f"images of {run}")
         entries = [
             Sample(
                 file=job.file, prompt=job.prompt.id, category=job.prompt.category,
                 number=job.number, seed=job.seed, text=job.prompt.render("", subject.class_noun),
+                one_colour=job.file in blank,
             )
             for job in jobs
         ]  # fmt: skip
@@ -270,7 +277,10 @@ def encode(
     with artifact.create() as folder:
         np.save(folder / "images.npy", encoded.vectors)
         if texts and isinstance(recorded, Samples):
-            vectors = store.encode_texts(encoder, [sample.text for sample in recorded.images])
+            written = [sample.text for sample in recorded.images]
+            if line := say_cut_texts(encoder, written):
+                log.warning("%s", line)
+            vectors = store.encode_texts(encoder, written)
             np.save(folder / "texts.npy", vectors)
     return len(recorded.images)
 
@@ -284,6 +294,14 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - the legacy generator is the global one
     torch.manual_seed(seed)
+
+
+def _of_one_colour(folder: Path, files: Sequence[str], whose: str) -> set[str]:
+    """Return which of the images show nothing, and say how many."""
+    blank = {file for file in files if is_of_one_colour(open_image(folder / file))}
+    if blank:
+        log.warning("%s", say_of_one_colour(len(blank), len(files), whose))
+    return blank
 
 
 def _key(artifacts: Sequence[Artifact]) -> str:

@@ -11,7 +11,7 @@ from dbbench.evaluation.encoder import Distance
 from dbbench.planning.task import Task
 from dbbench.running import stages
 from dbbench.running.display.progress import Progress
-from dbbench.running.display.tracker import Record, tracked
+from dbbench.running.display.tracker import RecordFigures, tracked
 from dbbench.running.session import Session
 from dbbench.storage.leases import Leases
 from dbbench.storage.run_folder import images_in
@@ -35,7 +35,7 @@ def _carry_out(
     later: Iterable[Task],
     progress: Progress,
     leases: Leases,
-    record: Record,
+    record: RecordFigures,
 ) -> tuple[int, str]:
     plan, models = session.plan, session.models
 

@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 from typing_extensions import override
 
 from dbbench.files import contained, read_json, write_text
@@ -135,6 +135,15 @@ class Sample(_Image):
     seed: int = 0
     text: str = ""
     """The prompt without an identifier."""
+    one_colour: bool | None = None
+    """Whether it shows nothing; None, and not written, where it was not looked at."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_known(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = write(self)
+        if self.one_colour is None:
+            del document["one_colour"]
+        return document
 
 
 class ClassImage(_Image):

@@ -6,7 +6,7 @@
     reports    analysis -> the paper's second table, pages and files (dbbench.reports.study.pages)
     simulate   raters with a known preference -> answers, for planning and for testing
 
-The extra `study` installs what only `serve` and the statistics need; see docs/study.md.
+The extra `study` installs the libraries of `serve` and the statistics; see docs/study.md.
 """
 
 from __future__ import annotations

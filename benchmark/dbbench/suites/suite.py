@@ -14,6 +14,7 @@ from dbbench.data.prompt import Category, PromptTemplate, load_applications
 from dbbench.data.subject import Subject
 from dbbench.errors import UserError, unknown
 from dbbench.plugins import add_method_file, is_file_reference
+from dbbench.suites.banner import full_banner
 from dbbench.suites.inheritance import bases, read_suite, resolve
 from dbbench.suites.paper_table import PaperTable
 from dbbench.suites.rows import SuiteRow, row_of, row_problem
@@ -111,6 +112,11 @@ class Suite(Settings):
     keep_checkpoints: bool = True
     expected: tuple[ExpectedScores, ...] = ()
     table: PaperTable | None = None
+
+    @property
+    def full_banner(self) -> str | None:
+        """What stands on every table: the banner, and a line on encoders of the embedded world."""
+        return full_banner(self.banner, self.encoders.values())
 
     @field_validator("methods")
     @classmethod

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dbbench.advance import Advance, silent
 from dbbench.data.subject import Subject
 from dbbench.evaluation.metric import Comparison, Metric, load_metric
-from dbbench.mini.source import VERSION as WORLD
+from dbbench.mini.source import DRAWINGS_VERSION
 from dbbench.validity.drawn import CLASS_KINDS, KINDS, PARTS
 from dbbench.validity.limits import limit_agreement, over_subjects, rank_correlation
 from dbbench.validity.power import TRIALS, detectable_shares
@@ -119,7 +119,7 @@ def validity_record(
     """Return the inputs that the tables depend on, without drawing."""
     return {
         "version": VERSION,
-        "world": WORLD,
+        "world": DRAWINGS_VERSION,
         "subjects": [subject.name for subject in subjects],
         "prompts": prompts,
         "images": images,

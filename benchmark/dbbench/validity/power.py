@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dbbench.evaluation.decision import LEVEL, POWER
 from dbbench.evaluation.metric import Metric
-from dbbench.evaluation.statistics import CONFIDENCE, POWER
 
 SUBJECTS = (5, 10, 20, 30)
 IMAGES = (1, 2, 4)
@@ -156,7 +156,7 @@ def detection_rate(
     # Both methods have the same prompts; only which images are bad is random.
     variance += bad * (1 - bad / count) * pool.loss_variance[who]
     differences = bad / count * pool.loss[who] + rng.normal(size=size) * np.sqrt(variance) / count
-    return float(np.mean(_p_values(differences, rng) < 1 - CONFIDENCE) if subjects > 1 else 0.0)
+    return float(np.mean(_p_values(differences, rng) < LEVEL) if subjects > 1 else 0.0)
 
 
 def _p_values(differences: Numbers, rng: np.random.Generator) -> Numbers:

@@ -92,7 +92,7 @@ def _named(lines: tuple[Line, ...]) -> list[str]:
 
 
 def _lowest(lines: tuple[Line, ...]) -> float:
-    return round(min(line.p_holm for line in lines), 4)
+    return round(min(line.found.p_holm or 1.0 for line in lines), 4)
 
 
 if __name__ == "__main__":

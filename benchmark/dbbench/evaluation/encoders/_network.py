@@ -142,7 +142,7 @@ class FrozenNetwork:
         prepare: Callable[[Sequence[InputT]], Any],
         forward: Callable[[Any], torch.Tensor],
     ) -> UnitVectors:
-        """Encode items in batches -> ND float32, unit norm. Raises ValueError for a zero vector.
+        """Encode items in batches -> ND float32, unit norm. Raises UserError for zeros and NaN.
 
         `prepare` returns a tensor, or a dictionary of tensors with a `to(device)` method.
         """
@@ -153,7 +153,10 @@ class FrozenNetwork:
                 features = forward(batch).double()  # float32 norms err by 1e-7 per term.
                 norms = features.norm(dim=-1, keepdim=True)
                 if not bool((norms > 0).all()):
-                    raise ValueError("the network returned a zero vector; its weights are damaged")
+                    raise UserError(
+                        "the encoder gives zeros or NaN for an image or a text; its weights are"
+                        " damaged: use others"
+                    )
                 parts.append((features / norms).float().cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), dtype=np.float32)
 

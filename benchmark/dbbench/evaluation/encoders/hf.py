@@ -128,6 +128,17 @@ class HuggingFaceEncoder(_network.FrozenNetwork):
             lambda tokens: _features(self._model.get_text_features(**tokens)),
         )
 
+    @property
+    def context(self) -> int:
+        """The most tokens of a text that it reads, with the marks of beginning and end."""
+        return int(self._model.config.text_config.max_position_embeddings)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, counted in the same way."""
+        assert self._tokenizer is not None
+        with _network.quiet_transformers():
+            return [len(ids) for ids in self._tokenizer(list(texts)).input_ids]
+
     def _forward(self, inputs: Any) -> torch.Tensor:
         if self._tokenizer is not None:
             return _features(self._model.get_image_features(**inputs))
@@ -136,12 +147,11 @@ class HuggingFaceEncoder(_network.FrozenNetwork):
 
     def _tokenize(self, texts: Sequence[str]) -> Any:
         # SigLIP was trained with padding to the full length; for CLIP, padding has no effect.
-        length = int(self._model.config.text_config.max_position_embeddings)
         return self._tokenizer(  # type: ignore[misc]
             list(texts),
             padding="max_length",
             truncation=True,
-            max_length=length,
+            max_length=self.context,
             return_tensors="pt",
         )
 
@@ -157,7 +167,7 @@ class HuggingFaceEncoder(_network.FrozenNetwork):
             rules.pop("truncation", None)
         return {
             "class": type(self._tokenizer).__name__,
-            "context_length": int(self._model.config.text_config.max_position_embeddings),
+            "context_length": self.context,
             "rules": fingerprint(rules),
         }
 

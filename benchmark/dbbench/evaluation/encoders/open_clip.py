@@ -165,6 +165,20 @@ class OpenClipEncoder(_network.PillowNetwork):
             texts, lambda batch: self._tokenizer(list(batch)), self._model.encode_text
         )
 
+    @property
+    def context(self) -> int:
+        """The most tokens of a text that it reads, with the marks of beginning and end."""
+        return int(self._tokenizer.context_length)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, counted in the same way."""
+        inner = getattr(self._tokenizer, "tokenizer", None)  # transformers' own, if it has one
+        if inner is None:
+            return [len(self._tokenizer.encode(text)) + 2 for text in texts]
+        clean = getattr(self._tokenizer, "clean_fn", str)
+        with _network.quiet_transformers():
+            return [len(ids) for ids in inner([clean(text) for text in texts]).input_ids]
+
 
 def _create(reference: str, *, name: str, source: Path, **keywords: Any) -> torch.nn.Module:
     try:

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 class Architecture(Protocol):
-    """What differs between pipelines; `Backbone` hides it from methods."""
+    """What differs between pipelines; `Backbone` hides it from methods. Defaults: a UNet's."""
 
     pipeline: str
     """The name of its diffusers class."""
-    denoiser: str
+    denoiser: str = "unet"
     """The network that predicts, and is trained: "unet" or "transformer"."""
-    multiple: int
+    multiple: int = 1
     """Height and width of latents must be multiples of this."""
-    lora_targets: tuple[str, ...]
+    lora_targets: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
     """The denoiser's linear layers that LoRA adapters are added to."""
     token_lengths: tuple[int | None, ...]
     """Tokens per text for each text encoder in turn; None: the tokenizer's own length."""
@@ -32,8 +32,8 @@ class Architecture(Protocol):
         ...
 
     def unconditional(self, pipeline: Any, empty: EncodedText) -> EncodedText:
-        """Return the unconditional text of classifier-free guidance, given the empty prompt."""
-        ...
+        """Return the text of classifier-free guidance without a prompt: the `empty` prompt."""
+        return empty
 
     def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: EncodedText) -> Tensor:
         """Return the denoiser's prediction for latents (N, C, h, w) at `times` (N,)."""

@@ -15,19 +15,12 @@ class StableDiffusion(Architecture):
     """StableDiffusionPipeline; 1.4, 1.5 and 2.1 differ only in their configurations."""
 
     pipeline = "StableDiffusionPipeline"
-    denoiser = "unet"
-    multiple = 1
-    lora_targets = ("to_k", "to_q", "to_v", "to_out.0")
     token_lengths = (None,)
 
     @override
     def encode(self, pipeline: Any, tokens: Tokens) -> EncodedText:
         """Return the last layer's hidden states, after the final layer norm."""
         return EncodedText(pipeline.text_encoder(tokens.ids[0])[0].float())
-
-    @override
-    def unconditional(self, pipeline: Any, empty: EncodedText) -> EncodedText:
-        return empty
 
     @override
     def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: EncodedText) -> Tensor:

@@ -46,10 +46,6 @@ class StableDiffusion3(Architecture):
         return EncodedText(states.float(), pooled.float())
 
     @override
-    def unconditional(self, pipeline: Any, empty: EncodedText) -> EncodedText:
-        return empty
-
-    @override
     def predict(self, pipeline: Any, noisy: Tensor, times: Tensor, text: EncodedText) -> Tensor:
         """Return one forward pass of the transformer."""
         prediction: Tensor = pipeline.transformer(

@@ -13,12 +13,9 @@ from dbbench.generation.text import EncodedText, Tokens
 
 
 class StableDiffusionXL(Architecture):
-    """StableDiffusionXLPipeline (arXiv 2307.01952)."""
+    """StableDiffusionXLPipeline (arXiv 2307.01952), without its refiner."""
 
     pipeline = "StableDiffusionXLPipeline"
-    denoiser = "unet"
-    multiple = 1
-    lora_targets = ("to_k", "to_q", "to_v", "to_out.0")
     token_lengths = (None, None)
 
     @override

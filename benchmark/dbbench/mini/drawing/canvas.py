@@ -106,19 +106,15 @@ class Canvas:
         self.pen = ImageDraw.Draw(self.image)
         self.pose = FRAME
         self.texture: Image.Image | None = None
-        self._mask = Image.new("L", (self.side, self.side))
-        self._mask_pen = ImageDraw.Draw(self._mask)
 
     def place(self, points: Points) -> list[float]:
         """Return pixel coordinates x0, y0, x1, ... of local points under the current pose."""
         p = self.pose
         c, s = math.cos(p.tilt) * p.size, math.sin(p.tilt) * p.size
-        x = -points[:, 0] if p.flip else points[:, 0]
-        y = points[:, 1]
-        out = np.empty(points.shape[0] * 2)
-        out[0::2] = (p.x + c * x - s * y) * self.side
-        out[1::2] = (p.y + s * x + c * y) * self.side
-        flat: list[float] = out.tolist()
+        x, y = points.T
+        x = -x if p.flip else x
+        placed = np.stack([p.x + c * x - s * y, p.y + s * x + c * y], axis=1) * self.side
+        flat: list[float] = placed.ravel().tolist()
         return flat
 
     def fill(self, points: Points, color: Color) -> None:
@@ -136,9 +132,7 @@ class Canvas:
         if color is None:
             if self.texture is None:
                 raise ValueError("no texture set: call set_texture before drawing a patterned part")
-            self._mask_pen.rectangle((0, 0, self.side, self.side), fill=0)
-            self._mask_pen.polygon(at, fill=255)
-            self.image.paste(self.texture, (0, 0), self._mask)
+            self.image.paste(self.texture, (0, 0), self._stencil(at, 255))
         else:
             self.pen.polygon(at, fill=color)
         outline = edge if edge is not None else shade(color or (110, 90, 90), 0.5)
@@ -146,10 +140,14 @@ class Canvas:
         self.pen.line([*at, *at[:4]], fill=outline, width=width, joint="curve")
 
     def veil(self, points: Points, color: Color, alpha: float) -> None:
-        """Draw a translucent shape."""
-        self._mask_pen.rectangle((0, 0, self.side, self.side), fill=0)
-        self._mask_pen.polygon(self.place(points), fill=round(255 * alpha))
-        self.image.paste(color, (0, 0, self.side, self.side), self._mask)
+        """Draw a translucent shape; `alpha` 1 is opaque."""
+        mask = self._stencil(self.place(points), round(255 * alpha))
+        self.image.paste(color, (0, 0, self.side, self.side), mask)
+
+    def _stencil(self, at: list[float], opacity: int) -> Image.Image:
+        mask = Image.new("L", (self.side, self.side))
+        ImageDraw.Draw(mask).polygon(at, fill=opacity)
+        return mask
 
     def set_texture(self, main: Color, second: Color, pattern: str) -> None:
         """Choose the pattern that `part(..., None)` fills with.

@@ -11,13 +11,14 @@ from dbbench.mini.drawing.canvas import Canvas, Color, box, ellipse, polygon, sh
 
 INK: Color = (40, 34, 40)
 PAPER: Color = (250, 248, 242)
+Proportions = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Look:
     """The features of an identity that a drawing uses: proportions in 0..1 and second color."""
 
-    proportions: tuple[float, float, float, float]
+    proportions: Proportions
     second: Color
 
     def span(self, index: int, low: float, high: float) -> float:

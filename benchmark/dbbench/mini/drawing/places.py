@@ -147,22 +147,15 @@ def blue_house(c: Canvas, rng: np.random.Generator) -> None:
         c.fill(box(x - 0.02, -0.22, x + 0.02, 0.14), (250, 250, 250))
 
 
-def _forest(c: Canvas, rng: np.random.Generator) -> None:
+def purple_rug_forest(c: Canvas, rng: np.random.Generator) -> None:
     _ground(c, (92, 140, 92), (98, 122, 58), 0.25)
     for x in (-0.9, -0.5, 0.5, 0.9):
         x += 0.05 * rng.standard_normal()
         c.fill(box(x - 0.08, -0.5, x + 0.08, 0.35), (96, 66, 42))
         c.fill(ellipse(x, -0.72, 0.3, 0.36), (32, 104, 52))
-
-
-def _rug(c: Canvas, color: Color) -> None:
-    c.fill(polygon((-0.7, 0.32), (0.7, 0.32), (1.0, 1.0), (-1.0, 1.0)), shade(color, 0.78))
-    c.fill(polygon((-0.62, 0.4), (0.62, 0.4), (0.86, 0.94), (-0.86, 0.94)), color)
-
-
-def purple_rug_forest(c: Canvas, rng: np.random.Generator) -> None:
-    _forest(c, rng)
-    _rug(c, (142, 62, 186))
+    rug: Color = (142, 62, 186)
+    c.fill(polygon((-0.7, 0.32), (0.7, 0.32), (1.0, 1.0), (-1.0, 1.0)), shade(rug, 0.78))
+    c.fill(polygon((-0.62, 0.4), (0.62, 0.4), (0.86, 0.94), (-0.86, 0.94)), rug)
 
 
 def wheat_field(c: Canvas, rng: np.random.Generator) -> None:

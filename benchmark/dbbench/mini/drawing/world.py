@@ -29,7 +29,7 @@ from dbbench.mini.drawing.canvas import (
     shade,
     smooth,
 )
-from dbbench.mini.drawing.nouns import LIVE, NOUNS, Look
+from dbbench.mini.drawing.nouns import LIVE, NOUNS, Look, Proportions
 from dbbench.mini.drawing.outfits import OUTFITS
 from dbbench.mini.drawing.places import FRONTS, PLACES, studio
 
@@ -47,19 +47,17 @@ class Identity:
     main: str
     second: str
     pattern: str
-    proportions: tuple[float, float, float, float]
+    proportions: Proportions
     tint: Color = (0, 0, 0)  # this identity's own deviation from the named colors, per channel
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """Two identities with different keys count as disjoint."""
+        """What training may not share with the 30 subjects: all but proportions and tint."""
         return self.noun, self.main, self.second, self.pattern
 
     def color(self, name: str) -> Color:
         """Return the identity's own version of a named color."""
-        r, g, b = (
-            int(np.clip(c + t, 0, 255)) for c, t in zip(PALETTE[name], self.tint, strict=True)
-        )
+        r, g, b = np.clip(np.add(PALETTE[name], self.tint), 0, 255).tolist()
         return r, g, b
 
 
@@ -83,16 +81,15 @@ class Scene:
 def draw_identity(noun: str, rng: np.random.Generator) -> Identity:
     """Draw a random identity of a class noun."""
     main, second = rng.choice(list(PALETTE), 2, replace=False)
-    p = rng.uniform(0, 1, 4)
-    tint = rng.integers(-10, 11, 3)
-    return Identity(
-        noun,
-        str(main),
-        str(second),
-        str(rng.choice(PATTERNS)),
-        (float(p[0]), float(p[1]), float(p[2]), float(p[3])),
-        (int(tint[0]), int(tint[1]), int(tint[2])),
-    )
+    proportions, tint = draw_individual(rng)
+    return Identity(noun, str(main), str(second), str(rng.choice(PATTERNS)), proportions, tint)
+
+
+def draw_individual(rng: np.random.Generator) -> tuple[Proportions, Color]:
+    """Draw what differs between identities of the same look: proportions and tint."""
+    a, b, c, d = rng.uniform(0, 1, 4).tolist()
+    red, green, blue = rng.integers(-10, 11, 3).tolist()
+    return (a, b, c, d), (red, green, blue)
 
 
 def draw_scene(
@@ -119,7 +116,7 @@ def draw_scene(
 
 
 def draw_references(identity: Identity, count: int, rng: np.random.Generator) -> tuple[Scene, ...]:
-    """Draw reference scenes: the unchanged identity, each time in another place, nothing in front.
+    """Draw reference scenes: the unchanged identity, each time in another place, unobstructed.
 
     With all references in one place, a method could not separate subject and place, and an encoder
     would rate pictures in any other place as another subject.
@@ -189,10 +186,9 @@ def draw(scene: Scene, *, size: int = SIZE) -> Image.Image:
 
 
 def _cube(c: Canvas, main: Color) -> None:
-    front = box(-0.95, -0.6, 0.68, 0.98)
     c.part(polygon((-0.95, -0.6), (-0.62, -0.95), (0.98, -0.95), (0.68, -0.6)), shade(main, 1.4))
     c.part(polygon((0.68, -0.6), (0.98, -0.95), (0.98, 0.6), (0.68, 0.98)), shade(main, 0.6))
-    c.part(front, shade(main, 0.85))
+    c.part(box(-0.95, -0.6, 0.68, 0.98), shade(main, 0.85))
 
 
 def _shine(c: Canvas) -> None:

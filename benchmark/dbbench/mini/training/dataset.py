@@ -1,6 +1,6 @@
 """Training data of the embedded models: scenes, pictures and captions, none of the 30 subjects.
 
-Sample i depends on (seed, i) only, so a set can be extended or reproduced.
+Sample i depends on SEED and i only, so a set can be extended or reproduced.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dbbench.mini.drawing.world import SIZE, Scene, caption, draw, draw_anywhere
 from dbbench.mini.source import identities
 
 CHUNK = 1000
+SEED = 0
 
 
 @cache
@@ -26,30 +27,28 @@ def _held_out() -> frozenset[tuple[str, str, str, str]]:
     return frozenset(identity.key for identity in identities().values())
 
 
-def scene(index: int, *, seed: int = 0) -> Scene:
+def scene(index: int) -> Scene:
     """Return training scene `index`; the identities of the 30 subjects are excluded."""
-    return draw_random_scene(np.random.default_rng([seed, index]), held_out=_held_out())
+    return draw_random_scene(np.random.default_rng([SEED, index]), held_out=_held_out())
 
 
-def again(index: int, *, seed: int = 0) -> Scene:
+def again(index: int) -> Scene:
     """Return another scene with the identity of scene `index`."""
-    return draw_anywhere(scene(index, seed=seed).identity, np.random.default_rng([seed, index, 2]))
+    return draw_anywhere(scene(index).identity, np.random.default_rng([SEED, index, 2]))
 
 
-def captions(index: int, count: int, *, seed: int = 0) -> list[str]:
+def captions(index: int, count: int) -> list[str]:
     """Return `count` captions of scene `index`, each with its own choice of attributes."""
-    rng = np.random.default_rng([seed, index, 1])
-    here = scene(index, seed=seed)
+    rng = np.random.default_rng([SEED, index, 1])
+    here = scene(index)
     return [caption(here, rng) for _ in range(count)]
 
 
-def _render(start: int, *, of: Callable[..., Scene], seed: int) -> NDArray[np.uint8]:
-    return np.stack([np.asarray(draw(of(i, seed=seed))) for i in range(start, start + CHUNK)])
+def _render(start: int, *, of: Callable[[int], Scene]) -> NDArray[np.uint8]:
+    return np.stack([np.asarray(draw(of(i))) for i in range(start, start + CHUNK)])
 
 
-def render(
-    folder: Path, count: int, *, of: Callable[..., Scene] = scene, seed: int = 0
-) -> NDArray[np.uint8]:
+def render(folder: Path, count: int, *, of: Callable[[int], Scene] = scene) -> NDArray[np.uint8]:
     """Return pictures 0..count of `scene` or `again` as a memory map (count, 64, 64, 3), uint8.
 
     Existing chunks are kept, so an interrupted rendering resumes.
@@ -58,7 +57,7 @@ def render(
     starts = range(0, count, CHUNK)
     todo = [s for s in starts if not (folder / f"{s:07d}.npy").exists()]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        chunks = pool.map(partial(_render, of=of, seed=seed), todo)
+        chunks = pool.map(partial(_render, of=of), todo)
         for start, pictures in track(
             zip(todo, chunks, strict=True), "drawing the world", total=len(todo)
         ):

@@ -52,14 +52,13 @@ def linear_autoencoder(pictures: NDArray[np.uint8], out: Path) -> PatchAutoencod
     return model
 
 
-def train_autoencoder(
-    pictures: NDArray[np.uint8], out: Path, *, steps: int, batch: int = 32, seed: int = 0
-) -> None:
+def train_autoencoder(pictures: NDArray[np.uint8], out: Path, *, steps: int) -> None:
     """Find the principal components of 8x8 patches, then train the decoder's correction.
 
     A little noise is added to the latents, so that the decoder also corrects small errors of a
     diffusion model.
     """
+    batch, seed = 32, 0
     torch.manual_seed(seed)
     model = linear_autoencoder(pictures, out)
     model.analysis.requires_grad_(False)
@@ -135,13 +134,11 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
-def tokenize_world(count: int, file: Path, *, seed: int = 0) -> NDArray[np.uint16]:
+def tokenize_world(count: int, file: Path) -> NDArray[np.uint16]:
     """Return token ids of the captions, (count, CAPTIONS, MAX_LENGTH); cached in `file`."""
     if not file.exists():
         tokenizer = make_tokenizer()
-        texts = [
-            t for i in track(range(count), "captions") for t in captions(i, CAPTIONS, seed=seed)
-        ]
+        texts = [t for i in track(range(count), "captions") for t in captions(i, CAPTIONS)]
         ids = tokenizer(texts, padding="max_length", truncation=True, max_length=MAX_LENGTH)
         np.save(file, np.asarray(ids.input_ids, dtype=np.uint16).reshape(count, CAPTIONS, -1))
     loaded: NDArray[np.uint16] = np.load(file)
@@ -167,16 +164,9 @@ class _TextToImage(nn.Module):
         self.text = make_text_encoder(tokenizer)
 
 
-def train_backbone(
-    pictures: NDArray[np.uint8],
-    out: Path,
-    *,
-    steps: int,
-    batch: int = 32,
-    compile_: bool = True,
-    seed: int = 0,
-) -> None:
+def train_backbone(pictures: NDArray[np.uint8], out: Path, *, steps: int, compile_: bool) -> None:
     """Train UNet and text encoder, and maintain a moving average of their weights."""
+    batch, seed = 32, 0
     torch.manual_seed(seed)
     latents = encode_world(pictures, linear_autoencoder(pictures, out))
     tokens = torch.from_numpy(

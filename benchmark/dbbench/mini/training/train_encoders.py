@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,18 +94,13 @@ class _Projected(nn.Module):
 
 
 def train_dino(
-    pictures: NDArray[np.uint8],
-    others: NDArray[np.uint8],
-    out: Path,
-    *,
-    steps: int,
-    batch: int = 64,
-    seed: int = 1,
+    pictures: NDArray[np.uint8], others: NDArray[np.uint8], out: Path, *, steps: int
 ) -> None:
     """Train mini-dino: match a local crop, and another scene of it, to the teacher's crop.
 
     `others[i]` shows the identity of `pictures[i]` in another scene.
     """
+    batch, seed = 64, 1
     torch.manual_seed(seed)
     vit = timm.create_model("vit_tiny_patch16_224", pretrained=False, **DINO)
     student = _Projected(vit, 128, predict=True)
@@ -197,15 +192,10 @@ def _clip_config() -> dict[str, Any]:
 
 
 def train_clip(
-    pictures: NDArray[np.uint8],
-    tokens: NDArray[np.uint16],
-    out: Path,
-    *,
-    steps: int,
-    batch: int = 96,
-    seed: int = 2,
+    pictures: NDArray[np.uint8], tokens: NDArray[np.uint16], out: Path, *, steps: int
 ) -> None:
     """Train mini-clip with the contrastive loss between pictures and captions."""
+    batch, seed = 96, 2
     torch.manual_seed(seed)
     model = open_clip.model.CLIP(**_clip_config())
     get = _batches(pictures, batch, seed)
@@ -241,10 +231,9 @@ def export_clip(out: Path, folder: Path) -> None:
     make_tokenizer().save_pretrained(folder)
 
 
-def train_judge(
-    pictures: NDArray[np.uint8], out: Path, *, steps: int, batch: int = 64, seed: int = 3
-) -> None:
+def train_judge(pictures: NDArray[np.uint8], out: Path, *, steps: int) -> None:
     """Train the judge on pictures, and on their reconstructions by the autoencoder."""
+    batch, seed = 64, 3
     torch.manual_seed(seed)
     model = Judge().to(memory_format=torch.channels_last)
     vae = PatchAutoencoder.from_pretrained(out / "vae")
@@ -272,14 +261,12 @@ def train_judge(
 
 
 def export_judge(out: Path, folder: Path) -> None:
-    """Write the judge, float16."""
+    """Write the weights of the judge as float16 safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     state = torch.load(out / "judge.pt", weights_only=True)["model"]
     _save_half(state, folder / "model.safetensors")
 
 
 def _save_half(state: dict[str, Tensor], file: Path) -> None:
-    half: Iterator[tuple[str, Tensor]] = (
-        (k, (v.half() if v.is_floating_point() else v).contiguous()) for k, v in state.items()
-    )
-    save_file(dict(half), str(file), metadata={"format": "pt"})
+    half = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
+    save_file(half, str(file), metadata={"format": "pt"})

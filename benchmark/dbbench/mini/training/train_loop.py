@@ -35,7 +35,6 @@ def train_loop(
     extra: nn.Module | None = None,
     warmup: int = 100,
     hold: float = 0.0,
-    betas: tuple[float, float] = (0.9, 0.99),
     weight_decay: float = 0.02,
 ) -> None:
     """Train the model up to `steps` optimizer steps; save its state in `file`, its losses as CSV.
@@ -46,7 +45,7 @@ def train_loop(
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        weights, lr=rate, betas=betas, weight_decay=weight_decay, fused=True
+        weights, lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
     )
     step, spent = 0, 0.0
     if file.exists():
@@ -56,8 +55,7 @@ def train_loop(
         if extra is not None:
             extra.load_state_dict(state["extra"])
         step, spent = state["step"], state["spent"]
-    columns = ("step", "minutes", "loss", "rate", "samples_per_s")
-    curve = LossCurve(file.with_suffix(".csv"), columns, step)
+    curve = LossCurve(file.with_suffix(".csv"), step)
     losses: list[Tensor] = []
     began = saved = logged = time.monotonic()
     with shown(file.stem) as (_, advance):
@@ -110,16 +108,16 @@ def computes_in_bfloat16() -> bool:
 class LossCurve:
     """A CSV file of losses; a resumed training continues it from the saved step."""
 
-    def __init__(self, file: Path, columns: tuple[str, ...], step: int) -> None:
+    def __init__(self, file: Path, step: int) -> None:
         self.file = file
-        kept: list[list[str]] = []
+        kept = [["step", "minutes", "loss", "rate", "samples_per_s"]]
         if step and file.exists():
             with file.open(newline="") as stream:
-                kept = [row for row in list(csv.reader(stream))[1:] if int(row[0]) <= step]
-        self._write([columns, *kept], "w")
+                kept += [row for row in list(csv.reader(stream))[1:] if int(row[0]) <= step]
+        self._write(kept, "w")
 
     def row(self, *values: float) -> None:
-        """Append one row."""
+        """Append the values as one row, with six significant digits."""
         self._write([[f"{v:.6g}" for v in values]], "a")
 
     def _write(self, rows: Iterable[Iterable[str]], mode: str) -> None:

@@ -14,19 +14,19 @@ from dbbench.errors import UserError
 if TYPE_CHECKING:
     from dbbench.planning.task import Task
 
-Record = Callable[[int, Mapping[str, Any]], None]
+RecordFigures = Callable[[int, Mapping[str, Any]], None]
 """Called with the number of steps done and figures such as the loss."""
 
 
-class Kind(StrEnum):
-    """What --tracker chooses from."""
+class TrackerKind(StrEnum):
+    """The trackers that --tracker supports."""
 
     tensorboard = "tensorboard"
     wandb = "wandb"
 
 
-def check_tracker(kind: Kind | None) -> None:
-    """Raise UserError where the tracker's package is not installed."""
+def check_tracker(kind: TrackerKind | None) -> None:
+    """Raise UserError if the tracker's package is not installed."""
     from importlib.util import find_spec
 
     if kind is not None and find_spec(kind.value) is None:
@@ -34,11 +34,11 @@ def check_tracker(kind: Kind | None) -> None:
 
 
 @contextmanager
-def tracked(kind: Kind | None, task: Task, out: Path) -> Iterator[Record]:
-    """Give what takes the figures of a training; of other tasks, or with no kind, nobody does.
+def tracked(kind: TrackerKind | None, task: Task, out: Path) -> Iterator[RecordFigures]:
+    """Yield a function that records the figures of a training; without effect for other tasks.
 
-    Each training is a run of its own, "method/subject/seed". They lie in OUT/tracking; with wandb
-    the project is called as OUT is, and WANDB_MODE=offline keeps all of it there.
+    Each training is a tracker run named "method/subject/seed" in OUT/tracking. With wandb, the
+    project has the name of OUT, and WANDB_MODE=offline keeps all data in that folder.
     """
     if kind is None or task.stage != "train" or task.run is None:
         yield lambda done, figures: None
@@ -46,7 +46,7 @@ def tracked(kind: Kind | None, task: Task, out: Path) -> Iterator[Record]:
     tracker = _start(kind, str(task.run), out)
     try:
         facts = {"method": task.run.method, "subject": task.run.subject, "seed": task.run.seed}
-        if kind is Kind.wandb:
+        if kind is TrackerKind.wandb:
             tracker.store_init_configuration(facts)
 
         def record(done: int, figures: Mapping[str, Any]) -> None:
@@ -58,14 +58,14 @@ def tracked(kind: Kind | None, task: Task, out: Path) -> Iterator[Record]:
         tracker.finish()
 
 
-def _start(kind: Kind, name: str, out: Path) -> Any:
+def _start(kind: TrackerKind, name: str, out: Path) -> Any:
     from accelerate import PartialState
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
     PartialState(cpu=True)  # Its trackers log through it; it chooses no device for us.
     folder = out / "tracking"
     folder.mkdir(parents=True, exist_ok=True)
-    if kind is Kind.tensorboard:
+    if kind is TrackerKind.tensorboard:
         tracker: Any = TensorBoardTracker(name, logging_dir=folder)
     else:
         os.environ.setdefault("WANDB_SILENT", "true")

@@ -33,7 +33,7 @@ class Share:
     row together with 95% (Bonferroni).
     """
 
-    value: float
+    share: float
     low: float | None
     high: float | None
     low_all: float | None

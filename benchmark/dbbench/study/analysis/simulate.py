@@ -48,7 +48,9 @@ class Crowd:
 
     def expected(self, raters_per_pair: int) -> tuple[Floats, Floats]:
         """Return the exact expected shares of all answers, and of majority votes."""
-        given = self._answer_matrix()
+        error = (1 - self.careless) * self.error + self.careless * 2 / 3
+        # 3 x 3 probabilities: true preference -> answer of a random rater.
+        given: Floats = np.full((3, 3), error / 2) + np.eye(3) * (1 - 1.5 * error)
         majority = np.zeros((3, 3))
         for ballot in product(range(3), repeat=raters_per_pair):
             counts = np.bincount(ballot, minlength=3)[None]
@@ -77,12 +79,6 @@ class Crowd:
         if 0 < self.error < 1:
             own = rng.beta(EVENNESS * self.error, EVENNESS * (1 - self.error), size=raters)
         return np.where(rng.random(raters) < self.careless, 2 / 3, own)
-
-    def _answer_matrix(self) -> Floats:
-        """Return 3 x 3 probabilities: true preference -> answer of a random rater."""
-        error = (1 - self.careless) * self.error + self.careless * 2 / 3
-        given: Floats = np.full((3, 3), error / 2) + np.eye(3) * (1 - 1.5 * error)
-        return given
 
 
 def simulate_votes(
@@ -125,13 +121,8 @@ def simulate_study(
     if set(ranks) != set(study.methods):
         raise UserError(f"--order must name each of {', '.join(study.methods)} once")
     rng = np.random.default_rng(stable_seed("study raters", seed))
-    true = dict(
-        zip(
-            (pair.id for pair in study.pairs),
-            rng.choice(3, size=len(study.pairs), p=crowd.shares).tolist(),
-            strict=True,
-        )
-    )
+    preferences = rng.choice(3, size=len(study.pairs), p=crowd.shares).tolist()
+    true = {pair.id: own for pair, own in zip(study.pairs, preferences, strict=True)}
     raters = answers = now = 0
     while raters < MOST_RATERS:
         name = f"simulated-{raters:05d}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,6 @@ from dbbench.study.analysis.shares import (
     FIRST,
     SECOND,
     UNDECIDED,
-    Share,
     Votes,
     majority_shares,
     raw_shares,
@@ -148,21 +147,12 @@ def _share_table(answers: pd.DataFrame, *, majority: bool) -> pd.DataFrame:
             "raters": int(votes.rater.max()) + 1,
         }
         for name in ANSWERS:
-            row |= _cells(name, getattr(shares, name))
+            own = asdict(getattr(shares, name))
+            row |= {f"{name}_{column}": value for column, value in own.items()}
         for name in ("difference", "difference_low", "difference_high"):
             row[name] = getattr(shares, name)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _cells(name: str, share: Share) -> dict[str, object]:
-    return {
-        f"{name}_share": share.value,
-        f"{name}_low": share.low,
-        f"{name}_high": share.high,
-        f"{name}_low_all": share.low_all,
-        f"{name}_high_all": share.high_all,
-    }
 
 
 def _alpha(votes: Votes, seed: int) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -73,12 +72,8 @@ def export_text(study: Study, rows: Iterable[Mapping[str, Any]], kind: str) -> s
     table = answer_table(study, rows)
     if kind == "csv":
         return table.to_csv(index=False, lineterminator="\n")
-    lines = io.StringIO()
-    for record in table.to_dict("records"):
-        seconds = record["seconds"]
-        record["seconds"] = None if seconds is None or math.isnan(seconds) else seconds
-        lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-    return lines.getvalue()
+    records = table.astype(object).where(table.notna(), None).to_dict("records")
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:

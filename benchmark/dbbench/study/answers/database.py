@@ -90,7 +90,7 @@ class Database:
             yield connection
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections of the engine's pool."""
         self.engine.dispose()
 
 

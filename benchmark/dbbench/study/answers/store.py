@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -167,22 +167,17 @@ class Store:
             table.choice.is_not(None) & ~table.is_check
         )
         by_pair = given.group_by(table.pair_id).subquery()
-        complete = by_pair.c.raters >= study.raters_per_pair
+        complete = sa.select(sa.func.count()).where(by_pair.c.raters >= study.raters_per_pair)
         raters = rater_table.c
+        simulated = sa.select(sa.func.count()).where(raters.origin == "simulated")
         with self.database.reading() as connection:
             return StudyProgress(
-                raters=_count(connection, sa.select(sa.func.count()).select_from(rater_table)),
+                raters=_count(connection, sa.select(sa.func.count(raters.id))),
                 finished=_count(connection, sa.select(sa.func.count(raters.finished_at))),
                 answers=_count(connection, given),
                 wanted=len(study.pairs) * study.raters_per_pair,
-                complete_pairs=_count(
-                    connection, sa.select(sa.func.count()).select_from(by_pair).where(complete)
-                ),
-                simulated=bool(
-                    _count(
-                        connection, sa.select(sa.func.count()).where(raters.origin == "simulated")
-                    )
-                ),
+                complete_pairs=_count(connection, complete),
+                simulated=_count(connection, simulated) > 0,
             )
 
     def raters(self) -> list[dict[str, Any]]:
@@ -220,14 +215,13 @@ class Store:
         with self.database.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
-    def add(self, rows: Iterable[dict[str, Any]]) -> int:
+    def add(self, rows: Sequence[dict[str, Any]]) -> int:
         """Add answers that were given elsewhere, all or none; return how many.
 
         Each row has rater, pair, choice, seconds, answered_at and origin. The origin "simulated" is
         kept, any other becomes "import". Raises ValueError if a rater is in the database already,
         and for two answers to one question.
         """
-        rows = list(rows)
         with self.database.writing() as connection:
             self._lock(connection)
             keys = sa.select(question_table.c.rater_id, question_table.c.pair_id)

@@ -15,6 +15,7 @@ from dbbench.advance import Advance, silent
 from dbbench.errors import UserError
 from dbbench.seeds import stable_seed
 from dbbench.storage.disk import storage_errors
+from dbbench.storage.run_folder import SCORES
 from dbbench.study.design.draw import StudySample, draw_pairs
 from dbbench.study.design.pictures import Copier
 from dbbench.study.design.runs import (
@@ -76,8 +77,53 @@ def create_study(
     samples = read_all(roots)
     real = read_references(roots)
     drawn = draw_pairs(samples, settings.pairs, seed=settings.seed)
+    subjects = list(dict.fromkeys(left.subject for left, _ in drawn))
+    if absent := [subject for subject in subjects if not real.get(subject)]:
+        raise UserError(f'no reference images of "{absent[0]}"; rerun the same dbbench run')
+    secrets = Secrets.new()
+    folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     with storage_errors(out):
-        return _write(roots, out, settings, texts, drawn, real, advance)
+        (folder / IMAGES).mkdir(parents=True)
+        try:
+            copier = Copier(folder / IMAGES, secrets)
+            pairs = []
+            for number, (left, right) in enumerate(drawn, 1):
+                pairs.append(_pair(number, left, right, copier, secrets))
+                advance(number, len(drawn), {})
+            checks = _checks(settings, subjects, real, copier, secrets)
+            references = {
+                subject: tuple(
+                    CreditedImage(image=copier.real(r), credit=r.credit) for r in real[subject]
+                )
+                for subject in subjects
+            }
+            needed = -(-settings.pairs * settings.raters_per_pair // settings.questions_per_rater)
+            study = Study(
+                id=secrets.opaque("study", length=16),
+                question=settings.question,
+                banner=read_banner(roots),
+                runs=tuple(roots),
+                methods=tuple(sorted({method for pair in pairs for method in pair.methods})),
+                seed=settings.seed,
+                raters_per_pair=settings.raters_per_pair,
+                questions_per_rater=settings.questions_per_rater,
+                checks_per_rater=settings.checks_per_rater,
+                quota=needed + needed // 4 + 1 if settings.quota is None else settings.quota,
+                lease_minutes=settings.lease_minutes,
+                texts=texts,
+                pairs=tuple(pairs),
+                checks=tuple(checks),
+                references=references,
+                images=copier.files,
+                side=copier.side,
+            )
+            save_study(study, folder)
+            secrets.save(folder)
+            _write_scores(roots, study, folder)
+            os.replace(folder, out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return study
 
 
 def _check(settings: StudySettings) -> None:
@@ -94,64 +140,6 @@ def _check(settings: StudySettings) -> None:
             f"{settings.questions_per_rater} questions per rater need as many different pairs, but"
             f" there are only {settings.pairs}; raise --pairs"
         )
-
-
-def _write(
-    roots: Mapping[str, Path],
-    out: Path,
-    settings: StudySettings,
-    texts: Texts,
-    drawn: Sequence[tuple[StudySample, StudySample]],
-    real: Mapping[str, tuple[RealImage, ...]],
-    advance: Advance,
-) -> Study:
-    secrets = Secrets.new()
-    folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    (folder / IMAGES).mkdir(parents=True)
-    try:
-        copier = Copier(folder / IMAGES, secrets)
-        subjects = list(dict.fromkeys(left.subject for left, _ in drawn))
-        if absent := [subject for subject in subjects if not real.get(subject)]:
-            raise UserError(f'no reference images of "{absent[0]}"; rerun the same dbbench run')
-        total = len(drawn)
-        pairs = []
-        for number, (left, right) in enumerate(drawn, 1):
-            pairs.append(_pair(number, left, right, copier, secrets))
-            advance(number, total, {})
-        checks = _checks(settings, subjects, real, copier, secrets)
-        references = {
-            subject: tuple(
-                CreditedImage(image=copier.real(r), credit=r.credit) for r in real[subject]
-            )
-            for subject in subjects
-        }
-        needed = -(-settings.pairs * settings.raters_per_pair // settings.questions_per_rater)
-        study = Study(
-            id=secrets.opaque("study", length=16),
-            question=settings.question,
-            banner=read_banner(roots),
-            runs=tuple(roots),
-            methods=tuple(sorted({method for pair in pairs for method in pair.methods})),
-            seed=settings.seed,
-            raters_per_pair=settings.raters_per_pair,
-            questions_per_rater=settings.questions_per_rater,
-            checks_per_rater=settings.checks_per_rater,
-            quota=needed + needed // 4 + 1 if settings.quota is None else settings.quota,
-            lease_minutes=settings.lease_minutes,
-            texts=texts,
-            pairs=tuple(pairs),
-            checks=tuple(checks),
-            references=references,
-            images=copier.files,
-            side=copier.side,
-        )
-        save_study(study, folder)
-        secrets.save(folder)
-        _write_scores(roots, study, folder)
-        os.replace(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return study
 
 
 def _pair(
@@ -203,24 +191,10 @@ def _checks(
         ]
         if others:
             other = others[rng.integers(len(others))]
-            wrong = Candidate(
-                image=copier.real(other), method="", run=other.run, seed=None, file=other.file
-            )
+            wrong = _check_image(copier.real(other), other)
         else:
-            wrong = Candidate(
-                image=copier.mixed(right_one, rng),
-                method="",
-                run=right_one.run,
-                seed=None,
-                file=right_one.file,
-            )
-        right = Candidate(
-            image=copier.real(right_one),
-            method="",
-            run=right_one.run,
-            seed=None,
-            file=right_one.file,
-        )
+            wrong = _check_image(copier.mixed(right_one, rng), right_one)
+        right = _check_image(copier.real(right_one), right_one)
         answer: Side = "left" if rng.random() < 0.5 else "right"
         noun = right_one.class_noun
         checks.append(
@@ -238,9 +212,13 @@ def _checks(
     return checks
 
 
+def _check_image(image: str, source: RealImage) -> Candidate:
+    return Candidate(image=image, method="", run=source.run, seed=None, file=source.file)
+
+
 def _write_scores(roots: Mapping[str, Path], study: Study, folder: Path) -> None:
     """Save the automatic scores of the images that are shown: image, metric, value."""
-    tables = [pair_scores(study.pairs, name, run) for name, run in roots.items()]
-    known = [table for table in tables if table is not None]
-    if known:
-        pd.concat(known, ignore_index=True).to_parquet(folder / SCORES_FILE, index=False)
+    scored = {name: run / SCORES for name, run in roots.items() if (run / SCORES).is_file()}
+    if scored:
+        tables = [pair_scores(study.pairs, name, file) for name, file in scored.items()]
+        pd.concat(tables, ignore_index=True).to_parquet(folder / SCORES_FILE, index=False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 
 from dbbench.errors import UserError
 from dbbench.seeds import stable_seed
@@ -83,8 +84,9 @@ def _spread(room: dict[Cell, int], count: int, rng: np.random.Generator) -> dict
     capacity = np.array([room[cell] for cell in cells])
     given = np.zeros(len(cells), dtype=np.int64)
     # Of equal cells, take the one whose subject, prompt and methods have fewest; then at random.
-    groups = [_codes([cell[0] for cell in cells]), _codes([cell[1] for cell in cells])]
-    groups.append(_codes([cell[2:] for cell in cells]))
+    table = pd.DataFrame(cells, columns=["subject", "prompt", "first", "second"])
+    keys = (["subject"], ["prompt"], ["first", "second"])
+    groups = [table.groupby(key).ngroup().to_numpy() for key in keys]
     totals = [np.zeros(codes.max() + 1) for codes in groups]
     sizes = [np.bincount(codes) for codes in groups]
     chance = rng.permutation(len(cells))
@@ -92,17 +94,11 @@ def _spread(room: dict[Cell, int], count: int, rng: np.random.Generator) -> dict
         served = np.zeros(len(cells))
         for codes, total, size in zip(groups, totals, sizes, strict=True):
             served += (total / size)[codes]
-        order = np.lexsort((chance, served, given, given >= capacity))
-        best = order[0]
+        best = np.lexsort((chance, served, given, given >= capacity))[0]
         given[best] += 1
         for codes, total in zip(groups, totals, strict=True):
             total[codes[best]] += 1
     return dict(zip(cells, given.tolist(), strict=True))
-
-
-def _codes(names: Sequence[object]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    known = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return np.array([known[name] for name in names], dtype=np.int64)
 
 
 def _combine(

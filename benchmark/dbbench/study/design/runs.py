@@ -13,7 +13,7 @@ from dbbench.errors import UserError
 from dbbench.evaluation.metric import CLASS_PROMPT
 from dbbench.evaluation.scores import read_scores
 from dbbench.storage.record import Record
-from dbbench.storage.run_folder import SCORES, all_references, runs_in, samples_of
+from dbbench.storage.run_folder import all_references, runs_in, samples_of
 from dbbench.study.design.draw import StudySample
 from dbbench.study.design.study import Pair
 
@@ -106,11 +106,9 @@ def read_references(runs: Mapping[str, Path]) -> dict[str, tuple[RealImage, ...]
     return found
 
 
-def pair_scores(pairs: Sequence[Pair], name: str, run: Path) -> pd.DataFrame | None:
-    """Return the rows image, metric, value of the images shown in a run; None without scores."""
-    if not (run / SCORES).is_file():
-        return None
-    scores = read_scores(run / SCORES)
+def pair_scores(pairs: Sequence[Pair], name: str, file: Path) -> pd.DataFrame:
+    """Return the scores of a run's images that are shown: image, metric, value."""
+    scores = read_scores(file)
     wanted = pd.DataFrame(
         [
             {

@@ -137,5 +137,5 @@ def load_study(folder: Path) -> Study:
 
 
 def save_study(study: Study, folder: Path) -> None:
-    """Write study.json."""
+    """Write the study to study.json in `folder`."""
     write_text(folder / STUDY_FILE, study.model_dump_json(indent=1) + "\n")

@@ -69,7 +69,7 @@ def link(request: Request) -> Response:
 
 
 def consent(request: Request) -> Response:
-    """Ask for consent."""
+    """Show the consent text with a form; a rater who has agreed goes to their questions."""
     site = site_of(request)
     session = site.session(request)
     if session is None:

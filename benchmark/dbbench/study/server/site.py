@@ -40,7 +40,7 @@ class Site:
         return self.study.texts.completion_code or self.secrets.completion_code(rater)
 
     def page(self, name: str, *, status: int = 200, **context: Any) -> HTMLResponse:
-        """Render a template."""
+        """Render the template NAME.html.j2 with the study and `context`."""
         text = environment().get_template(f"{name}.html.j2").render(study=self.study, **context)
         return HTMLResponse(text, status_code=status)
 

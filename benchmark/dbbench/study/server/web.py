@@ -72,7 +72,7 @@ def make_app(
 
 
 def serve(app: Starlette, host: str, port: int) -> None:
-    """Serve until interrupted."""
+    """Serve the application at this address until Ctrl-C."""
     import uvicorn
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

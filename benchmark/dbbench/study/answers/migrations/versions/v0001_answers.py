@@ -10,7 +10,7 @@ down_revision: str | None = None
 
 
 def upgrade() -> None:
-    """Make the three tables."""
+    """Create the three tables of an empty database."""
     op.create_table("study", sa.Column("id", sa.String(32), primary_key=True))
     op.create_table(
         "rater",
@@ -39,9 +39,3 @@ def upgrade() -> None:
         sa.CheckConstraint("(choice IS NULL) = (answered_at IS NULL)", name="answer_is_whole"),
         sa.CheckConstraint("slot IS NULL OR NOT is_check", name="checks_have_no_slot"),
     )
-
-
-def downgrade() -> None:
-    """Drop them, and every answer with them."""
-    for name in ("question", "rater", "study"):
-        op.drop_table(name)
