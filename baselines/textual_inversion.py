@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dbbench.advance import Advance
+from dbbench.baselines.step import StepBatch
 from dbbench.baselines.training import (
-    StepBatch,
     TrainSettings,
     encode_references,
     given_checkpoint,

@@ -20,6 +20,7 @@ from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone
 from dbbench.generation.loading import quiet
 from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
+from dbbench.generation.originals import as_float32
 from dbbench.suites.sampling import SampleSettings
 
 _FILE = "image_embeds.safetensors"
@@ -99,7 +100,7 @@ class ZeroShot:
     def _load_adapter(self, backbone: Backbone) -> None:
         settings = self.settings
         try:
-            with quiet():
+            with quiet(), as_float32(backbone.module(backbone.denoiser)):
                 backbone.pipeline.load_ip_adapter(
                     settings.adapter,
                     subfolder=settings.subfolder,

@@ -148,6 +148,32 @@ def test_the_default_suite_is_said_with_its_reason(
     assert "--suite" in line
 
 
+@pytest.mark.parametrize("suite_name", ["mini", "prior-ablation"])
+def test_a_suite_that_was_asked_for_needs_no_reason_of_the_device(
+    dbbench: Call, monkeypatch: pytest.MonkeyPatch, suite_name: str
+) -> None:
+    monkeypatch.setattr(device, "cuda_devices", lambda: 0)
+    on = ["--on", "mini"] if suite_name != "mini" else []
+    said = dbbench("run", "--suite", suite_name, *on, "--subjects", "dog", "--dry-run")
+    assert "because" not in said.out.splitlines()[0]
+    if on:
+        said = dbbench("run", "--suite", suite_name, "--subjects", "dog", "--dry-run")
+        assert "because there is no CUDA device" in said.out.splitlines()[0]
+
+
+@pytest.mark.parametrize("suite_name", ["sd21", "sdxl", "sd3"])
+def test_a_card_is_no_reason_for_a_suite_that_was_asked_for(
+    dbbench: Call, monkeypatch: pytest.MonkeyPatch, suite_name: str,
+    make_photos: Callable[[Path], object],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(device, "cuda_devices", lambda: 1)
+    make_photos(Path("photos"))
+    asked = ["--suite", suite_name, "--subjects", "dog", "--data", "photos"]
+    said = dbbench("run", *asked, "--dry-run")
+    assert said.code == 0, said.err
+    assert said.out.startswith(f"suite {suite_name}: ")
+
+
 def test_a_dry_run_shows_what_is_to_do_and_makes_nothing(dbbench: Call) -> None:
     said = dbbench("run", "--suite", "mini", "--subjects", "dog,dog2,can", "--dry-run")
     assert "to do: 3 references, 2 prior, 6 train, 6 sample, 9 encode" in said.out

@@ -9,6 +9,7 @@ import pytest
 from dbbench import device
 from dbbench.errors import UserError
 from dbbench.generation.resume import SaveInterval
+from dbbench.running.loop import _reason
 from dbbench.running.options import RunOptions
 
 
@@ -33,3 +34,12 @@ def test_they_arrive_in_another_process_as_they_were(monkeypatch: pytest.MonkeyP
     assert pickle.loads(sent) == options
     monkeypatch.setattr(device, "cuda_devices", lambda: 0)
     assert RunOptions().device == "cpu"
+
+
+def test_memory_that_runs_out_is_said_in_one_line_with_its_remedy() -> None:
+    import torch
+
+    said = _reason(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"))
+    assert said.startswith("out of memory; choose a smaller resolution")
+    assert "--jobs-per-device" in said
+    assert _reason(RuntimeError("shapes differ")) == "RuntimeError: shapes differ"

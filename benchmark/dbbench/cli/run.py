@@ -107,6 +107,7 @@ def run(
     from dbbench.planning.request import make_request
     from dbbench.reports import write_report
     from dbbench.running.run import execute
+    from dbbench.suites.inheritance import bases, read_suite
 
     console = plain_console(stderr=log_json)
     with workers(
@@ -117,7 +118,7 @@ def run(
             suite, on=on, device=options.device, settings=settings or (), subjects=subjects,
             methods=names(methods, "--methods"), seeds=numbers(seeds), data=data, out=out,
         )  # fmt: skip
-        asked = bool(on) or suite in {"mini", "paper"} or str(suite).endswith(".toml")
+        asked = suite is not None and (on is not None or not bases(read_suite(suite)))
         if not log_json:
             headline = _headline(request, asked, out or str(request.out), options.device)
             console.print(headline, soft_wrap=True, highlight=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -178,6 +179,11 @@ class _Blocked(Exception):
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, RuntimeError) and "torch" in sys.modules:
+        from dbbench.generation.memory import LESS, is_out_of_memory
+
+        if is_out_of_memory(error):
+            return f"out of memory; {LESS}, or run fewer at once (--jobs-per-device)"
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     return f"{kind}{' '.join(str(error).split())}"
 

@@ -76,6 +76,7 @@ class Models:
                 resolution=settings.resolution,
                 device=self.device,
                 dtype=settings.dtype,
+                frozen=settings.frozen,
                 revision=settings.revision,
                 config=settings.config,
                 compile=settings.compile,

@@ -237,9 +237,12 @@ def _serve(order: _Order, name: str, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The process that started this one hears it.
     import torch
 
+    from dbbench.generation.memory import take_share
+
     device = order.devices[(int(name) - 1) % len(order.devices)]
     if device == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // order.jobs))
+    take_share(device, order.jobs)
     lock = threading.Lock()
 
     def put(message: Message) -> None:

@@ -203,7 +203,8 @@ class Cluster(Executor):
     def _order(self, plan: Plan, options: RunOptions) -> Any:
         """Put what every task has to know where all nodes find it."""
         threads = max(1, int(self.needs.cpus))
-        return self.ray.put(Order(uuid.uuid4().hex, plan, options, threads))
+        jobs = round(1 / self.needs.gpus) if self.needs.gpus else 1
+        return self.ray.put(Order(uuid.uuid4().hex, plan, options, threads, jobs))
 
     def _remote(self, function: Callable[..., Any], **changes: Any) -> Any:
         """Return the function as a Ray task; its process stays for the next, with its networks."""

@@ -36,6 +36,8 @@ class Order:
     plan: Plan = field(compare=False)
     options: RunOptions = field(compare=False)
     threads: int = field(compare=False)
+    jobs: int = field(default=1, compare=False)
+    """Tasks at a time on one GPU."""
 
 
 @dataclass
@@ -125,10 +127,13 @@ def _models(order: Order) -> Models:
     """Return the networks of this process, loaded when a task first needs them."""
     import torch
 
+    from dbbench.generation.memory import take_share
+
     for reference in order.plan.suite.method_files.values():
         add_method_file(reference)
     if order.options.device == "cpu":
         torch.set_num_threads(order.threads)
+    take_share(order.options.device, order.jobs)
     # A copy: loading enters what is here, and the order keeps what is expected.
     known = order.plan.identities
     here = replace(known, encoders=dict(known.encoders), methods=dict(known.methods))
