@@ -1,4 +1,4 @@
-"""Cost: how long tasks will take, from rates measured in their folder or from arithmetic.
+"""Cost: the time and disk space of tasks, from measured rates or from operation counts.
 
 `dbbench run --dry-run` prints it, so nothing here imports torch.
 """
@@ -28,53 +28,51 @@ PASS: Mapping[str, tuple[int, float]] = {
     "stabilityai/stable-diffusion-3-medium-diffusers": (1024, 8.904e12),
     "mini": (64, 0.3e9),
 }
-# What a device makes of them in a second, assumed where nothing was measured: a large GPU in
-# bfloat16, two CPU cores in float32.
+# Assumed operations per second without a measurement: a large GPU in bfloat16, two CPU cores in
+# float32.
 ACHIEVED = {"cuda": 250e12, "cpu": 40e9}
-BACKWARD = 2  # passes that a gradient with respect to weights and activations costs
-STEPS = 1000
+BACKWARD = 2  # A backward pass costs as much as two forward passes.
+STEPS = 1000  # Assumed if a method has no setting "steps".
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds for each stage, and whether all of them were measured in this folder."""
+    """Seconds per stage; `measured` if all rates were measured in this folder."""
 
     seconds: Mapping[str, float]
     measured: bool
     unknown: bool
-    """Whether there is a task of which nothing can be said."""
+    """Whether some task has no estimate."""
 
     def describe(self, device: str) -> str:
-        """Say it in one line."""
-        kind = device.partition(":")[0]
+        """Return a line for the terminal; `device` as in `resolve_device`."""
         if not self.seconds:
-            return "no estimate of the time: nothing is known of this backbone yet"
+            return "no estimate of the time: this backbone was not measured yet"
         parts = ", ".join(f"{name} {duration(value)}" for name, value in self.seconds.items())
         hours = sum(self.seconds.values()) / 3600
-        total = f"{hours:.1f} GPU hours" if kind == "cuda" else duration(hours * 3600)
+        total = f"{hours:.1f} GPU hours" if device.startswith("cuda") else duration(hours * 3600)
         source = "from rates measured in this folder"
         if not self.measured:
-            rate = ACHIEVED.get(kind, ACHIEVED["cpu"]) / 1e9
+            rate = _achieved(device) / 1e9
             source = f"estimated at {rate:,.0f} GFLOP/s, not measured here"
         rest = "; some tasks have no estimate" if self.unknown else ""
         return f"time: about {total} ({parts}; {source}{rest})"
 
 
 def estimate(plan: Plan, tasks: Sequence[Task]) -> Cost:
-    """Return what these tasks will cost on the plan's device; encoding is left out."""
+    """Return the cost of these tasks on the plan's device, without encoding."""
     rates = _measured(plan)
     seconds: defaultdict[str, float] = defaultdict(float)
     measured, unknown = True, False
+    operations, achieved = _operations(plan), _achieved(plan.identities.device)
     for task in tasks:
         if task.stage not in ("prior", "train", "sample"):
             continue
         count, passes = _work(plan, task)
         if task.kind in rates:
             seconds[task.stage] += count * rates[task.kind]
-        elif (operations := _operations(plan)) is not None:
-            kind = plan.identities.device.partition(":")[0]
-            rate = ACHIEVED.get(kind, ACHIEVED["cpu"])
-            seconds[task.stage] += count * passes * operations / rate
+        elif operations is not None:
+            seconds[task.stage] += count * passes * operations / achieved
             measured = False
         else:
             unknown = True
@@ -82,7 +80,7 @@ def estimate(plan: Plan, tasks: Sequence[Task]) -> Cost:
 
 
 def _work(plan: Plan, task: Task) -> tuple[int, float]:
-    """Return how many steps or images a task is, and how many passes each of them takes."""
+    """Return a task's number of steps or images, and the network passes of each."""
     suite = plan.suite
     if task.stage == "train":
         assert task.run is not None
@@ -102,8 +100,13 @@ def _setting(plan: Plan, method: str, key: str, default: float) -> Any:
     return known.get(key, default)
 
 
+def _achieved(device: str) -> float:
+    """Return the assumed operations per second of a device."""
+    return ACHIEVED.get(device.partition(":")[0], ACHIEVED["cpu"])
+
+
 def _operations(plan: Plan) -> float | None:
-    """Return the operations of one pass at the suite's resolution; None where not known."""
+    """Return the operations of one pass at the suite's resolution; None if unknown."""
     backbone = plan.suite.backbone
     if backbone.path not in PASS:
         return None
@@ -112,7 +115,7 @@ def _operations(plan: Plan) -> float | None:
 
 
 def _measured(plan: Plan) -> dict[str, float]:
-    """Return the median seconds of a step or an image for each kind of task that was done here."""
+    """Return the median seconds per step or image for each kind of task done in this folder."""
     found: defaultdict[str, list[float]] = defaultdict(list)
     for event in EventLog(plan.out).read():
         count = event.get("steps") or event.get("images")
@@ -124,10 +127,10 @@ def _measured(plan: Plan) -> dict[str, float]:
 
 
 def estimate_bytes(plan: Plan, tasks: Iterable[Task]) -> int:
-    """Return about how many bytes these tasks will write.
+    """Return an estimate of the bytes that these tasks will write.
 
-    Images count as 60% of their pixels; a checkpoint counts as much as one that the same method
-    has already written here, and as nothing while there is none.
+    An image counts as 60% of its uncompressed size. A checkpoint counts as the largest of its
+    method in this folder, or as 0 if there is none.
     """
     tasks = tuple(tasks)
     image = int(plan.suite.backbone.resolution**2 * 3 * 0.6) + 512
