@@ -195,7 +195,7 @@ def test_a_run_is_reported_and_a_second_call_says_that_there_is_nothing_to_do(
     assert "nothing to do: results/tiny is complete" in second.out
     assert len(second.out.splitlines()) == 2
     status = dbbench("status")
-    assert "2 of 2 runs finished; the leaderboard covers them" in status.out
+    assert "2 of 2 runs finished; the leaderboard is up to date" in status.out
     assert dbbench("report").code == 0
     assert "nothing to do" in dbbench(*command).out
     plan = dbbench(*command, "--dry-run", "--set", "sample.steps=3")
@@ -209,7 +209,7 @@ def test_a_failed_run_is_listed_with_its_log_and_exit_code_1(
         "run", "--suite", suite_file, "--subjects", "dog", "--set", "methods.tinted.fail_on=dog"
     )
     assert said.code == 1
-    assert "1 failed; the same command tries again:" in said.err
+    assert "1 failed; rerun the same command to repeat them:" in said.err
     assert "train tinted/dog/0: RuntimeError: cannot learn dog (see results/tiny/logs/" in said.err
     status = dbbench("status")
     assert "failed: RuntimeError: cannot learn dog" in status.out

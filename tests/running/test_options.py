@@ -17,8 +17,8 @@ from dbbench.running.options import RunOptions
     ("wrong", "message"),
     [
         ({"device": "gpu"}, 'unknown device "gpu"'),
-        ({"retries": -1}, "retries start at 0"),
-        ({"together": 0}, "together at 1"),
+        ({"retries": -1}, "retries must be at least 0"),
+        ({"together": 0}, "together at least 1"),
     ],
 )
 def test_what_cannot_be_used_is_refused_at_once(wrong: dict[str, str | int], message: str) -> None:

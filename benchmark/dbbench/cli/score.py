@@ -1,4 +1,4 @@
-"""`dbbench score` for anyone's images, and `dbbench oracle` for the photographs alone."""
+"""`dbbench score` for any images, and `dbbench oracle` for the photographs themselves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Protocols = Annotated[
     str | None,
     typer.Option(
         "--protocol",
-        help="Names, or all. Default: paper, and those that need no other encoder than it.",
+        help="Names, or all. Default: paper, and those that need only its encoders.",
     ),
 ]
 
@@ -63,10 +63,11 @@ def score(
         str, typer.Option(help="The rare token in your prompts, such as sks.")
     ] = "",
     method: Annotated[
-        str | None, typer.Option(help="What to call the method. Default: the folder's name.")
+        str | None,
+        typer.Option(help="The method's name in the tables. Default: the folder's name."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the tables. Default: results/score-NAME.")
+        Path | None, typer.Option(help="Output folder. Default: results/score-NAME.")
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -108,7 +109,7 @@ def oracle(
     encoder: _Encoders = None,
     device: Device = "auto",
 ) -> None:
-    """Score the real images as if they had been generated: the cheapest check of a set-up."""
+    """Score the real images as if they had been generated, to check the setup."""
     from dbbench.bars import shown
     from dbbench.data.photographs import Photographs
     from dbbench.device import resolve_device
@@ -119,7 +120,7 @@ def oracle(
     console = plain_console()
     if data is None and not DEFAULT.is_dir():
         console.print(
-            f"there is no folder {DEFAULT} here: the embedded world's references (--data chooses)",
+            f"no folder {DEFAULT} here: using the embedded world's references (to choose: --data)",
             highlight=False,
         )
         data = MINI

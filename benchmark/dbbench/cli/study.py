@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dbbench.errors import UserError, unknown
 from dbbench.storage.disk import RESULTS
 from dbbench.terminal import plain_console
-
-if TYPE_CHECKING:
-    from dbbench.study.design.study import StudyQuestion
 
 study_app = typer.Typer(
     no_args_is_help=True,
@@ -63,11 +60,13 @@ def create(
     """Draw pairs of two methods' images and write a study's folder."""
     from dbbench.bars import shown
     from dbbench.study.design.create import StudySettings, create_study
+    from dbbench.study.design.study import STUDY_QUESTIONS
     from dbbench.study.design.texts import default_texts
 
-    asked = _question(question)
+    if question not in STUDY_QUESTIONS:
+        raise unknown("question", question, STUDY_QUESTIONS, "")
     settings = StudySettings(
-        question=asked,
+        question=question,
         pairs=pairs,
         raters_per_pair=raters_per_pair,
         questions_per_rater=questions_per_rater,
@@ -77,9 +76,9 @@ def create(
         seed=seed,
     )
     texts = default_texts(
-        asked, questions_per_rater + checks, consent=consent, completion_code=completion_code
+        question, questions_per_rater + checks, consent=consent, completion_code=completion_code
     )
-    folder = out or RESULTS / f"study-{asked}"
+    folder = out or RESULTS / f"study-{question}"
     with shown("copying images") as (_, advance):
         study = create_study(runs, folder, settings, texts, advance)
     console = plain_console(soft_wrap=True, highlight=False)
@@ -261,12 +260,3 @@ def results(
     with storage_errors(folder):
         page = write_study_page(preferences, folder)
     console.print(f"page: {page}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _question(name: str) -> StudyQuestion:
-    from dbbench.study.design.study import STUDY_QUESTIONS
-
-    for known in STUDY_QUESTIONS:
-        if name == known:
-            return known
-    raise unknown("question", name, STUDY_QUESTIONS, "")

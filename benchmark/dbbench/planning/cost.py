@@ -1,4 +1,4 @@
-"""Cost: how long tasks will take, from rates measured in their folder or from arithmetic.
+"""Cost: the time and disk space of tasks, from measured rates or from operation counts.
 
 `dbbench run --dry-run` prints it, so nothing here imports torch.
 """
@@ -29,31 +29,30 @@ STEP_CALLS = 3.1  # kernels of a training step, in those of one pass forward
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds for each stage, and whether all of them were measured in this folder."""
+    """Seconds per stage; `measured` if all rates were measured in this folder."""
 
     seconds: Mapping[str, float]
     measured: bool
     unknown: bool
-    """Whether there is a task of which nothing can be said."""
+    """Whether some task has no estimate."""
 
     def describe(self, device: str) -> str:
-        """Say it in one line."""
-        kind = device.partition(":")[0]
+        """Return a line for the terminal; `device` as in `resolve_device`."""
         if not self.seconds:
-            return "no estimate of the time: nothing is known of this backbone yet"
+            return "no estimate of the time: this backbone was not measured yet"
         parts = ", ".join(f"{name} {duration(value)}" for name, value in self.seconds.items())
         hours = sum(self.seconds.values()) / 3600
-        total = f"{hours:.1f} GPU hours" if kind == "cuda" else duration(hours * 3600)
+        total = f"{hours:.1f} GPU hours" if device.startswith("cuda") else duration(hours * 3600)
         source = "from rates measured in this folder"
         if not self.measured:
-            rate = ACHIEVED.get(kind, ACHIEVED["cpu"]) / 1e9
+            rate = _achieved(device) / 1e9
             source = f"estimated at {rate:,.0f} GFLOP/s, not measured here"
         rest = "; some tasks have no estimate" if self.unknown else ""
         return f"time: about {total} ({parts}; {source}{rest})"
 
 
 def estimate(plan: Plan, tasks: Sequence[Task]) -> Cost:
-    """Return what these tasks will cost on the plan's device; encoding is left out."""
+    """Return the cost of these tasks on the plan's device, without encoding."""
     rates = _measured(plan)
     seconds: defaultdict[str, float] = defaultdict(float)
     measured, unknown = True, False
@@ -101,7 +100,7 @@ def _work(plan: Plan, task: Task) -> _Work:
 
 
 def _operations(plan: Plan) -> float | None:
-    """Return the operations of one pass at the suite's resolution; None where not known."""
+    """Return the operations of one pass at the suite's resolution; None if unknown."""
     backbone = plan.suite.backbone
     if backbone.path not in KNOWN:
         return None
@@ -110,7 +109,7 @@ def _operations(plan: Plan) -> float | None:
 
 
 def _measured(plan: Plan) -> dict[str, float]:
-    """Return the median seconds of a step or an image for each kind of task that was done here."""
+    """Return the median seconds per step or image for each kind of task done in this folder."""
     found: defaultdict[str, list[float]] = defaultdict(list)
     for event in EventLog(plan.out).read():
         count = event.get("steps") or event.get("images")
@@ -122,7 +121,7 @@ def _measured(plan: Plan) -> dict[str, float]:
 
 
 def estimate_bytes(plan: Plan, tasks: Iterable[Task]) -> int:
-    """Return about how many bytes these tasks will write.
+    """Return an estimate of the bytes that these tasks will write.
 
     Images count as 60% of their pixels; a checkpoint counts as much as one that the same method
     has already written here, or as the weights that it trains, or as nothing where neither is
