@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from dbbench.errors import unknown
+from dbbench.terminal import plain_console
 
 if TYPE_CHECKING:
     from dbbench.plugins import PluginKind

@@ -63,10 +63,9 @@ def estimate(plan: Plan, tasks: Sequence[Task]) -> Cost:
         if task.kind in rates:
             seconds[task.stage] += work.count * rates[task.kind]
         elif (operations := _operations(plan)) is not None:
-            kind = plan.identities.device.partition(":")[0]
-            rate = ACHIEVED.get(kind, ACHIEVED["cpu"])
-            each = work.passes * operations / rate
-            if kind == "cuda":
+            device = plan.identities.device
+            each = work.passes * operations / _achieved(device)
+            if device.startswith("cuda"):
                 each = max(each, work.calls * KNOWN[plan.suite.backbone.path].calls * CALL)
             seconds[task.stage] += work.count * each
             measured = False
@@ -97,6 +96,11 @@ def _work(plan: Plan, task: Task) -> _Work:
     count = suite.prior.count if task.run is None else len(plan.jobs(task.run))
     passes = sampler.steps * (2 if sampler.guidance > 1 else 1)
     return _Work(count, passes, sampler.steps / sampler.batch_size)
+
+
+def _achieved(device: str) -> float:
+    """Return the assumed operations per second of a device."""
+    return ACHIEVED.get(device.partition(":")[0], ACHIEVED["cpu"])
 
 
 def _operations(plan: Plan) -> float | None:
