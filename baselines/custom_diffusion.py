@@ -77,16 +77,16 @@ class CustomDiffusion:
             raise UserError(
                 "custom_diffusion loads no weights trained elsewhere; remove its setting checkpoint"
             )
+        if backbone.denoiser != "unet":
+            raise UserError(
+                f"custom_diffusion trains the cross-attention of a UNet, and this backbone is a"
+                f" {backbone.denoiser}; use dreambooth_lora"
+            )
         initial = choose_identifier(backbone.tokenizer, settings.initial_word, seed=seed)
         word, class_noun = new_word(concept.name), concept.class_noun
         vectors = [nn.Parameter(vector[None]) for vector in embeddings_of(backbone, initial)]
         try:
             projections = backbone.trainable(backbone.denoiser, ending=_KEY_AND_VALUE)
-            if not projections:
-                raise UserError(
-                    f"custom_diffusion trains the cross-attention of a UNet, and this backbone is a"
-                    f" {backbone.denoiser}; use dreambooth_lora"
-                )
 
             def files() -> dict[str, dict[str, Tensor]]:
                 learned = _pack(projections)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from PIL.Image import Image
 from pydantic import Field
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from dbbench.advance import Advance
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
-from dbbench.baselines.training import given_checkpoint, given_word, read_tensors, snapshots
+from dbbench.baselines.training import given_checkpoint, given_word, snapshots
 from dbbench.data.prompt import PromptTemplate
-from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone
+from dbbench.generation.fine_tuned import read_fine_tuned
 from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
 from dbbench.generation.resume import Saves
 from dbbench.generation.tokens import choose_identifier
@@ -63,7 +62,7 @@ class DreamBooth:
         settings = self.settings
         folder = given_checkpoint(settings, concept)
         if folder is not None:
-            weights = _read(folder, backbone)
+            weights = read_fine_tuned(folder, backbone)
             word = given_word(settings.identifier, self.name)
             return self._checkpoint(weights, concept, backbone, seed, word)
         identifier = choose_identifier(
@@ -137,22 +136,3 @@ class DreamBooth:
                 if backbone.file(part) in files
             },
         )
-
-
-def _read(folder: Path, backbone: Backbone) -> dict[str, dict[str, Tensor]]:
-    """Read the trainable parts from a pipeline's folder, and check that they fit."""
-    files = {}
-    for part in backbone.parts:
-        named, others = folder / backbone.file(part), (folder / part).glob("*.safetensors")
-        if path := named if named.is_file() else next(iter(sorted(others)), None):
-            try:
-                backbone.load(part, read_tensors(path))
-                files[backbone.file(part)] = backbone.weights(part)
-            finally:
-                backbone.restore()
-    if backbone.file(backbone.denoiser) not in files:
-        raise UserError(
-            f"{folder} has no {backbone.denoiser}/*.safetensors; give the folder of a fine-tuned"
-            " pipeline"
-        )
-    return files

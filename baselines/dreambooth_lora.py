@@ -10,10 +10,11 @@ from torch import Tensor
 
 from dbbench.advance import Advance
 from dbbench.baselines.prior_preservation import PreservingSettings, train_preserving
-from dbbench.baselines.training import given_checkpoint, given_word, read_tensors, snapshots
+from dbbench.baselines.training import given_checkpoint, given_word, snapshots
 from dbbench.data.prompt import PromptTemplate
 from dbbench.generation import lora
 from dbbench.generation.backbone import Backbone
+from dbbench.generation.lora_file import read_lora
 from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
 from dbbench.generation.resume import Saves
 from dbbench.generation.tokens import choose_identifier
@@ -63,7 +64,7 @@ class DreamBoothLora:
         settings = self.settings
         path = given_checkpoint(settings, concept)
         if path is not None:
-            tensors = read_tensors(path / _FILE if path.is_dir() else path)
+            tensors = read_lora(path, backbone)
             try:
                 lora.load(backbone, tensors)
             finally:

@@ -17,7 +17,6 @@ from dbbench.baselines.training import (
     encode_references,
     given_checkpoint,
     join_batches,
-    read_tensors,
     snapshots,
     step_batches,
     train,
@@ -26,6 +25,7 @@ from dbbench.data.prompt import NEUTRAL_TEMPLATES, PromptTemplate
 from dbbench.errors import UserError
 from dbbench.generation.architectures import tokenizer_of
 from dbbench.generation.backbone import Backbone
+from dbbench.generation.inversion_file import read_inversion
 from dbbench.generation.latents import Posterior
 from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
 from dbbench.generation.resume import Saves
@@ -224,6 +224,4 @@ def _given(
     """Return the token and its vectors from a file trained elsewhere."""
     path = given_checkpoint(settings, concept)
     assert path is not None
-    file = read_tensors(path / _FILE if path.is_dir() else path)
-    word = next(iter(file)) if len(file) == 1 else new_word(concept.name)
-    return word, find_vectors(word, file, backbone)
+    return read_inversion(path, backbone, subject=concept.name)

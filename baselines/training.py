@@ -296,17 +296,6 @@ def given_word(identifier: str | None, method: str) -> str:
     return identifier
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a .safetensors file. Raises UserError if it cannot be read."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read the weights {path}: {error}") from error
-
-
 def learning_rate(settings: TrainSettings, step: int) -> float:
     """Learning rate after `step` completed steps: linear warm-up, then the schedule."""
     if step < settings.warmup_steps:

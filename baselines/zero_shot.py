@@ -12,12 +12,22 @@ from typing import Any
 import torch
 from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from torch import Tensor
 
+from dbbench import hub
 from dbbench.advance import Advance
 from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
+from dbbench.generation.adapter_file import (
+    adapter_file,
+    image_width,
+    is_plus,
+    load_adapter,
+    read_adapter,
+)
 from dbbench.generation.backbone import Backbone
+from dbbench.generation.given import check_file, check_finite
 from dbbench.generation.loading import quiet
 from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
 from dbbench.generation.originals import as_float32
@@ -63,13 +73,22 @@ class ZeroShot:
                 f"zero_shot needs a UNet for IP-Adapter, and this backbone is a"
                 f" {backbone.denoiser}; use another method"
             )
+        state = read_adapter(self._file(), backbone)
         encoder, processor = self._image_encoder()
         pixels = processor(images=list(concept.images), return_tensors="pt").pixel_values
-        with torch.no_grad():
-            embeds: Tensor = encoder(pixels).image_embeds
+        embeds = _embed(encoder, pixels, hidden=is_plus(state))
+        if embeds.shape[-1] != image_width(state):
+            raise UserError(
+                f"the image encoder {self.settings.image_encoder} gives {embeds.shape[-1]} numbers"
+                f" and the adapter {self.settings.weight_name} takes {image_width(state)}; set the"
+                " image_encoder that belongs to it"
+            )
+        learned = {"image_embeds": embeds}
+        if is_plus(state):  # its unconditional half is a black image's, in diffusers too
+            learned["negative_embeds"] = _embed(encoder, torch.zeros_like(pixels), hidden=True)
         progress(1, 1, {})
         return Checkpoint(
-            files={_FILE: {"image_embeds": embeds.contiguous()}},
+            files={_FILE: learned},
             metadata=checkpoint_metadata(self, concept, backbone),
         )
 
@@ -85,9 +104,11 @@ class ZeroShot:
     ) -> Iterator[Image]:
         """Generate the prompts, which name the class noun only, conditioned on the references."""
         texts = [prompt.render("", class_noun) for prompt in prompts]
-        embeds = checkpoint.files[_FILE]["image_embeds"].to(backbone.device)[None]
-        # The unconditional half of classifier-free guidance gets zeros, as in diffusers.
-        both = torch.cat([torch.zeros_like(embeds), embeds])
+        learned = {k: v.to(backbone.device)[None] for k, v in checkpoint.files[_FILE].items()}
+        embeds = learned["image_embeds"]
+        # The plain adapter's unconditional half of classifier-free guidance is zeros.
+        negative = learned.get("negative_embeds", torch.zeros_like(embeds))
+        both = torch.cat([negative, embeds])
         conditions = {"ip_adapter_image_embeds": [both if sample.guidance > 1 else embeds]}
         pipeline = backbone.pipeline
         try:
@@ -97,23 +118,14 @@ class ZeroShot:
             pipeline.unload_ip_adapter()
             backbone.restore()
 
-    def _load_adapter(self, backbone: Backbone) -> None:
+    def _file(self) -> Path:
         settings = self.settings
-        try:
-            with quiet(), as_float32(backbone.module(backbone.denoiser)):
-                backbone.pipeline.load_ip_adapter(
-                    settings.adapter,
-                    subfolder=settings.subfolder,
-                    weight_name=settings.weight_name,
-                    image_encoder_folder=None,
-                )
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"the adapter {settings.adapter}/{settings.subfolder}/{settings.weight_name} cannot"
-                f" be loaded into this backbone ({reason}); use one made for this backbone"
-            ) from error
-        backbone.pipeline.set_ip_adapter_scale(settings.scale)
+        return adapter_file(settings.adapter, settings.subfolder, settings.weight_name)
+
+    def _load_adapter(self, backbone: Backbone) -> None:
+        with as_float32(backbone.module(backbone.denoiser)):
+            load_adapter(self._file(), backbone)
+        backbone.pipeline.set_ip_adapter_scale(self.settings.scale)
         backbone.module(backbone.denoiser).requires_grad_(False).to(backbone.device)
 
     def _image_encoder(self) -> tuple[Any, Any]:
@@ -121,21 +133,38 @@ class ZeroShot:
 
         settings = self.settings
         local = Path(settings.adapter).expanduser()
+        place: dict[str, Any] = {"subfolder": settings.image_encoder}
+        if local.is_dir():
+            for file in (local / settings.image_encoder).glob("*"):
+                check_file(file)
         try:
-            if local.is_dir():
-                encoder = CLIPVisionModelWithProjection.from_pretrained(
-                    local / settings.image_encoder
+            with quiet():
+                encoder, report = CLIPVisionModelWithProjection.from_pretrained(
+                    local if local.is_dir() else settings.adapter,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **place,
                 )
-            else:
-                encoder = CLIPVisionModelWithProjection.from_pretrained(
-                    settings.adapter, subfolder=settings.image_encoder
-                )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = hub.explain(error, settings.adapter)
             raise UserError(
-                f"no image encoder {settings.image_encoder} in {settings.adapter}; where there is"
-                f" network, run `hf download {settings.adapter} --local-dir FOLDER`, and set"
+                f"no image encoder {settings.image_encoder} in {settings.adapter}: {reason}; or set"
                 " methods.zero_shot.adapter=FOLDER"
             ) from error
+        if lost := [*report["missing_keys"], *report["mismatched_keys"]]:
+            raise UserError(
+                f"the image encoder {settings.image_encoder} does not fit its own config.json:"
+                f" {lost[0]} is missing ({len(lost)} tensors); copy the whole folder anew"
+            )
+        check_finite(encoder.state_dict().items(), settings.image_encoder)
         size = encoder.config.image_size
         processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size=size)
         return encoder.float().eval(), processor
+
+
+@torch.no_grad()
+def _embed(encoder: Any, pixels: Tensor, *, hidden: bool) -> Tensor:
+    """Pixels NCHW -> pooled embeddings (N, D), or the last but one hidden states (N, L, D)."""
+    output = encoder(pixels, output_hidden_states=hidden)
+    embeds: Tensor = output.hidden_states[-2] if hidden else output.image_embeds
+    return embeds.contiguous()

@@ -80,7 +80,7 @@ class Malice:
 def test_converting_keeps_every_tensor(tmp_path: Path) -> None:
     tied = torch.arange(6.0).reshape(2, 3)
     torch.save({"state_dict": {"a": tied, "b": tied, "t": tied.T}, "epoch": 3}, tmp_path / "x.ckpt")
-    (written,) = convert(tmp_path / "x.ckpt", tmp_path / "x.safetensors")
+    (written,) = convert(tmp_path / "x.ckpt", tmp_path / "x.safetensors").written
     loaded = load_file(written)
     assert set(loaded) == {"a", "b", "t"}
     assert torch.equal(loaded["a"], tied)

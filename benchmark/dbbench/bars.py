@@ -16,6 +16,7 @@ from rich.text import Text
 from typing_extensions import override
 
 from dbbench.advance import Advance, silent
+from dbbench.terminal import plain_console
 from dbbench.units import duration, per_second
 
 
@@ -42,7 +43,7 @@ def shown(text: str = "") -> Iterator[tuple[Callable[[str], None], Advance]]:
 
     A bar on a terminal, which begins with `text`; elsewhere one line for each status.
     """
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     if not console.is_terminal:
         yield (lambda text: console.print(text, markup=False, highlight=False)), silent
         return

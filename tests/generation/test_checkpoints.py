@@ -227,7 +227,7 @@ def test_an_adapter_shows_the_subject_without_training(
 
 
 def test_an_adapter_that_is_not_there_is_one_line(backbones: dict[str, Backbone]) -> None:
-    with pytest.raises(UserError, match=r"no image encoder .*hf download nobody/adapter"):
+    with pytest.raises(UserError, match=r"no adapter .*hf download nobody/adapter"):
         fit(ZeroShot(ZeroShot.Settings(adapter="nobody/adapter")), backbones["sd"])
 
 

@@ -203,7 +203,7 @@ def _clip(words: CLIPTokenizer, *, width: int = 32, projection: int = 16) -> CLI
         projection_dim=projection,
         max_position_embeddings=24,
         bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id,
+        eos_token_id=2,  # as in the published configs, whose end token is 49407
         pad_token_id=words.pad_token_id,
     )
 

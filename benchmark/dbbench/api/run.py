@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dbbench import plugins
 from dbbench.api.results import RunResults, load_run
 from dbbench.errors import UserError
@@ -20,6 +18,7 @@ from dbbench.running.executors.local import Local
 from dbbench.running.options import RunOptions
 from dbbench.running.run import execute
 from dbbench.suites.suite import Suite
+from dbbench.terminal import plain_console
 
 
 def run(
@@ -82,7 +81,7 @@ def run(
     outcome = execute(
         request,
         options=chosen,
-        console=Console(stderr=True, quiet=quiet),
+        console=plain_console(stderr=True, quiet=quiet),
         publish=write_report,
         executor=Local(jobs),
     )

@@ -15,13 +15,12 @@ from PIL import Image
 from dbbench.advance import silent
 from dbbench.bars import shown
 from dbbench.data.dataset import load_dataset
-from dbbench.data.decoding import SUFFIXES
+from dbbench.data.image_files import is_image, look_into
 from dbbench.device import resolve_device
 from dbbench.errors import UserError
 from dbbench.evaluation.metric import load_metric
 from dbbench.evaluation.scores import REAL
 from dbbench.image_sets import Records
-from dbbench.image_sets.folder import in_order
 from dbbench.image_sets.memory import ImageLike
 from dbbench.image_sets.references import MINI, References, find_references, given_references
 from dbbench.protocols.protocol import Protocol, load_protocol
@@ -165,7 +164,7 @@ def _read_references(
         return given_references({k: _listed(v) for k, v in references.items()}, scratch)
     if isinstance(references, str | Path) and not _is_image(references):
         folder = Path(references).expanduser()
-        images = in_order([p for p in folder.glob("*") if _is_image(p) and p.name[0] != "."])
+        images = look_into(folder).images if folder.is_dir() else ()
         return list(images) or find_references(str(folder), (), scratch)
     return _listed(references)
 
@@ -210,7 +209,7 @@ def _listed(images: Any) -> list[ImageLike]:
 
 
 def _is_image(image: ImageLike) -> bool:
-    return isinstance(image, Image.Image) or Path(image).suffix.lower() in SUFFIXES
+    return isinstance(image, Image.Image) or is_image(Path(image).expanduser())
 
 
 def _table(result: Reconciliation, account: Account) -> pd.DataFrame:

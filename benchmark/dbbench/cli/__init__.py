@@ -11,7 +11,6 @@ import traceback
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dbbench.cli import (
     cache,
@@ -27,6 +26,7 @@ from dbbench.cli import (
     validity,
 )
 from dbbench.errors import UserError
+from dbbench.terminal import plain_console
 
 app = typer.Typer(
     name="dbbench",
@@ -72,7 +72,9 @@ def main() -> None:
 
 
 def _say_error(line: str) -> None:
-    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+    plain_console(stderr=True).print(
+        line, style="red", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def _print_version(wanted: bool) -> None:

@@ -67,5 +67,8 @@ def convert(
 
     if not old.exists():
         raise UserError(f"{old} does not exist; correct the path")
-    for path in convert_weights(old, new):
+    result = convert_weights(old, new)
+    for path in result.written:
         print(f"wrote {path}")
+    if result.left_out:
+        print(f"left out: {', '.join(result.left_out)}")

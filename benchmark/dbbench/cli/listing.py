@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from dbbench.errors import unknown
+from dbbench.terminal import plain_console
 
 if TYPE_CHECKING:
     from dbbench.plugins import PluginKind
@@ -49,7 +49,7 @@ def list_(
             header, rows = _protocols()
         case _:
             raise unknown("list", what, LISTS, "")
-    print_table(Console(), "", header, rows, left=range(len(header)))
+    print_table(plain_console(), "", header, rows, left=range(len(header)))
 
 
 def _subjects() -> Table:

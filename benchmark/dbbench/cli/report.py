@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from dbbench.errors import UserError
 from dbbench.storage.disk import RESULTS, latest
+from dbbench.terminal import plain_console
 
 app = typer.Typer()
 
@@ -50,7 +50,7 @@ def report(
     from dbbench.reports import print_leaderboard, write_overview, write_report
     from dbbench.running.scoring import open_scored
 
-    console = Console()
+    console = plain_console()
     asked = folders or [str(latest())]
     places = list(dict.fromkeys(open_scored(folder, write_report) for folder in asked))
     for place in places:
@@ -79,7 +79,7 @@ def compare(
     from dbbench.reports.compare import compare_runs, print_comparison, write_comparison
     from dbbench.running.scoring import open_scored
 
-    console = Console()
+    console = plain_console()
     places = [open_scored(folder, write_report) for folder in (first, second)]
     with shown("comparing"):
         comparisons = compare_runs(*places)
@@ -115,7 +115,7 @@ def check(
     from dbbench.reports.results import load_results
     from dbbench.storage.remote import open_folder
 
-    console = Console()
+    console = plain_console()
     results = load_results(open_folder(folder)[0])
     if missing := results.missing:
         raise UserError(f"{folder} is not finished ({missing}); call the same dbbench run again")

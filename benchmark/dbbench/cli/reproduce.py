@@ -29,6 +29,7 @@ from dbbench.cli.options import (
 from dbbench.cli.run import say_stopped
 from dbbench.errors import UserError
 from dbbench.storage.disk import RESULTS
+from dbbench.terminal import plain_console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,7 +105,7 @@ def reproduce(
             " --out, or call dbbench run --suite NAME --out ADDRESS for each suite"
         )
     folder = Path(out).expanduser()
-    console = Console(stderr=log_json)
+    console = plain_console(stderr=log_json)
     with workers(
         executor, address, cpus, jobs, memory, device,
         retries, save_every, tracker, together, log_json,
@@ -127,7 +128,7 @@ def reproduce(
             )
         except KeyboardInterrupt as interrupt:
             raise say_stopped(interrupt, console) from None
-    console = Console()
+    console = plain_console()
     folders = [result.request.out for result in results]
     scored = [out for out in folders if (out / SCORES).is_file()]
     missing = [
@@ -144,7 +145,7 @@ def reproduce(
         console.print(f"report: {page}", soft_wrap=True, highlight=False)
     broken = [result for result in results if not result.complete]
     if broken:
-        errors = Console(stderr=True)
+        errors = plain_console(stderr=True)
         count = f"{len(broken)} of {len(results)} suites"
         errors.print(f"{count} are not complete; the same command tries again:", style="red")
         for result in broken:

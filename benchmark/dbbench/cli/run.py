@@ -27,6 +27,7 @@ from dbbench.cli.options import (
     workers,
 )
 from dbbench.cli.status import print_dry_run
+from dbbench.terminal import plain_console
 
 if TYPE_CHECKING:
     from dbbench.planning.request import Request
@@ -108,7 +109,7 @@ def run(
     from dbbench.running.run import execute
     from dbbench.suites.inheritance import bases, read_suite
 
-    console = Console(stderr=log_json)
+    console = plain_console(stderr=log_json)
     with workers(
         executor, address, cpus, jobs, memory, device,
         retries, save_every, tracker, together, log_json,
@@ -133,7 +134,7 @@ def run(
             )
         except KeyboardInterrupt as interrupt:
             raise say_stopped(interrupt, console) from None
-    _finish(outcome, request.out, Console())
+    _finish(outcome, request.out, plain_console())
 
 
 def say_stopped(interrupt: KeyboardInterrupt, console: Console) -> typer.Exit:
@@ -155,15 +156,17 @@ def _headline(request: Request, asked: bool, folder: str, device: str) -> str:
 def _finish(outcome: Outcome, folder: Path, console: Console) -> None:
     """Print what came of a run; exit with 1 where something failed."""
     if not outcome.done and not outcome.others and not outcome.failures:
-        console.print(f"nothing to do: {folder} is complete (dbbench report {folder} shows it)")
+        line = f"nothing to do: {folder} is complete (dbbench report {folder} shows it)"
+        console.print(line, soft_wrap=True)
         return
     if (folder / "scores.parquet").is_file():
         from dbbench.reports import print_leaderboard
 
         print_leaderboard(folder, console)
-        console.print(f"report: {folder / 'report' / 'index.html'}", highlight=False)
+        page = folder / "report" / "index.html"
+        console.print(f"report: {page}", soft_wrap=True, highlight=False)
     if outcome.failures:
-        errors = Console(stderr=True)
+        errors = plain_console(stderr=True)
         errors.print(f"{len(outcome.failures)} failed; the same command tries again:", style="red")
         for failure in outcome.failures:
             line = f"  {failure.task.stage} {failure.task.name}: {failure.reason}"

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dbbench.cli.options import Device, names
 from dbbench.errors import UserError
 from dbbench.storage.disk import RESULTS
+from dbbench.terminal import plain_console
 
 app = typer.Typer()
 
@@ -86,7 +86,7 @@ def score(
         )  # fmt: skip
     target = out or RESULTS / f"score-{account.name}"
     write_reconciliation(result, account, target)
-    console = Console()
+    console = plain_console()
     print_reconciliation(result, account, console)
     console.print(
         f"written: {target}/score.md, scores.parquet, summary.csv and more",
@@ -116,7 +116,7 @@ def oracle(
     from dbbench.protocols.oracle import score_real_images
     from dbbench.reports.scoring.oracle import print_oracle
 
-    console = Console()
+    console = plain_console()
     if data is None and not DEFAULT.is_dir():
         console.print(
             f"there is no folder {DEFAULT} here: the embedded world's references (--data chooses)",

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dbbench.storage.disk import latest
+from dbbench.terminal import plain_console
 
 if TYPE_CHECKING:
     from dbbench.planning.plan import Plan
@@ -41,7 +42,7 @@ def status(folder: Folder = None) -> None:
     from dbbench.storage.remote import open_folder
 
     path, remote = open_folder(folder or str(latest()))
-    print_status(path, Console(), remote)
+    print_status(path, plain_console(), remote)
 
 
 @app.command(epilog="Examples:\n\ndbbench verify results/mini\n\ndbbench verify && echo whole")
@@ -53,7 +54,7 @@ def verify(folder: Folder = None) -> None:
     from dbbench.storage.remote import open_folder
 
     path, remote = open_folder(folder or str(latest()))
-    if not print_verified(path, Console(), remote):
+    if not print_verified(path, plain_console(), remote):
         raise typer.Exit(1)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from dbbench.errors import UserError, unknown
 from dbbench.storage.disk import RESULTS
+from dbbench.terminal import plain_console
 
 if TYPE_CHECKING:
     from dbbench.study.design.study import StudyQuestion
@@ -82,7 +82,7 @@ def create(
     folder = out or RESULTS / f"study-{asked}"
     with shown("copying images") as (_, advance):
         study = create_study(runs, folder, settings, texts, advance)
-    console = Console(soft_wrap=True, highlight=False)
+    console = plain_console(soft_wrap=True, highlight=False)
     console.print(
         f"{folder}: {len(study.pairs)} pairs of {', '.join(study.methods)};"
         f" {study.raters_needed} raters with {study.questions_per_rater} questions each are needed",
@@ -132,7 +132,7 @@ def serve(
     public = (address or f"http://{host}:{port}").rstrip("/")
     study, secrets = load_study(folder), Secrets.load(folder)
     app = make_app(folder, database, https=public.startswith("https://"))
-    console = Console(soft_wrap=True, highlight=False)
+    console = plain_console(soft_wrap=True, highlight=False)
     console.print(f"open link   {public}/join/{secrets.sign('open', study.id)}", markup=False)
     console.print(f"            admits {study.quota} raters", markup=False)
     console.print(f"personal    dbbench study links {folder} --address {public}", markup=False)
@@ -256,7 +256,7 @@ def results(
             analysis = analyse_folder(source, url, only_attentive=only_attentive)
             folder = out or source / ("results-simulated" if simulated else "results")
     preferences = Preferences((analysis,))
-    console = Console()
+    console = plain_console()
     print_study(preferences, console)
     with storage_errors(folder):
         page = write_study_page(preferences, folder)

@@ -25,6 +25,7 @@ from dbbench.generation.memory import by_parts
 from dbbench.generation.networks import Networks, remove_adapters
 from dbbench.generation.noise import build_schedule, build_solver
 from dbbench.generation.text import EncodedText, ExtendedEmbedding, Tokens, join
+from dbbench.generation.understood import OLD_END
 from dbbench.suites.sampling import SampleSettings
 
 DType = Literal["auto", "float32", "bfloat16"]
@@ -144,6 +145,10 @@ class Backbone:
             vocabulary = sorted(tokenizer.get_vocab().items())
             choices = (configs, self.resolution, self._half) if number == 0 else ()
             digest.update(repr((vocabulary, tokenizer.model_max_length, *choices)).encode())
+            encoder: Any = self.module(part)
+            if number and getattr(encoder.config, "eos_token_id", None) == OLD_END:
+                # Earlier versions pooled such an encoder's text at the highest id.
+                digest.update(b"pooled at the end token")
         return str(digest.hexdigest())
 
     def module(self, part: str) -> nn.Module:
@@ -350,6 +355,7 @@ def load_backbone(
     frozen: Frozen = "float32",
     revision: str | None = None,
     config: str | None = None,
+    variant: str | None = None,
     compile: bool = False,
 ) -> Backbone:
     """Load a diffusers folder, a hub id, a single .safetensors file, or the embedded "mini".
@@ -358,7 +364,7 @@ def load_backbone(
     the source cannot be loaded or is pickled, or if the device does not exist.
     """
     require_device(device)
-    pipeline = load_pipeline(source, revision=revision, config=config)
+    pipeline = load_pipeline(source, revision=revision, config=config, variant=variant)
     return Backbone(
         pipeline, resolution=resolution, device=device, dtype=dtype, frozen=frozen, compile=compile
     )

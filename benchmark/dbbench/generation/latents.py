@@ -40,6 +40,8 @@ class LatentCodec:
         self._batch = max(1, PIXELS_PER_PASS // resolution**2)
         self._scale = float(pipeline.vae.config.scaling_factor)
         self._shift = float(getattr(pipeline.vae.config, "shift_factor", None) or 0.0)
+        self._mean = _per_channel(pipeline.vae, "latents_mean", 0.0)
+        self._std = _per_channel(pipeline.vae, "latents_std", 1.0)
 
     @torch.no_grad()
     def encode(self, images: Sequence[Image]) -> Posterior:
@@ -57,10 +59,11 @@ class LatentCodec:
         pixels = pixels.to(self._vae.device, self._vae.dtype, memory_format=torch.channels_last)
         posterior = self._vae.encode(pixels).latent_dist
         mean = _numbers(posterior.mode().float(), "the autoencoder makes of the images")
+        scale = self._scale / self._std.to(mean.device)
         std = getattr(posterior, "std", None)  # an autoencoder without one is deterministic
         return Posterior(
-            (mean - self._shift) * self._scale,
-            torch.zeros_like(mean) if std is None else std.float() * self._scale,
+            (mean - self._shift - self._mean.to(mean.device)) * scale,
+            torch.zeros_like(mean) if std is None else std.float() * scale,
         )
 
     @torch.inference_mode()
@@ -75,7 +78,8 @@ class LatentCodec:
 
     def _decode(self, latents: Tensor) -> list[Image]:
         """Decode latents in one pass."""
-        pixels = self._vae.decode(latents / self._scale + self._shift, return_dict=False)[0]
+        raw = latents * self._std.to(latents.device) / self._scale + self._shift
+        pixels = self._vae.decode(raw + self._mean.to(latents.device), return_dict=False)[0]
         pixels = _numbers(pixels.float(), "the autoencoder makes of the latents")
         images: list[Image] = self._images.postprocess(pixels, output_type="pil")
         return images
@@ -91,3 +95,8 @@ def _numbers(tensor: Tensor, source: str) -> Tensor:
         " their training went wrong, or its precision is too low: use other weights, or"
         " --set backbone.dtype=float32"
     )
+
+
+def _per_channel(vae: Any, key: str, default: float) -> Tensor:
+    """Return a statistic of an autoencoder's latents, (1, C, 1, 1); Playground v2.5 has them."""
+    return torch.tensor(getattr(vae.config, key, None) or [default]).view(1, -1, 1, 1)

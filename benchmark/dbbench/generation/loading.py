@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,32 +11,45 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import HfApi, hf_hub_download
+from safetensors import safe_open
 
+from dbbench import hub
 from dbbench.errors import UserError
-from dbbench.generation.architectures import Architecture, architecture
+from dbbench.generation import components, given
+from dbbench.generation.architectures import Architecture, architecture, text_encoders
+from dbbench.generation.understood import settle
 
-_PICKLED = {".ckpt", ".pt", ".pth", ".bin"}
 
-
-def load_pipeline(source: str, *, revision: str | None = None, config: str | None = None) -> Any:
+def load_pipeline(
+    source: str,
+    *,
+    revision: str | None = None,
+    config: str | None = None,
+    variant: str | None = None,
+) -> Any:
     """Return the pipeline that `source` names, without its safety checker.
 
     `source` is "mini", a diffusers folder, a .safetensors file or a hub id (`HF_HUB_OFFLINE=1`
     uses the local cache only). `config` is the folder or hub id with a single file's configuration.
-    Raises UserError if it cannot be loaded or its pipeline class is not supported.
+    `variant` chooses among the files of a folder, such as "fp16"; the only one needs no choice.
+    Raises UserError if it cannot be loaded whole, or if anything in it is not understood.
     """
+    pipeline = _load(source, revision, config, variant)
+    settle(pipeline)
+    return pipeline
+
+
+def _load(source: str, revision: str | None, config: str | None, variant: str | None) -> Any:
     if source == "mini":
         from dbbench import mini
 
-        return _from_folder(mini.weights("backbone"))
+        return _from_folder(mini.weights("backbone"), None)
     path = Path(source).expanduser()
     if path.is_dir():
-        return _from_folder(path)
-    if path.suffix in _PICKLED:
-        raise UserError(f"{path} is pickled and could run any code; {_CONVERT}")
-    if path.is_file():
+        return _from_folder(path, variant)
+    if path.is_file() or path.suffix in given.PICKLED:
+        given.check_file(path)
         return _from_file(path, config)
     if (
         path.suffix == ".safetensors"
@@ -47,10 +59,33 @@ def load_pipeline(source: str, *, revision: str | None = None, config: str | Non
         raise UserError(
             f'no backbone "{source}": it is no folder, .safetensors file or hub id (owner/name)'
         )
-    return _from_hub(source, revision)
+    return _from_folder(_download(source, revision, variant), variant)
 
 
-def _from_folder(folder: Path) -> Any:
+def _from_folder(folder: Path, variant: str | None) -> Any:
+    index = _read_index(folder)
+    kind = architecture(str(index.get("_class_name", "")), source=str(folder))
+    for file in folder.glob("*/*"):  # also of tokenizers and configs
+        if remedy := hub.pointer(file):
+            raise UserError(remedy)
+    encoders = [
+        name
+        for name, entry in index.items()
+        if name.startswith("text_encoder") and isinstance(entry, list) and entry[0] is not None
+    ]
+    try:
+        with quiet():
+            parts = {
+                name: components.load_part(folder, name, index.get(name), variant=variant)
+                for name in (kind.denoiser, *encoders, "vae")
+            }
+            options = _options(kind, index)
+            return _class(kind).from_pretrained(folder, **parts, **options)
+    except components.FAULTS as error:
+        raise UserError(f"cannot load the backbone {folder}: {_first_line(error)}") from error
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
     try:
         index = json.loads((folder / "model_index.json").read_text("utf-8"))
     except FileNotFoundError:
@@ -58,37 +93,25 @@ def _from_folder(folder: Path) -> Any:
             f"{folder} has no model_index.json; give the folder of a diffusers pipeline"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {folder / 'model_index.json'}: {error}") from error
-    kind = architecture(str(index.get("_class_name", "")), source=str(folder))
-    encoders = [
-        name
-        for name, entry in index.items()
-        if name.startswith("text_encoder") and isinstance(entry, list) and entry[0] is not None
-    ]
-    for part in (kind.denoiser, *encoders, "vae"):
-        files = [file for file in (folder / part).glob("*") if file.is_file()]
-        if not any(file.suffix == ".safetensors" for file in files):
-            if pickled := [file for file in files if file.suffix in _PICKLED]:
-                raise UserError(f"{pickled[0]} is pickled and could run any code; {_CONVERT}")
-            raise UserError(f"{folder / part} holds no .safetensors weights; copy the whole folder")
-    for entry in index.values():
-        # diffusers looks up a component's class only among imported modules.
-        if isinstance(entry, list) and str(entry[0]).startswith("dbbench."):
-            importlib.import_module(entry[0])
-    try:
-        with quiet():
-            return _class(kind).from_pretrained(folder, **_options(kind, index))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"cannot load the backbone {folder}: {_first_line(error)}") from error
+        reason = hub.pointer(folder / "model_index.json") or str(error)
+        raise UserError(f"cannot read {folder / 'model_index.json'}: {reason}") from error
+    if not isinstance(index, dict):
+        raise UserError(f"{folder / 'model_index.json'} is no list of parts; copy the folder anew")
+    return index
 
 
 def _from_file(path: Path, config: str | None) -> Any:
     try:
         with safe_open(path, framework="pt") as file:
-            kind = architecture(_class_in(set(file.keys())), source=str(path))
+            names, metadata = set(file.keys()), dict(file.metadata() or {})
+        kind = architecture(_class_in(names), source=str(path))
         with quiet():
-            return _class(kind).from_single_file(str(path), config=config, **_options(kind, {}))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            pipeline = _class(kind).from_single_file(str(path), config=config, **_options(kind, {}))
+    except NotImplementedError as error:  # weights that the file lacks were never allocated
+        raise UserError(
+            f"{path} lacks weights of its pipeline; use a complete checkpoint"
+        ) from error
+    except Exception as error:  # the library has classes of its own for some
         advice = (
             "; its configuration is fetched from the hub; without network, give the folder of a"
             " pipeline of the same class (--set backbone.config=FOLDER)"
@@ -96,24 +119,68 @@ def _from_file(path: Path, config: str | None) -> Any:
         raise UserError(
             f"cannot load the checkpoint {path}: {_first_line(error)}{'' if config else advice}"
         ) from error
+    parts = (kind.denoiser, *text_encoders(pipeline), "vae")
+    networks = {part: getattr(pipeline, part) for part in parts}
+    components.account(path, networks)
+    for part, network in networks.items():
+        given.check_finite(network.state_dict().items(), f"{path}, {part}")
+    _honour(given.Weights(path, dict.fromkeys(names, torch.empty(0)), metadata), pipeline)
+    return pipeline
 
 
-def _from_hub(repository: str, revision: str | None) -> Any:
+def _honour(file: given.Weights, pipeline: Any) -> None:
+    """Take from a single file what it says of its noise: by empty tensors, or by metadata.
+
+    "v_pred" and "ztsnr" are the tensors by which trainers mark velocity prediction and zero
+    terminal SNR (arXiv 2305.08891, whose section 3.3 adds trailing steps).
+    """
+    said = file.metadata.get("modelspec.prediction_type")
+    changes: dict[str, Any] = {}
+    if "v_pred" in file.tensors or said in {"v", "v_prediction"}:
+        changes["prediction_type"] = "v_prediction"
+    elif said is not None:
+        changes["prediction_type"] = said
+    if "ztsnr" in file.tensors:
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    given.note_metadata(file)
+    if changes:
+        pipeline.scheduler.register_to_config(**changes)
+
+
+def _download(repository: str, revision: str | None, variant: str | None) -> Path:
+    """Return the folder of a hub repository's files, fetched unless the cache has them."""
     try:
         with quiet():
             file = hf_hub_download(repository, "model_index.json", revision=revision)
-            index = json.loads(Path(file).read_text("utf-8"))
+            index = _read_index(Path(file).parent)
             kind = architecture(str(index.get("_class_name", "")), source=repository)
-            options = _options(kind, index)
-            return _class(kind).from_pretrained(repository, revision=revision, **options)
-    except OSError as error:
-        raise UserError(
-            f'no backbone "{repository}": it is no local folder, and the hub cannot be reached or'
-            " does not have it as safetensors; on a machine with network, run"
-            f" `hf download {repository} --local-dir FOLDER`, and give FOLDER"
-        ) from error
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"cannot load the backbone {repository}: {_first_line(error)}") from error
+            folder = _class(kind).download(
+                repository,
+                revision=revision,
+                use_safetensors=True,
+                variant=variant or _only_variant(repository, revision, Path(file).parent, kind),
+                **_unneeded(kind, index),
+            )
+            return Path(folder)
+    except UserError:
+        raise
+    except Exception as error:  # the client of the hub has classes of its own
+        reason = hub.explain(error, repository, revision=revision)
+        raise UserError(f'no backbone "{repository}": {reason}') from error
+
+
+def _only_variant(
+    repository: str, revision: str | None, cached: Path, kind: Architecture
+) -> str | None:
+    """Return "fp16" for a repository whose denoiser comes in that variant alone, else None."""
+    try:
+        siblings = HfApi().model_info(repository, revision=revision).siblings or []
+        names = [each.rfilename for each in siblings]
+    except Exception:  # no network: what the cache holds
+        names = [str(file.relative_to(cached)) for file in cached.glob("*/*")]
+    own = [Path(n) for n in names if n.startswith(f"{kind.denoiser}/") and n.endswith("tensors")]
+    variants = {given.variant_of([name]) for name in own}
+    return next(iter(variants)) if len(variants) == 1 else None
 
 
 def _class(kind: Architecture) -> Any:
@@ -148,22 +215,25 @@ def quiet() -> Iterator[None]:
 
 
 def _options(kind: Architecture, index: Mapping[str, Any]) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "use_safetensors": True,
-        "dtype": torch.float32,  # files may be half precision; a Backbone holds float32
-    }
+    options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
+    options |= _unneeded(kind, index)
     if kind.pipeline == "StableDiffusionPipeline":
-        options |= {"safety_checker": None, "requires_safety_checker": False}
+        options["requires_safety_checker"] = False
     if kind.pipeline == "StableDiffusionXLPipeline":
         options["add_watermarker"] = False
+    return options
+
+
+def _unneeded(kind: Architecture, index: Mapping[str, Any]) -> dict[str, None]:
+    """Return the parts that are not loaded, even where the pipeline lists them."""
+    names = ["feature_extractor", "image_encoder"]
+    if kind.pipeline == "StableDiffusionPipeline":
+        names.append("safety_checker")
     if kind.pipeline == "StableDiffusion3Pipeline":  # its T5 encoder is optional
         optional = ("text_encoder_3", "tokenizer_3")
-        options |= {name: None for name in optional if list(index.get(name) or ()) == [None, None]}
-    return options
+        names += [name for name in optional if list(index.get(name) or ()) == [None, None]]
+    return dict.fromkeys(names)
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-_CONVERT = "convert it once to safetensors: dbbench data convert OLD NEW"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from dbbench.errors import UserError
 from dbbench.generation.loading import quiet
+from dbbench.generation.lora_file import place
 from dbbench.generation.originals import as_float32
 
 if TYPE_CHECKING:
@@ -63,15 +65,26 @@ def weights(backbone: Backbone, parts: Sequence[str]) -> dict[str, Tensor]:
 
 
 def load(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
-    """Load adapters into the backbone. Raises UserError if they do not fit."""
+    """Load adapters of scale 1 into the backbone. Raises UserError unless all are in place."""
+    placed = place(state, backbone)
     try:
         with quiet():
-            backbone.pipeline.load_lora_weights(dict(state))
+            backbone.pipeline.load_lora_weights(dict(placed))
     except (KeyError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"the LoRA does not fit this backbone ({reason[:200]}); use the one that it was"
             " trained on"
         ) from error
+    there = {
+        re.sub(r"(\.lora_[AB])\.[^.]+\.weight$", r"\1.weight", f"{part}.{name}")
+        for part in backbone.parts
+        for name, _ in backbone.module(part).named_parameters()
+        if ".lora_A." in name or ".lora_B." in name
+    }
+    if lost := sorted(placed.keys() ^ there):
+        raise UserError(
+            f"the LoRA does not fit this backbone: {lost[0]} was not loaded ({len(lost)} tensors)"
+        )
     for part in backbone.parts:
         backbone.module(part).requires_grad_(False)

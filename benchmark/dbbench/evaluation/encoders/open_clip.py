@@ -189,6 +189,7 @@ def _create(reference: str, *, name: str, source: Path, **keywords: Any) -> torc
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = lines[min(1, len(lines) - 1)].strip()
         raise UserError(f"{name}: the weights in {source} do not fit: {reason[:200]}") from None
+    _network.check_not_bent(source, model, encoder=name)
     return model
 
 

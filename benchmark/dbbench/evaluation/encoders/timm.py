@@ -26,6 +26,8 @@ from dbbench.errors import UserError, unknown
 from dbbench.evaluation.encoder import UnitVectors, encoder_fingerprint
 from dbbench.evaluation.encoders import _network
 
+# What belongs to training and classification, which a feature does not need.
+_CLASSIFIER = re.compile(r"(head|head_dist|fc|classifier|mask_token)(\.|$)")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 
 library: Any = timm.data  # Type checkers cannot resolve its exported names.
@@ -149,4 +151,17 @@ def _create(model_name: str, *, name: str, source: Path, **keywords: Any) -> tor
     missing = next((line for line in log if line.startswith("Missing keys")), None)
     if missing is not None:
         raise UserError(f"{name}: the weights in {source} do not fit: {missing[:160]}")
+    extra = [key for line in log for key in _unexpected(line) if not _CLASSIFIER.match(key)]
+    if extra:
+        raise UserError(
+            f"{name}: the weights in {source} do not fit: the network has no {extra[0]}"
+            f" ({len(extra)} tensors); use the model that they were trained with"
+        )
+    _network.check_not_bent(source, model, encoder=name)
     return model
+
+
+def _unexpected(line: str) -> list[str]:
+    """Return the tensors that timm did not use, from a line of its log."""
+    match = re.match(r"Unexpected keys \((.*)\) found", line)
+    return [] if match is None else match[1].split(", ")
