@@ -75,8 +75,9 @@ def available(device: torch.device) -> int:
     That is what is free, and at most the share that `take_share` has set.
     """
     free, total = torch.cuda.mem_get_info(device)
-    share = total * torch.cuda.get_per_process_memory_fraction(device)
-    return int(min(free + torch.cuda.memory_allocated(device), share))
+    # Older versions of torch do not say what was set.
+    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(device)
+    return int(min(free + torch.cuda.memory_allocated(device), total * fraction))
 
 
 def take_share(device: str, jobs: int) -> None:

@@ -27,7 +27,7 @@ class Shop:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, name: str, *more: str) -> list[str]:
-        """Return `dbbench run` into a folder of that name, on two subjects drawn by mini."""
+        """Return `dbbench run` into a folder of that name, on subjects drawn by mini."""
         counts = {
             "backbone.resolution": "64" if self.tiny else "512",
             "methods.dreambooth.steps": "6" if self.tiny else "60",
@@ -43,7 +43,7 @@ class Shop:
         settings = [part for key, value in counts.items() for part in ("--set", f"{key}={value}")]
         return [
             *DBBENCH, "run", "--suite", "paper", "--data", "mini",
-            "--subjects", "dog,backpack", "--device", self.device, "--out",
+            "--subjects", "dog" if self.tiny else "dog,backpack", "--device", self.device, "--out",
             str(self.folder / name), "--save-every", "2steps" if self.tiny else "20steps",
             *settings, *more,
         ]  # fmt: skip
@@ -113,8 +113,11 @@ def jobs(shop: Shop) -> dict[str, Any]:
 
 def together(shop: Shop) -> dict[str, Any]:
     """Subjects trained side by side in one process."""
+    methods = ("--methods", "textual_inversion")
     return {
-        "seconds_of_all": shop.call("together", "--methods", "textual_inversion", "--together", "2")
+        "seconds_of_all": shop.call(
+            "together", *methods, "--subjects", "dog,backpack", "--together", "2"
+        )
     }
 
 
