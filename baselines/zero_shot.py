@@ -19,18 +19,18 @@ from dbbench import hub
 from dbbench.advance import Advance
 from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
-from dbbench.generation.adapter_file import (
+from dbbench.generation.backbone import Backbone
+from dbbench.generation.checkpoints.adapter_file import (
     adapter_file,
     image_width,
     is_plus,
     load_adapter,
     read_adapter,
 )
-from dbbench.generation.backbone import Backbone
-from dbbench.generation.given import check_file, check_finite
-from dbbench.generation.loading import quiet
 from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
 from dbbench.generation.originals import as_float32
+from dbbench.generation.pipelines.given import check_file, check_finite
+from dbbench.generation.pipelines.loading import quiet
 from dbbench.suites.sampling import SampleSettings
 
 _FILE = "image_embeds.safetensors"
@@ -146,7 +146,8 @@ class ZeroShot:
                     **place,
                 )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = hub.explain(error, settings.adapter)
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first if local.is_dir() else hub.explain(error, settings.adapter)
             raise UserError(
                 f"no image encoder {settings.image_encoder} in {settings.adapter}: {reason}; or set"
                 " methods.zero_shot.adapter=FOLDER"

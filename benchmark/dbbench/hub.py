@@ -8,18 +8,31 @@ from pathlib import Path
 _POINTER = b"version https://git-lfs"
 
 
-def explain(error: BaseException, repository: str, *, revision: str | None = None) -> str:
+def explain(
+    error: BaseException,
+    repository: str,
+    *,
+    revision: str | None = None,
+    without: str | None = None,
+) -> str:
     """Return one sentence: why `repository` cannot be had from the hub, and the remedy.
 
-    Reads the exception classes of huggingface_hub, also of the causes behind the error.
+    `without` is what to do where there is no network; by default, to download the whole. Reads the
+    exception classes of huggingface_hub, also of the causes behind the error.
     """
     from huggingface_hub import errors
 
     chain = list(_causes(error))
+    without = without or (
+        f"on a machine with network run `hf download {repository} --local-dir FOLDER`, and give"
+        " FOLDER"
+    )
+    offline = f"{repository} is not in the local cache and HF_HUB_OFFLINE is set; unset it, or"
+    offline = f"{offline} {without}"
     for kind, reason in (
         (
             errors.GatedRepoError,
-            f"{repository} is gated: accept its licence on its page, {_LOG_IN}",
+            f"{repository} is gated: accept its licence on its page, then {_LOG_IN}",
         ),
         (
             errors.RevisionNotFoundError,
@@ -32,11 +45,11 @@ def explain(error: BaseException, repository: str, *, revision: str | None = Non
             f" private; correct the name, or where it is private, {_LOG_IN}",
         ),
         (errors.RemoteEntryNotFoundError, f"{repository} has not the file: {_line(error)}"),
-        (errors.OfflineModeIsEnabled, _offline(repository)),
+        (errors.OfflineModeIsEnabled, offline),
     ):
         if any(isinstance(each, kind) for each in chain):
             return reason
-    return _of_status(chain) or _of_network(chain, repository)
+    return _of_status(chain) or _of_network(chain, offline, without)
 
 
 def _of_status(chain: list[BaseException]) -> str | None:
@@ -45,7 +58,7 @@ def _of_status(chain: list[BaseException]) -> str | None:
     codes = [int(code) for each in responses if (code := getattr(each, "status_code", None))]
     for code in codes:
         if code == 429:
-            return f"the hub's rate limit is reached (HTTP 429); wait some minutes, {_LOG_IN}"
+            return f"the hub's rate limit is reached (HTTP 429); wait some minutes, or {_LOG_IN}"
         if code in {401, 403}:
             return f"the hub refuses the access (HTTP {code}); renew the token: {_LOG_IN}"
         if code >= 500:
@@ -54,7 +67,7 @@ def _of_status(chain: list[BaseException]) -> str | None:
     return None
 
 
-def _of_network(chain: list[BaseException], repository: str) -> str:
+def _of_network(chain: list[BaseException], offline: str, without: str) -> str:
     from huggingface_hub import constants
 
     names = " ".join(type(each).__name__ for each in chain)
@@ -66,11 +79,8 @@ def _of_network(chain: list[BaseException], repository: str) -> str:
     if any(getattr(each, "errno", None) == 28 for each in chain):
         return "the disk is full; set HF_HOME to a folder with more room"
     if constants.HF_HUB_OFFLINE:
-        return _offline(repository)
-    return (
-        f"the hub cannot be reached or does not have it ({_line(chain[-1])}); on a machine with"
-        f" network, run `hf download {repository} --local-dir FOLDER`, and give FOLDER"
-    )
+        return offline
+    return f"the hub cannot be reached or does not have it ({_line(chain[-1])}); {without}"
 
 
 def pointer(file: Path) -> str | None:
@@ -95,15 +105,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _offline(repository: str) -> str:
-    return (
-        f"{repository} is not in the local cache and HF_HUB_OFFLINE is set; unset it, or on a"
-        f" machine with network run `hf download {repository} --local-dir FOLDER`, and give FOLDER"
-    )
-
-
 def _line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
 
 
-_LOG_IN = "then run `hf auth login` or set HF_TOKEN"
+_LOG_IN = "run `hf auth login` or set HF_TOKEN"

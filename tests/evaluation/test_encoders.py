@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -355,7 +356,9 @@ def test_without_a_network_the_remedy_is_one_line(
     reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"cannot reach the model hub.*@/path/") as caught:
+    with pytest.raises(
+        UserError, match=r"not in the local cache and HF_HUB_OFFLINE is set.*@/path/"
+    ) as caught:
         load_encoder(reference, device="cpu")
     assert "\n" not in str(caught.value)
 
@@ -377,3 +380,29 @@ def test_embedded_encoders_use_the_same_loaders(
     kind = "timm" if name == "mini-dino" else "open_clip"
     same = load_encoder(f"{kind}:local-dir:{folders[name.partition('-')[2]]}", device="cpu")
     assert encoder.fingerprint == same.fingerprint
+
+
+def test_weights_that_open_clip_would_stretch_do_not_fit(clip: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(clip, tmp_path / "clip"))
+    file = folder / "open_clip_model.safetensors"
+    state = load_file(file)
+    state["positional_embedding"] = state["positional_embedding"][:20].clone()
+    save_file(state, file)
+    with pytest.raises(UserError, match=r"do not fit: positional_embedding is \(20, 32\)"):
+        load_encoder(f"open_clip:local-dir:{folder}", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("pos_embed", r"pos_embed is \(1, 10, 48\)"), ("reg_token", "the network has no reg_token")],
+)
+def test_weights_that_timm_would_bend_do_not_fit(
+    dino: Path, tmp_path: Path, name: str, line: str
+) -> None:
+    folder = Path(shutil.copytree(dino, tmp_path / "dino"))
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    state[name] = torch.zeros(1, 10, 48)
+    save_file(state, file)
+    with pytest.raises(UserError, match=f"do not fit: {line}"):
+        load_encoder(f"timm:local-dir:{folder}", device="cpu")

@@ -173,6 +173,9 @@ def load_word(pipe: Any, file: Path) -> None:
             text_encoder=getattr(pipe, f"text_encoder{number}"),
             tokenizer=getattr(pipe, f"tokenizer{number}"),
         )
+    for module in pipe.text_encoder_2.modules():  # its old config would pool at the new word
+        if hasattr(module, "eos_token_id"):
+            module.eos_token_id = pipe.tokenizer_2.eos_token_id
 
 
 def test_the_whole_denoiser_is_a_folder_of_diffusers(

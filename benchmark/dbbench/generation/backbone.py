@@ -20,12 +20,12 @@ from dbbench.device import half_precision, require_device
 from dbbench.errors import UserError
 from dbbench.generation.architectures import architecture, text_encoders, tokenizer_of
 from dbbench.generation.latents import LatentCodec, Posterior
-from dbbench.generation.loading import load_pipeline, quiet
 from dbbench.generation.memory import by_parts
 from dbbench.generation.networks import Networks, remove_adapters
 from dbbench.generation.noise import build_schedule, build_solver
+from dbbench.generation.pipelines.loading import load_pipeline, quiet
+from dbbench.generation.pipelines.understood import OLD_END
 from dbbench.generation.text import EncodedText, ExtendedEmbedding, Tokens, join
-from dbbench.generation.understood import OLD_END
 from dbbench.suites.sampling import SampleSettings
 
 DType = Literal["auto", "float32", "bfloat16"]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dbbench.errors import UserError
-from dbbench.generation.loading import quiet
-from dbbench.generation.lora_file import place
+from dbbench.generation.checkpoints.lora_file import place
 from dbbench.generation.originals import as_float32
+from dbbench.generation.pipelines.loading import quiet
 
 if TYPE_CHECKING:
     from dbbench.generation.backbone import Backbone

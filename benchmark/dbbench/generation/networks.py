@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dbbench.errors import UserError
-from dbbench.generation.given import misfit
 from dbbench.generation.memory import empty_cache, is_out_of_memory
 from dbbench.generation.originals import Originals, hold, release
+from dbbench.generation.pipelines.given import misfit
 
 log = logging.getLogger(__name__)
 

@@ -58,7 +58,7 @@ def hub_weights(repository: str, filenames: Sequence[str], *, encoder: str) -> P
         if isinstance(cached, str):
             return Path(cached)
     remedy = (
-        f"or download {filenames[0]} on a machine with network, then use"
+        f"download {filenames[0]} of {repository} on a machine with network, then use"
         f" {encoder}@/path/{filenames[0]}"
     )
     for filename in filenames:
@@ -73,7 +73,8 @@ def hub_weights(repository: str, filenames: Sequence[str], *, encoder: str) -> P
         except RemoteEntryNotFoundError:
             continue
         except Exception as error:
-            raise UserError(f"{encoder}: {hub.explain(error, repository)}; {remedy}") from None
+            reason = hub.explain(error, repository, without=remedy)
+            raise UserError(f"{encoder}: {reason}") from None
     raise UserError(
         f"{encoder}: {repository} offers none of {', '.join(filenames)} on the model hub, and "
         f"pickled weights are not read; convert them to safetensors and use "
