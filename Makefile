@@ -1,6 +1,6 @@
 # Everything a newcomer needs is Python >= 3.11 and make; uv is fetched into .tools/ where missing.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow imports check docs format lock wheel clean
+.PHONY: help setup demo test test-slow gpu-check imports check docs format lock wheel clean
 
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,\
   $(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
@@ -29,6 +29,9 @@ test: $(READY) ## run the tests (ARGS="-k name" to choose)
 
 test-slow: $(READY) ## run the tests that take longer than 20 seconds each
 	.venv/bin/python -m pytest -m "slow and not gpu" $(ARGS)
+
+gpu-check: $(READY) ## settle in half an hour what only a GPU can say (ARGS="--tiny" tries the kit on a CPU)
+	.venv/bin/python benchmark/measurements/gpu/check.py $(ARGS)
 
 check: $(READY) docs ## ruff, ruff format, imports, strict mypy, the docs, and the search for secrets and vulnerable packages
 	.venv/bin/ruff check .

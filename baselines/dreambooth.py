@@ -13,7 +13,7 @@ from dbbench.baselines.prior_preservation import PreservingSettings, train_prese
 from dbbench.baselines.training import given_checkpoint, given_word, snapshots
 from dbbench.data.prompt import PromptTemplate
 from dbbench.generation.backbone import Backbone
-from dbbench.generation.fine_tuned import read_fine_tuned
+from dbbench.generation.checkpoints.fine_tuned import read_fine_tuned
 from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
 from dbbench.generation.resume import Saves
 from dbbench.generation.tokens import choose_identifier

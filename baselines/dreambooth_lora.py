@@ -14,7 +14,7 @@ from dbbench.baselines.training import given_checkpoint, given_word, snapshots
 from dbbench.data.prompt import PromptTemplate
 from dbbench.generation import lora
 from dbbench.generation.backbone import Backbone
-from dbbench.generation.lora_file import read_lora
+from dbbench.generation.checkpoints.lora_file import read_lora
 from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
 from dbbench.generation.resume import Saves
 from dbbench.generation.tokens import choose_identifier

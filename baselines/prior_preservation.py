@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dbbench.advance import Advance
+from dbbench.baselines.step import StepBatch
 from dbbench.baselines.training import (
-    StepBatch,
     Training,
     TrainSettings,
     encode_references,

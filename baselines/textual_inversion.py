@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dbbench.advance import Advance
+from dbbench.baselines.step import StepBatch
 from dbbench.baselines.training import (
-    StepBatch,
     TrainSettings,
     encode_references,
     given_checkpoint,
@@ -25,7 +25,7 @@ from dbbench.data.prompt import NEUTRAL_TEMPLATES, PromptTemplate
 from dbbench.errors import UserError
 from dbbench.generation.architectures import tokenizer_of
 from dbbench.generation.backbone import Backbone
-from dbbench.generation.inversion_file import read_inversion
+from dbbench.generation.checkpoints.inversion_file import read_inversion
 from dbbench.generation.latents import Posterior
 from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
 from dbbench.generation.resume import Saves

@@ -6,11 +6,11 @@ except to read losses and to save its state.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -21,17 +21,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from dbbench.advance import Advance
+from dbbench.baselines.step import Step, StepBatch
 from dbbench.baselines.training_state import capture, restore
 from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone
+from dbbench.generation.fitting import Fit, fitted
 from dbbench.generation.latents import Posterior
-from dbbench.generation.memory import fitted
 from dbbench.generation.method import Checkpoint, Concept, Diverged, save_files
 from dbbench.generation.resume import Saves
 
 READ_SECONDS = 0.5  # interval between reads of the losses; each read waits for the device
-
-log = logging.getLogger(__name__)
 
 
 class TrainSettings(BaseModel):
@@ -64,35 +63,6 @@ class TrainSettings(BaseModel):
         description="path of weights trained elsewhere, used without training; {subject} in it is"
         " replaced by the subject's name",
     )
-
-
-@dataclass(frozen=True)
-class StepBatch:
-    """The random choices of one training step, for B latents; the same on every device."""
-
-    index: Tensor
-    """(B,) rows of the posterior; mirrored images come after all originals."""
-    timesteps: Tensor
-    """(B,)"""
-    context: Tensor
-    """(B,) index of each image's training prompt."""
-    noise: Tensor
-    """(B, C, h, w), the noise added to the latents."""
-    posterior_noise: Tensor
-    """(B, C, h, w), the noise that samples latents from their posterior."""
-    rows: slice
-    """Position of these latents in the step's whole batch."""
-
-    def __getitem__(self, rows: slice) -> StepBatch:
-        """Return a part of the batch, for a pass of its own."""
-        return StepBatch(
-            self.index[rows],
-            self.timesteps[rows],
-            self.context[rows],
-            self.noise[rows],
-            self.posterior_noise[rows],
-            rows,
-        )
 
 
 def join_batches(
@@ -193,16 +163,15 @@ def train(
     `after_step` gets the number of steps done. With `saves` the state is saved at intervals, and
     an interrupted training resumes bit for bit.
 
-    If memory is too small, each step is split into passes of half the size, repeatedly if needed.
+    If memory is too small, a step is done again with the next smaller recipe, such as passes of
+    half the size, repeatedly if needed.
     A NaN or infinite loss or gradient stops training; the weights stay those of the step before.
     """
     parameters = [weight for group in groups for weight in group]
     moment_bytes = 4 if settings.optimizer == "adamw" else 1
     batch = weights.shape[1]
-    with fitted(backbone, parameters, batch=batch, moment_bytes=moment_bytes) as at_once:
-        return _loop(
-            groups, errors_of, weights, steps, settings, progress, at_once, after_step, saves
-        )
+    with fitted(backbone, parameters, batch=batch, moment_bytes=moment_bytes) as fit:
+        return _loop(groups, errors_of, weights, steps, settings, progress, fit, after_step, saves)
 
 
 def snapshots(
@@ -231,11 +200,11 @@ def _loop(
     steps: Iterator[StepBatch],
     settings: TrainSettings,
     progress: Advance,
-    at_once: int,
+    fit: Fit,
     after_step: Callable[[int], None] | None,
     saves: Saves | None,
 ) -> Training:
-    """Run the steps, `at_once` latents in a pass."""
+    """Run the steps with the recipe that fits."""
     parameters = [weight for group in groups for weight in group]
     optimizer = _optimizer(parameters, settings)
     device = parameters[0].device
@@ -246,20 +215,18 @@ def _loop(
     first = 0
     if saves is not None and (state := saves.load()) is not None:
         first = saves.resumed_at
-        at_once = restore(*state, parameters, optimizer, losses, norms)
+        take_up = partial(restore, *state, parameters, optimizer, losses, norms)
+        fit.run(lambda _: fit.resume(take_up()), undo=optimizer.state.clear)
         progress(first, settings.steps, {})
     read, last_read = first, time.monotonic()
     # Draw the skipped batches again from the seed, so that the generator is in the same state.
     for done, batch in enumerate(islice(steps, first, None), start=first + 1):
         optimizer.param_groups[0]["lr"] = learning_rate(settings, done - 1)
-        at_once = _backward(batch, errors_of, weights, losses[done - 1], at_once, optimizer)
-        for group in groups:
-            norms[done - 1] += nn.utils.clip_grad_norm_(group, settings.max_grad_norm)
-        finite = torch.isfinite(losses[done - 1].sum() + norms[done - 1])
-        stopped.copy_(torch.maximum(stopped, (~finite).float()))
-        if settings.optimizer == "adamw" or not stopped:
-            optimizer.step()
-        optimizer.zero_grad()
+        here = Step(
+            batch, groups, optimizer, losses[done - 1], norms[done - 1], stopped,
+            max_grad_norm=settings.max_grad_norm, fused=settings.optimizer == "adamw",
+        )  # fmt: skip
+        fit.run(partial(here.do, errors_of, weights), here.undo)
         if after_step is not None:
             after_step(done)
         if done == settings.steps or time.monotonic() - last_read > READ_SECONDS:
@@ -271,45 +238,10 @@ def _loop(
         if saves is not None and done < settings.steps and saves.due(done):
             if stopped:
                 return _stopped(losses[:done], norms[:done], settings)
-            state = capture(parameters, optimizer, losses, norms, at_once)
+            state = capture(parameters, optimizer, losses, norms, fit.recipe.at_once)
             saves.save(done, *state)
             saves.stop.check()
     return Training(tuple(losses.T.tolist()))
-
-
-def _backward(
-    batch: StepBatch,
-    errors_of: Callable[[StepBatch], Tensor],
-    weights: Tensor,
-    losses: Tensor,
-    at_once: int,
-    optimizer: torch.optim.Optimizer,
-) -> int:
-    """Accumulate the gradients of a step, `at_once` latents in a pass; fill in its losses (G,).
-
-    Returns how many latents fitted into memory at once.
-    """
-    size = weights.shape[1]
-    while True:
-        try:
-            for start in range(0, size, at_once):
-                rows = slice(start, min(start + at_once, size))
-                parts = weights[:, rows] @ errors_of(batch[rows])
-                parts.sum().backward()
-                losses += parts.detach()
-            return at_once
-        except torch.OutOfMemoryError as error:
-            if at_once == 1:
-                raise UserError(
-                    "out of memory with one image at a time; choose a smaller resolution, a method"
-                    " that trains fewer weights (dreambooth_lora), or a device with more memory"
-                ) from error
-        # Outside the handler, because the exception keeps the computed tensors alive.
-        optimizer.zero_grad()
-        losses.zero_()
-        at_once = math.ceil(at_once / 2)
-        torch.cuda.empty_cache()
-        log.warning("out of memory: continuing with %d of %d images at a time", at_once, size)
 
 
 def _optimizer(parameters: Sequence[nn.Parameter], settings: TrainSettings) -> Any:

@@ -19,17 +19,18 @@ from dbbench import hub
 from dbbench.advance import Advance
 from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
-from dbbench.generation.adapter_file import (
+from dbbench.generation.backbone import Backbone
+from dbbench.generation.checkpoints.adapter_file import (
     adapter_file,
     image_width,
     is_plus,
     load_adapter,
     read_adapter,
 )
-from dbbench.generation.backbone import Backbone
-from dbbench.generation.given import check_file, check_finite
-from dbbench.generation.loading import quiet
 from dbbench.generation.method import Checkpoint, Concept, checkpoint_metadata
+from dbbench.generation.originals import as_float32
+from dbbench.generation.pipelines.given import check_file, check_finite
+from dbbench.generation.pipelines.loading import quiet
 from dbbench.suites.sampling import SampleSettings
 
 _FILE = "image_embeds.safetensors"
@@ -122,7 +123,8 @@ class ZeroShot:
         return adapter_file(settings.adapter, settings.subfolder, settings.weight_name)
 
     def _load_adapter(self, backbone: Backbone) -> None:
-        load_adapter(self._file(), backbone)
+        with as_float32(backbone.module(backbone.denoiser)):
+            load_adapter(self._file(), backbone)
         backbone.pipeline.set_ip_adapter_scale(self.settings.scale)
         backbone.module(backbone.denoiser).requires_grad_(False).to(backbone.device)
 

@@ -10,7 +10,6 @@ that is certain but small may be tolerated, metric by metric.
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from dbbench.reports.comparable import difference_between, identity
 from dbbench.reports.formats.table import cell, number, p_value
 from dbbench.reports.formats.terminal import print_table
 from dbbench.reports.results import Results
+from dbbench.text_files import read_toml
 
 BASELINE_VERSION = 1
 FAMILY = "all lines of the check"
@@ -113,10 +113,7 @@ def read_tolerance(path: Path | None, metrics: Mapping[str, Metric]) -> dict[str
     """Read a TOML file of metric = how much worse is tolerated; none without a file."""
     if path is None:
         return {}
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"the tolerance file {path} cannot be read: {error}") from None
+    values = read_toml(path, "the tolerance file")
     for name, value in values.items():
         if name not in metrics:
             raise unknown("metric", name, metrics, "")

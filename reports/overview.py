@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from dbbench.evaluation.limits import LIMITS
 from dbbench.files import write_text
@@ -121,7 +120,7 @@ def print_findings(folders: Sequence[Path], console: Console) -> None:
     for run in runs:
         if run.suite.table is not None:
             title = f"{run.suite.table.title} ({run.suite.name})"
-            console.print(escape(title), style="bold", highlight=False)
+            console.print(title, style="bold", highlight=False, markup=False)
             print_verdicts(run, console)
     for banner in dict.fromkeys(run.banner for run in runs if run.banner):
-        console.print(escape(banner), style="yellow", highlight=False)
+        console.print(banner, style="yellow", highlight=False, markup=False)

@@ -45,7 +45,7 @@ def parse_subjects(folder: Path) -> list[dict[str, Any]]:
             "class_noun": class_noun,
             "live": class_noun in LIVE_CLASSES,
             "photos": [
-                _photo(path, credits[name]) for path in sorted((folder / name).glob("*.jpg"))
+                _photo(path, credits[name]) for path in sorted((folder / name).glob("[!.]*.jpg"))
             ],
         }
         for name, class_noun in classes.items()

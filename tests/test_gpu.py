@@ -10,7 +10,7 @@ import pytest
 import tiny_backbone
 import torch
 
-from dbbench.baselines import training
+from dbbench.baselines import step
 from dbbench.baselines.dreambooth import DreamBooth
 from dbbench.generation.backbone import DType, load_backbone
 from dbbench.generation.method import Checkpoint, Concept
@@ -45,16 +45,16 @@ def test_a_step_does_not_wait_for_the_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_backbone.write(tmp_path)
-    real = training._backward
+    real = step._backward
 
-    def watched(*arguments: Any) -> int:
+    def watched(*arguments: Any) -> None:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return real(*arguments)
+            real(*arguments)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(training, "_backward", watched)
+    monkeypatch.setattr(step, "_backward", watched)
     assert len(fit(tmp_path, "cuda", "auto").losses) == 10
 
 

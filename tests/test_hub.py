@@ -11,7 +11,7 @@ from huggingface_hub import errors
 
 from dbbench.errors import UserError
 from dbbench.evaluation.encoders import _network
-from dbbench.generation import loading
+from dbbench.generation.pipelines import loading
 from dbbench.hub import explain, pointer
 
 # The HTTP client that this version of huggingface_hub is built on: httpx, or its successor.

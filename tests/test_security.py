@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from dbbench.errors import UserError
 from dbbench.files import contained
-from dbbench.generation.convert import convert
+from dbbench.generation.checkpoints.convert import convert
 from dbbench.image_sets.manifest import read
 from dbbench.storage.artifact import Artifact
 

@@ -1,6 +1,6 @@
-"""Bars: the one way to show on a terminal how far long work is, and how long the rest takes.
+"""Progress bars for the terminal, used by all packages that do long work.
 
-Any package may show its work with it; lines of JSON and of tasks are in running/display.
+running/display prints the progress of tasks as lines of text or JSON.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from rich.text import Text
 from typing_extensions import override
 
 from dbbench.advance import Advance, silent
+from dbbench.terminal import plain_console
 from dbbench.units import duration, per_second
 
 
 def make_bars(console: Console) -> Progress:
-    """Return bars that fit the terminal and vanish at the end.
+    """Return bars that fit the terminal and are removed at the end.
 
-    A task may have the fields `detail` (a figure to show), `unit` (its rate is then shown) and
-    `left` (seconds, None while unknown; else the time left follows from the speed).
+    A task may have the fields `detail` (text to show), `unit` (to show the rate in) and `left`
+    (seconds, or None while unknown). Without `left`, the time left follows from the speed.
     """
     label, figures = (38, 42) if console.width >= 100 else (27, 20)
     return Progress(
@@ -38,11 +39,11 @@ def make_bars(console: Console) -> Progress:
 
 @contextmanager
 def shown(text: str = "") -> Iterator[tuple[Callable[[str], None], Advance]]:
-    """Show work on stderr while open; yield `status(text)`, for what is done now, and `advance`.
+    """Show progress on stderr while open; yield `status(text)` and the callback `advance`.
 
-    A bar on a terminal, which begins with `text`; elsewhere one line for each status.
+    On a terminal it is a bar labelled `text`, then the last status; elsewhere a line per status.
     """
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     if not console.is_terminal:
         yield (lambda text: console.print(text, markup=False, highlight=False)), silent
         return
@@ -56,7 +57,7 @@ def shown(text: str = "") -> Iterator[tuple[Callable[[str], None], Advance]]:
 
 
 class _Figures(ProgressColumn):
-    """As "40/100 2 min left 12.3 step/s loss 0.123", as far as that is known."""
+    """Renders the known figures, such as "40/100 2 min left 12.3 step/s loss 0.123"."""
 
     @override
     def render(self, task: Task) -> Text:

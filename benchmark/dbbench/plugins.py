@@ -1,4 +1,4 @@
-"""Where a name becomes an object: entry points, built-in and third party's, or a Python file."""
+"""Plug-ins by name: entry points of dbbench and of other packages, and methods in Python files."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ PluginKind = Literal["datasets", "methods", "encoders", "metrics"]
 
 @dataclass(frozen=True)
 class FilePoint:
-    """A method in a Python file, "path/to/file.py:Class", in the place of an entry point."""
+    """A method in a Python file, "path/to/file.py:Class", used like an entry point."""
 
-    name: str
     path: Path
     attribute: str
 
     @property
     def module(self) -> str:
-        """What the file is imported as; its content is in it, so that a changed one is another."""
+        """The name under which the file is imported; a changed file gets another name."""
         return f"dbbench_file_{re.sub(r'[^A-Za-z0-9]', '_', self.path.stem)}_{self.digest}"
 
     @property
     def digest(self) -> str:
-        """The beginning of the file's SHA-256."""
+        """The first 16 digits of the file's SHA-256."""
         return hash_file(self.path)[:16]
 
     @property
     def value(self) -> str:
-        """Where it comes from; the folder does not matter, the content does."""
+        """File name, class and content hash; the folder is not part of it."""
         return f"{self.path.name}:{self.attribute} ({self.digest})"
 
     def load(self) -> Any:
@@ -57,22 +56,22 @@ class FilePoint:
 
 
 def is_file_reference(text: str) -> bool:
-    """Whether "path/to/file.py:Class" is meant, and not an installed name."""
+    """Return whether the text is "path/to/file.py:Class" and not an installed name."""
     return ".py:" in text or text.endswith(".py")
 
 
 def add_method_file(reference: str) -> str:
-    """Make the method of "path/to/file.py:Class" known to this process; return its name.
+    """Register the method of "path/to/file.py:Class" in this process; return its name.
 
-    Raises UserError where there is no such file or class, or the class is no method.
+    Raises UserError if there is no such file or class, or the class is no method.
     """
     place, _, attribute = reference.rpartition(":")
     path = Path(place).expanduser().resolve()
     if not place.endswith(".py") or not attribute.isidentifier():
         raise UserError(f'cannot read "{reference}"; write it as path/to/file.py:Class')
     if not path.is_file():
-        raise UserError(f"no method file {place}; correct the path")
-    point = FilePoint("", path, attribute)
+        raise UserError(f"the method file {place} does not exist; correct the path")
+    point = FilePoint(path, attribute)
     try:
         found = point.load()
     except AttributeError:
@@ -88,22 +87,20 @@ def add_method_file(reference: str) -> str:
             " see docs/methods.md"
         )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UserError(f'{reference} calls itself "{name}"; a name has letters, digits, "-", "_"')
+        raise UserError(f'{reference} has the name "{name}"; use letters, digits, "-", "_"')
     if name in _points("methods"):
-        raise UserError(
-            f'{reference} calls itself "{name}", as an installed method does; rename it'
-        )
-    _method_files[name] = FilePoint(name, path, attribute)
+        raise UserError(f'{reference} has the name "{name}", like an installed method; rename it')
+    _method_files[name] = point
     return name
 
 
 def names(kind: PluginKind) -> tuple[str, ...]:
-    """Return the names that can be used for a kind of plugin, without importing any of them."""
+    """Return the names of the installed plug-ins of a kind, without importing them."""
     return tuple(sorted(_points(kind)))
 
 
 def find(kind: PluginKind, name: str) -> EntryPoint | FilePoint:
-    """Return the entry point behind a name. Raises UserError for an unknown one."""
+    """Return the entry point of a name. Raises UserError if it is unknown."""
     if kind == "methods" and name in _method_files:
         return _method_files[name]
     try:
@@ -113,10 +110,10 @@ def find(kind: PluginKind, name: str) -> EntryPoint | FilePoint:
 
 
 def provenance(kind: PluginKind, name: str) -> str:
-    """Return where a plugin comes from: "package.module:object", with a third party's version.
+    """Return the source of a plug-in: "package.module:object", and another package's version.
 
-    It enters the fingerprints. dbbench's own parts leave the version out: each of them states by a
-    stage's version number when its results change.
+    It is part of the fingerprints. dbbench's own version is left out: the version number of a stage
+    is increased when its results change.
     """
     point = find(kind, name)
     if isinstance(point, FilePoint) or point.dist is None or point.dist.name == "dbbench":
@@ -125,7 +122,7 @@ def provenance(kind: PluginKind, name: str) -> str:
 
 
 def describe(kind: PluginKind, name: str) -> str:
-    """Return the first line of the docstring of a plugin's module; it is not imported."""
+    """Return the first line of the docstring of a plug-in's module, without importing it."""
     try:
         spec = find_spec(find(kind, name).module)
         source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
@@ -141,8 +138,7 @@ def load_plugin(kind: PluginKind, name: str) -> Any:
         return point.load()
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f'{kind[:-1]} "{name}" ({point.value}) cannot be loaded: {error}; '
-            "reinstall the package that brings it"
+            f'{kind[:-1]} "{name}" ({point.value}) cannot be loaded: {error}; reinstall its package'
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dbbench.errors import UserError, nearest, unknown
+from dbbench.text_files import read_toml
 
 
 class Settings(BaseModel):
@@ -25,7 +25,7 @@ def built_in(kind: Literal["suite", "protocol"]) -> list[str]:
     return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml"))
 
 
-def read_toml(kind: Literal["suite", "protocol"], name_or_path: str) -> dict[str, Any]:
+def read_settings(kind: Literal["suite", "protocol"], name_or_path: str) -> dict[str, Any]:
     """Return the values in the TOML file of a built-in suite or protocol, or in the user's own.
 
     Raises UserError for an unknown name, and for a file that is missing or not valid TOML.
@@ -36,16 +36,10 @@ def read_toml(kind: Literal["suite", "protocol"], name_or_path: str) -> dict[str
             raise UserError(
                 f'no {kind} file "{path}" (dbbench list {kind}s names the built-in {kind}s)'
             )
-        content = path.read_text(encoding="utf-8")
-    elif name_or_path in built_in(kind):
-        file = files("dbbench").joinpath(f"{kind}s", f"{name_or_path}.toml")
-        content = file.read_text(encoding="utf-8")
-    else:
-        raise unknown(kind, name_or_path, built_in(kind), f"dbbench list {kind}s")
-    try:
-        return tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f'{kind} "{name_or_path}" is not valid TOML: {error}') from None
+        return read_toml(path, kind)
+    if name_or_path in built_in(kind):
+        return read_toml(files("dbbench").joinpath(f"{kind}s", f"{name_or_path}.toml"), kind)
+    raise unknown(kind, name_or_path, built_in(kind), f"dbbench list {kind}s")
 
 
 def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("dbbench", "diffusers", "numpy", "open_clip_torch", "pillow", "timm", "torch")
+PACKAGES = (
+    "dbbench", "diffusers", "numpy", "open_clip_torch", "peft", "pillow", "timm", "tokenizers",
+    "torch", "transformers",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

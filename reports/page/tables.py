@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 
 from dbbench.evaluation.metric import Metric
 from dbbench.files import hash_file, write_text
@@ -100,14 +99,14 @@ def print_tables(results: Results, console: Console) -> None:
         print_table(console, title, columns, differences, banners=banners)
     print_verdicts(results, console)
     for reason in (*say_one_colour(results), *board.reasons):
-        console.print(escape(reason), style="yellow", highlight=False)
+        console.print(reason, style="yellow", highlight=False, markup=False)
 
 
 def print_verdicts(results: Results, console: Console) -> None:
     """Print one sentence for each finding that the suite's table states."""
     for verdict in judge(results):
         style = {"reproduced": "green", "not reproduced": "red"}.get(verdict.outcome, "yellow")
-        console.print(escape(verdict.sentence), style=style, highlight=False)
+        console.print(verdict.sentence, style=style, highlight=False, markup=False)
 
 
 def markdown(results: Results) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from dbbench.files import write_text
 from dbbench.reports.formats.latex import latex_document
@@ -51,6 +50,6 @@ def print_study(preferences: Preferences, console: Console) -> None:
     for finding in preferences.findings:
         styles = {"reproduced": "green", "not reproduced": "red"}
         colour = "yellow" if finding.simulated else styles.get(finding.outcome, "yellow")
-        console.print(escape(finding.sentence), style=colour, highlight=False)
+        console.print(finding.sentence, style=colour, highlight=False, markup=False)
     for note in preferences.notes:
-        console.print(escape(note), style="dim", highlight=False)
+        console.print(note, style="dim", highlight=False, markup=False)

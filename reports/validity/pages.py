@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 
 from dbbench.data.dataset import select_subjects
 from dbbench.evaluation.limits import LIMITS, SOURCE
@@ -112,7 +111,7 @@ def print_validity(tables: Sequence[Table], learned: Sequence[str], console: Con
         left = range(table.texts)
         print_table(console, table.title, table.header, table.rows, banners=[_banner()], left=left)
     for line in learned:
-        console.print(escape(line), highlight=False)
+        console.print(line, highlight=False, markup=False)
 
 
 @dataclass(frozen=True)

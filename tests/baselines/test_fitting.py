@@ -19,8 +19,9 @@ from dbbench.baselines.dreambooth_lora import DreamBoothLora
 from dbbench.baselines.textual_inversion import TextualInversion
 from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone, load_backbone
-from dbbench.generation.memory import Demand, Recipe, applied, choose, measure
+from dbbench.generation.fitting import applied, measure
 from dbbench.generation.method import Checkpoint, Concept, Diverged
+from dbbench.generation.recipes import GIB, Demand, Recipe, choose, report
 from dbbench.storage.events import EventLog
 from dbbench.suites.sampling import SampleSettings
 from dbbench.suites.suite import Suite
@@ -229,7 +230,8 @@ def test_checkpointing_changes_rounding_only(backbone: Backbone, method: Any) ->
 def stable_diffusion(batch: int) -> Demand:
     """Stable Diffusion 1.5 at 512 pixels, all of its UNet trained."""
     unet, helpers = 859_520_964, 83_653_863 + 123_060_480
-    return Demand(unet, helpers, helpers, unet, 64 * 64 * 320 * 2800, batch)
+    kept = int(1.16 * GIB)
+    return Demand(4 * (unet + helpers), 4 * helpers, 2 * unet, unet, kept, batch)
 
 
 @pytest.mark.parametrize(
@@ -237,27 +239,31 @@ def stable_diffusion(batch: int) -> Demand:
     [
         (79, 4, Recipe(2)),
         (39, 4, Recipe(2)),
-        (23, 4, Recipe(2, offload=True)),
-        (15, 1, Recipe(2, checkpointing=True, offload=True)),
+        (23, 4, Recipe(2)),
+        (18.5, 4, Recipe(2, offload=True)),
+        (17.5, 4, Recipe(1, offload=True)),
+        (16.5, 4, Recipe(1, checkpointing=True, offload=True)),
+        (15.5, 1, Recipe(2)),
+        (11.5, 1, Recipe(1, checkpointing=True, offload=True)),
     ],
 )
 def test_the_recipe_follows_the_free_memory(
-    gigabytes: int, moment_bytes: int, recipe: Recipe
+    gigabytes: float, moment_bytes: int, recipe: Recipe
 ) -> None:
     demand = replace(stable_diffusion(batch=2), bytes_per_moment=moment_bytes)
-    chosen = choose(demand, gigabytes * 2**30)
+    chosen = choose(demand, int(gigabytes * GIB))
     assert chosen == recipe
-    line = chosen.describe(demand, gigabytes * 2**30)
-    assert f"{gigabytes} GiB free; 2 of 2 images at a time" in line
+    line = report(chosen, demand, int(gigabytes * GIB))
+    assert f"{gigabytes:.0f} GiB free; {recipe.at_once} of 2 images at a time" in line
     assert "estimated peak" in line
     assert line.endswith("not measured")
 
 
 def test_what_does_not_fit_is_tried_and_said() -> None:
     demand = stable_diffusion(batch=2)
-    chosen = choose(demand, 15 * 2**30)
+    chosen = choose(demand, 15 * GIB)
     assert chosen == Recipe(1, checkpointing=True, offload=True)
-    assert chosen.describe(demand, 15 * 2**30).endswith(
+    assert report(chosen, demand, 15 * GIB).endswith(
         "this does not fit: use dreambooth_lora or --set train.optimizer=adamw8bit"
     )
 
@@ -273,7 +279,7 @@ def test_adapters_need_less_than_whole_layers(backbone: Backbone) -> None:
 
     whole = list(backbone.module("unet").parameters())
     demand = measure(backbone, whole, batch=2)
-    assert demand.trained == demand.denoiser == sum(weight.numel() for weight in whole)
+    assert demand.trained == sum(weight.numel() for weight in whole)
     try:
         adapters = measure(backbone, lora.add(backbone, ["unet"], rank=2, seed=0), batch=2)
     finally:

@@ -148,6 +148,32 @@ def test_the_default_suite_is_said_with_its_reason(
     assert "--suite" in line
 
 
+@pytest.mark.parametrize("suite_name", ["mini", "prior-ablation"])
+def test_a_suite_that_was_asked_for_needs_no_reason_of_the_device(
+    dbbench: Call, monkeypatch: pytest.MonkeyPatch, suite_name: str
+) -> None:
+    monkeypatch.setattr(device, "cuda_devices", lambda: 0)
+    on = ["--on", "mini"] if suite_name != "mini" else []
+    said = dbbench("run", "--suite", suite_name, *on, "--subjects", "dog", "--dry-run")
+    assert "because" not in said.out.splitlines()[0]
+    if on:
+        said = dbbench("run", "--suite", suite_name, "--subjects", "dog", "--dry-run")
+        assert "because there is no CUDA device" in said.out.splitlines()[0]
+
+
+@pytest.mark.parametrize("suite_name", ["sd21", "sdxl", "sd3"])
+def test_a_card_is_no_reason_for_a_suite_that_was_asked_for(
+    dbbench: Call, monkeypatch: pytest.MonkeyPatch, suite_name: str,
+    make_photos: Callable[[Path], object],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(device, "cuda_devices", lambda: 1)
+    make_photos(Path("photos"))
+    asked = ["--suite", suite_name, "--subjects", "dog", "--data", "photos"]
+    said = dbbench("run", *asked, "--dry-run")
+    assert said.code == 0, said.err
+    assert said.out.startswith(f"suite {suite_name}: ")
+
+
 def test_a_dry_run_shows_what_is_to_do_and_makes_nothing(dbbench: Call) -> None:
     said = dbbench("run", "--suite", "mini", "--subjects", "dog,dog2,can", "--dry-run")
     assert "to do: 3 references, 2 prior, 6 train, 6 sample, 9 encode" in said.out
@@ -169,7 +195,7 @@ def test_a_run_is_reported_and_a_second_call_says_that_there_is_nothing_to_do(
     assert "nothing to do: results/tiny is complete" in second.out
     assert len(second.out.splitlines()) == 2
     status = dbbench("status")
-    assert "2 of 2 runs finished; the leaderboard covers them" in status.out
+    assert "2 of 2 runs finished; the leaderboard is up to date" in status.out
     assert dbbench("report").code == 0
     assert "nothing to do" in dbbench(*command).out
     plan = dbbench(*command, "--dry-run", "--set", "sample.steps=3")
@@ -183,7 +209,7 @@ def test_a_failed_run_is_listed_with_its_log_and_exit_code_1(
         "run", "--suite", suite_file, "--subjects", "dog", "--set", "methods.tinted.fail_on=dog"
     )
     assert said.code == 1
-    assert "1 failed; the same command tries again:" in said.err
+    assert "1 failed; rerun the same command to repeat them:" in said.err
     assert "train tinted/dog/0: RuntimeError: cannot learn dog (see results/tiny/logs/" in said.err
     status = dbbench("status")
     assert "failed: RuntimeError: cannot learn dog" in status.out

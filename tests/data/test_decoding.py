@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import sys
+import types
 import zlib
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from dbbench.data.decoding import PictureError, decode_picture, read_bytes
+from dbbench.data.decoding import PictureError, decode_picture, known_formats, read_bytes
 
 RED, WHITE = (200, 30, 60), (255, 255, 255)
 
@@ -174,3 +176,101 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int) -> None
 
 def test_a_long_panorama_of_20000_pixels_is_read() -> None:
     assert decode_picture(saved(Image.new("1", (20_000, 200)))).size == (20_000, 200)
+
+
+def chunk(name: bytes, data: bytes, *, wrong: bool = False) -> bytes:
+    checksum = zlib.crc32(name + data) ^ wrong
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
+
+
+def raw_png(depth: int, kind: int, row: bytes, *beside: bytes, after: bytes = b"") -> bytes:
+    """Return a PNG of 8 equal rows of 16 pixels, with chunks before and after its pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 8, depth, kind, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress((b"\0" + row) * 8))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(beside) + pixels + after + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_a_transparent_grey_is_white_at_every_depth(depth: int) -> None:
+    top = 2**depth - 1
+    for clear, other in ((0, 1), (1, 0), (top, top // 2)):
+        bits = "".join(format(value, f"0{depth}b") for value in [clear, other] * 8)
+        row = int(bits, 2).to_bytes(len(bits) // 8)
+        content = raw_png(depth, 0, row, chunk(b"tRNS", struct.pack(">H", clear)))
+        image = decode_picture(content)
+        assert image.getpixel((0, 0)) == WHITE
+        assert image.getpixel((1, 0)) == (round(other * 255 / top),) * 3
+
+
+def test_a_transparent_colour_of_16_bits_is_white() -> None:
+    clear, other = (1000, 40000, 65535), (25700, 51400, 771)
+    row = struct.pack(">6H", *clear, *other) * 8
+    image = decode_picture(raw_png(16, 2, row, chunk(b"tRNS", struct.pack(">3H", *clear))))
+    assert image.getpixel((0, 0)) == WHITE
+    assert image.getpixel((1, 0)) == (100, 200, 3)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        chunk(b"zTXt", b"workflow\0\0" + zlib.compress(b"x" * 2_000_000)),
+        chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(b"x" * 2_000_000)),
+        chunk(b"tEXt", b"parameters\0a dog", wrong=True),
+        chunk(b"eXIf", b"nonsense", wrong=True),
+        chunk(b"iCCP", b"name\0\x05nonsense"),
+        chunk(b"pHYs", b"\0"),
+        chunk(b"acTL", b"\0"),
+    ],
+)
+def test_trouble_beside_the_pixels_of_a_png_is_none_in_them(bad: bytes) -> None:
+    row = bytes(RED) * 16
+    assert corner(raw_png(8, 2, row, bad)) == RED
+    assert corner(raw_png(8, 2, row, after=bad)) == RED
+    damaged = raw_png(8, 2, row, bad).replace(b"IDATx", b"IDATy")
+    with pytest.raises(PictureError):
+        decode_picture(damaged)
+
+
+def test_a_large_text_leaves_orientation_and_transparency() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    text = chunk(b"zTXt", b"workflow\0\0" + zlib.compress(b"x" * 2_000_000))
+    content = saved(noise((32, 24)), exif=exif)
+    header = 8 + 25  # signature and IHDR
+    assert decode_picture(content[:header] + text + content[header:]).size == (24, 32)
+    clear = raw_png(8, 2, bytes(RED) * 16, text, chunk(b"tRNS", struct.pack(">3H", *RED)))
+    assert corner(clear) == WHITE
+
+
+@pytest.mark.parametrize(
+    ("marker", "data"),
+    [(0xE0, b"JFIF"), (0xE2, b"ICC_PROFILE\0"), (0xEE, b"Adobe"), (0xED, b"Photoshop 3.0\0x")],
+)
+def test_trouble_beside_the_pixels_of_a_jpeg_is_none_in_them(marker: int, data: bytes) -> None:
+    whole = saved(Image.new("RGB", (16, 16), RED), "JPEG")
+    segment = bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
+    assert corner(whole[:2] + segment + whole[2:]) == corner(whole)
+
+
+def test_heic_is_read_where_its_decoder_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 400
+
+    def register() -> None:
+        def opened(stream: io.BytesIO, name: str = "") -> Image.Image:
+            return Image.new("RGB", (16, 16), RED)
+
+        monkeypatch.setitem(Image.OPEN, "HEIF", (opened, lambda prefix: prefix[4:8] == b"ftyp"))
+        monkeypatch.setattr(Image, "ID", [*Image.ID, "HEIF"])
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    known_formats.cache_clear()
+    with pytest.raises(PictureError, match="is HEIC; install the package pillow-heif"):
+        decode_picture(content)
+    decoder = types.SimpleNamespace(register_heif_opener=register)
+    monkeypatch.setitem(sys.modules, "pillow_heif", decoder)
+    known_formats.cache_clear()
+    try:
+        assert corner(content) == RED
+    finally:
+        known_formats.cache_clear()

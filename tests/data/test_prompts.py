@@ -94,7 +94,7 @@ def test_a_users_own_prompt_file_is_read(tmp_path: Path) -> None:
     [
         ("", r"has no \[\[prompt\]\] table"),
         ("prompt = 3", r"has no \[\[prompt\]\] table"),
-        ("[[prompt]", "is not TOML"),
+        ("[[prompt]", "is not valid TOML"),
         (GOOD.replace("{token} ", ""), r"has no \{token\}"),
         (GOOD.replace("{class_noun} ", ""), r"has no \{class_noun\}"),
         (GOOD.replace("at sea", "{place}"), 'unknown placeholder "place"'),

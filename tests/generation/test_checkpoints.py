@@ -22,7 +22,7 @@ from dbbench.baselines.textual_inversion import TextualInversion
 from dbbench.baselines.zero_shot import ZeroShot
 from dbbench.data.prompt import PromptTemplate
 from dbbench.errors import UserError
-from dbbench.generation.backbone import Backbone, load_backbone
+from dbbench.generation.backbone import Backbone, Frozen, load_backbone
 from dbbench.generation.method import Checkpoint, Concept, Method
 from dbbench.generation.noise import build_solver
 from dbbench.suites.sampling import SampleSettings
@@ -323,3 +323,23 @@ def test_text_encoders_of_older_transformers_load(
     taken = DreamBooth(DreamBooth.Settings(checkpoint=str(tmp_path), identifier="sks"))
     files = fit(taken, backbone).files
     assert all(torch.equal(files["text_encoder/model.safetensors"][n], t) for n, t in state.items())
+
+
+def test_an_adapter_draws_the_same_where_frozen_weights_are_in_bfloat16(
+    tmp_path: Path, folders: dict[str, Path], backbones: dict[str, Backbone]
+) -> None:
+    adapter = write_adapter(tmp_path / "adapter", backbones["sd"])
+    method = ZeroShot(ZeroShot.Settings(adapter=str(adapter), scale=1.0))
+    fit(method, backbones["sd"]).save(tmp_path / "checkpoint")
+    kinds: tuple[Frozen, ...] = ("float32", "bfloat16")
+    drawn = [
+        ours(
+            method, tmp_path / "checkpoint",
+            load_backbone(
+                str(folders["sd"]), resolution=tiny_backbone.RESOLUTION, device="cpu",
+                dtype="bfloat16", frozen=frozen,
+            ),
+        )
+        for frozen in kinds
+    ]  # fmt: skip
+    assert np.array_equal(*drawn)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from dbbench.errors import UserError
-from dbbench.generation.convert import convert
+from dbbench.generation.checkpoints.convert import convert
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -29,8 +29,8 @@ from dbbench.baselines.textual_inversion import TextualInversion
 from dbbench.baselines.zero_shot import ZeroShot
 from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone, load_backbone
-from dbbench.generation.loading import load_pipeline
 from dbbench.generation.method import Checkpoint, Concept, Method
+from dbbench.generation.pipelines.loading import load_pipeline
 
 CONCEPT = Concept(name="toy", class_noun="dog", images=tuple(tiny_backbone.images(3)))
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -194,7 +194,7 @@ def fit(method: Any, path: Path, backbone: Backbone) -> Checkpoint:
 
 def show(folder: Path, backbone: Backbone) -> Checkpoint:
     """Read an adapter as a run does: the references first, then it is put into the UNet."""
-    from dbbench.generation.adapter_file import load_adapter
+    from dbbench.generation.checkpoints.adapter_file import load_adapter
 
     method = ZeroShot(ZeroShot.Settings(adapter=str(folder / "adapter")))
     checkpoint = method.fit(CONCEPT, backbone, seed=0, progress=lambda *_: None)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from dbbench.errors import UserError
 from dbbench.generation.backbone import load_backbone
-from dbbench.generation.loading import load_pipeline
+from dbbench.generation.pipelines.loading import load_pipeline
 from dbbench.suites.sampling import SampleSettings
 
 

@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer
 
 from dbbench.errors import UserError
 from dbbench.generation.text import ExtendedEmbedding
-from dbbench.generation.tokens import choose_identifier, rare_tokens
+from dbbench.generation.tokens import choose_identifier, known_words, rare_tokens
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,23 @@ def test_the_rare_words_of_clip_are_single_tokens_that_end_a_word(clip: CLIPToke
         assert index > 48136  # rarer than the identifier that most scripts use
         sentence = clip.tokenize(f"a {word} dog")
         assert sentence == ["a</w>", f"{word}</w>", "dog</w>"]
+
+
+def test_no_drawn_word_means_something(clip: CLIPTokenizer) -> None:
+    words = rare_tokens(clip)
+    vocabulary = clip.get_vocab()
+    for word in ("fck", "tux", "dbz", "muc", "hmv", "ulf", "uwe", "jap", "ssh", "gsp", "pln"):
+        assert f"{word}</w>" in vocabulary  # each would be drawn, or nearly
+        assert word not in words
+    assert words[0] == "waj"
+
+
+def test_the_list_of_meanings_is_in_order() -> None:
+    words = known_words()
+    assert len(words) > 2000
+    assert all(len(word) == 3 and word.isascii() and word.islower() for word in words)
+    assert {"dog", "the", "ben", "usd", "nyc", "bbc"} <= words
+    assert "sks" not in words
 
 
 @pytest.mark.parametrize("word", ["the", "cat", "table", "dog"])

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from dbbench.baselines.custom_diffusion import CustomDiffusion
 from dbbench.errors import UserError
 from dbbench.generation.backbone import Backbone, load_backbone
-from dbbench.generation.loading import load_pipeline
 from dbbench.generation.method import Concept
+from dbbench.generation.pipelines.loading import load_pipeline
 from dbbench.suites.sampling import SampleSettings
 
 SIZE = tiny_backbone.RESOLUTION

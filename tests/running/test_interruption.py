@@ -66,7 +66,7 @@ def test_a_run_that_is_asked_to_stop_says_that_it_can_go_on(
     wait_for(out, "runs/tinted/dog/0/.samples.*/jungle/0.png", process)
     process.signal(number)
     assert process.end() == code
-    assert process.said.strip().splitlines()[-1].startswith("stopped; what is done so far is kept")
+    assert process.said.strip().splitlines()[-1].startswith("stopped; finished work is kept")
     assert "Traceback" not in process.said
     assert (out / "runs/tinted/dog/0/checkpoint/manifest.json").is_file()
     # The batch in hand was finished: four images, and as many or more after it.

@@ -107,7 +107,7 @@ def test_a_task_that_no_node_can_hold_is_one_line(
     tmp_path: Path, suite: Suite, cluster: Cluster
 ) -> None:
     greedy = Cluster(cluster.ray, type(cluster.needs)(cpus=64), "cpu")
-    with pytest.raises(UserError, match="can ever hold a task .64 CPU.*--cpus-per-task"):
+    with pytest.raises(UserError, match="is large enough for a task .64 CPU.*--cpus-per-task"):
         run(suite, tmp_path, executor=greedy)
 
 

@@ -143,7 +143,7 @@ def test_a_dry_run_counts_what_is_shared_once(tmp_path: Path) -> None:
     # One training is looked into four times.
     assert lines["steps-mini"] == ["5", "0", "1", "5"]
     totals = [sum(int(lines[f"{name}-mini"][column]) for name in PAPER) for column in range(4)]
-    assert lines["together"] == list(map(str, totals))
+    assert lines["total"] == list(map(str, totals))
     assert not (tmp_path / "out").exists()
 
 
@@ -172,7 +172,7 @@ def test_wrong_input_is_said_before_anything_is_run(tmp_path: Path) -> None:
         ("--on=moni", 'did you mean "mini"'),
         ("--subjects=dgo", 'did you mean "dog"'),
         ("--save-every=often", '"often" is no interval'),
-        ("--out=s3://bucket/x", "takes a folder: choose another --out, or call dbbench run"),
+        ("--out=s3://bucket/x", "needs a local folder: choose another --out, or call dbbench run"),
     ):
         with pytest.raises(UserError, match=message):
             call(tmp_path / "out", "table1,steps", option)

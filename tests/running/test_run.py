@@ -222,7 +222,7 @@ def test_too_small_a_disk_is_said_before_anything_is_made(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
-    with pytest.raises(UserError, match=r"needs about .* more and the disk has 1 MB left"):
+    with pytest.raises(UserError, match=r"needs about .* more, but the disk has 1 MB free"):
         run(suite, tmp_path / "out")
     assert not (tmp_path / "out" / "references").exists()
 
@@ -304,7 +304,7 @@ def test_the_record_says_what_was_run_and_with_what(out: Path, suite: Suite) -> 
         (["methods.tintet={}"], 'unknown method "tintet"; did you mean "tinted"?'),
         (["metrics=['dyno']"], 'unknown metric "dyno"; did you mean "dino"?'),
         (["encoders.dino=pixel"], 'unknown encoder "pixel"; did you mean "pixels"?'),
-        (["encoders={dino='pixels:4'}"], 'metric clip-i needs an encoder in the role "clip"'),
+        (["encoders={dino='pixels:4'}"], 'metric clip-i needs an encoder for role "clip"'),
         (["backbone.path=./no/such"], 'no backbone "./no/such"'),
     ],
 )

@@ -58,8 +58,8 @@ def references(folder: Path, subject: Subject = DOG) -> Artifact:
 def trained(folder: Path) -> Artifact:
     artifact = Artifact(folder / "checkpoint", {})
     stages.train(
-        artifact, RUN, DOG, tinted_plugin.Plain(), NoBackbone(),
-        references=references(folder), prior=None, row=ROW,
+        [artifact], [RUN], [DOG], tinted_plugin.Plain(), NoBackbone(),
+        references=[references(folder)], prior=None, row=ROW,
     )  # fmt: skip
     return artifact
 
@@ -97,8 +97,8 @@ def test_training_hands_on_the_images_and_reports_its_steps(tmp_path: Path) -> N
     heard: list[tuple[int, int, float]] = []
     artifact = Artifact(tmp_path / "checkpoint", {})
     steps = stages.train(
-        artifact, RUN, DOG, tinted_plugin.Tinted(), NoBackbone(),
-        references=references(tmp_path), prior=references(tmp_path), row=ROW,
+        [artifact], [RUN], [DOG], tinted_plugin.Tinted(), NoBackbone(),
+        references=[references(tmp_path)], prior=references(tmp_path), row=ROW,
         advance=lambda done, total, figures: heard.append((done, total, figures["loss"])),
     )  # fmt: skip
     assert steps == 3
@@ -170,7 +170,7 @@ def test_a_method_that_gives_another_number_of_images_fails(tmp_path: Path, coun
             return iter([Image.new("RGB", (16, 16))] * count)
 
     artifact = Artifact(tmp_path / "samples", {})
-    with pytest.raises(UserError, match="the method gave"):
+    with pytest.raises(UserError, match="the method returned"):
         stages.sample(
             artifact, RUN, DOG, Miscounting(), NoBackbone(),
             checkpoint=trained(tmp_path), settings=SAMPLE, jobs=jobs(), row=ROW,
@@ -224,8 +224,8 @@ def test_an_interrupted_sampling_of_a_real_method_ends_with_the_same_bits(
     images = references(tmp_path)
     checkpoint = Artifact(tmp_path / "checkpoint", {})
     stages.train(
-        checkpoint, RUN, DOG, method, backbone,
-        references=images, prior=images if method.needs_prior else None, row=ROW,
+        [checkpoint], [RUN], [DOG], method, backbone,
+        references=[images], prior=images if method.needs_prior else None, row=ROW,
     )  # fmt: skip
 
     def interrupt(done: int, total: int, figures: Any, /) -> None:

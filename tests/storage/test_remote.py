@@ -157,7 +157,7 @@ def test_status_of_an_address_says_what_is_done(memory: str, suite: Suite) -> No
     with console.capture() as capture:
         folder, remote = open_folder(memory)
         print_status(folder, console, remote)
-    assert "1 of 1 runs finished; the leaderboard covers them" in capture.get()
+    assert "1 of 1 runs finished; the leaderboard is up to date" in capture.get()
 
 
 def test_an_unknown_kind_of_address_is_one_line() -> None:
@@ -179,7 +179,7 @@ def test_commands_that_read_take_an_address_from_any_machine(
     run(suite, memory, subjects="dog,can")
     files = fsspec.filesystem("memory")
     monkeypatch.setenv("DBBENCH_SCRATCH", str(tmp_path / "second-machine"))
-    assert "2 of 2 runs finished; the leaderboard covers them" in command("status", memory).stdout
+    assert "2 of 2 runs finished; the leaderboard is up to date" in command("status", memory).stdout
     assert f"{memory}: 15 done, 0 damaged" in command("verify", memory).stdout
     before = files.find("/results/one")
     shown = command("report", memory)

@@ -110,7 +110,7 @@ def test_export_and_import_keep_every_answer(place: Place, tmp_path: Path) -> No
         ({"rater": "r", "pair": "x", "choice": "both"}, '"both" is none of'),
         ({"rater": "r", "pair": "x", "choice": "left"}, 'pair "x" is not one of this study'),
         ({"rater": "=cmd()", "choice": "left"}, "must be 1 to 64 letters"),
-        ({"rater": "r", "choice": "left", "seconds": "soon"}, "could not convert"),
+        ({"rater": "r", "choice": "left", "seconds": "soon"}, "is not a number"),
     ],
 )
 def test_answers_that_cannot_be_imported_are_one_line_and_none_is_added(

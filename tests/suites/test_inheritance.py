@@ -175,7 +175,7 @@ def test_a_method_that_keeps_nothing_on_its_way_cannot_be_looked_into(
     rows = {"half": {"base": "plain", "at": 0.5}, "plain": {}}
     varied = Suite.model_validate(suite.model_dump() | {"methods": rows})
     (failure,) = run(varied, tmp_path, subjects="dog").failures
-    assert "plain kept no checkpoints on its way" in failure.reason
+    assert "plain saves no checkpoints during training" in failure.reason
     assert not (tmp_path / "runs/plain/dog/0/checkpoint").exists()
 
 

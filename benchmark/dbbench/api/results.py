@@ -15,24 +15,24 @@ from dbbench.suites.suite import Suite
 IMAGES = ["method", "subject", "seed", "prompt", "category", "text", "image", "path"]
 REFERENCES = ["subject", "image", "path", "credit"]
 _INNER = ["suite", "banner", "oracle"]
-"""Columns of the ranking that are the same in every row, or said by another one."""
+"""Columns of the ranking that are constant or repeat another column."""
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """What an output folder holds, as DataFrames; read with `load_run`."""
+    """The results in an output folder as DataFrames; made by `load_run`."""
 
     folder: Path
     _results: Results
 
     @property
     def suite(self) -> Suite:
-        """The suite that was run, with every setting."""
+        """The suite of the run, with all settings."""
         return self._results.suite
 
     @property
     def banner(self) -> str | None:
-        """A line to show wherever these numbers are shown; None where there is none."""
+        """A note to show beside the numbers, or None."""
         return self._results.banner
 
     @property
@@ -50,9 +50,9 @@ class RunResults:
         """One row per method: the real images first, then the best by the first metric first.
 
         For each metric, such as "dino": `dino` (the mean over subjects of the mean over images),
-        `dino_low` and `dino_high` (its 95% interval, which resamples subjects), `dino_rank` (none
-        where runs are missing) and `dino_tied` (whether another method shares the rank). `note`
-        says which runs are missing, `reason` why there is no interval.
+        `dino_low` and `dino_high` (its 95% interval, which resamples subjects), `dino_rank` (NA
+        if runs are missing) and `dino_tied` (whether another method shares the rank). `note`
+        names the missing runs, `reason` explains a missing interval.
         """
         return self._results.leaderboard.ranking.drop(columns=_INNER)
 
@@ -68,7 +68,7 @@ class RunResults:
         """One row per sampled image: method, subject, seed, prompt, category, text, image, path.
 
         `text` is the prompt without an identifier. `image` is as in `scores`, so that both tables
-        can be merged; `path` is the file. Raises UserError where a run's folder is damaged.
+        can be merged; `path` is the file. Raises UserError if a run's folder is damaged.
         """
         rows = []
         for run in runs_in(self.folder):
@@ -83,7 +83,7 @@ class RunResults:
     def references(self) -> pd.DataFrame:
         """One row per reference image: subject, image, path, credit (to show beside the image).
 
-        Raises UserError as `images`.
+        Raises UserError if a folder of references is damaged.
         """
         rows = [
             (subject, image.file, found.path(image), image.credit)
@@ -96,7 +96,7 @@ class RunResults:
 def load_run(folder: str | Path) -> RunResults:
     """Return the results in an output folder of `dbbench run` or `dbbench.run`.
 
-    Raises UserError where the folder holds no scores, or those of another version.
+    Raises UserError if the folder has no scores, or scores of another version.
 
         results = dbbench.load_run("results/mini")
         results.leaderboard[["method", "dino", "dino_low", "dino_high"]]

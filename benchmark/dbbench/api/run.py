@@ -1,4 +1,4 @@
-"""`dbbench.run`: what the command `dbbench run` does, from Python."""
+"""`dbbench.run`: the command `dbbench run` as a Python function."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dbbench import plugins
 from dbbench.api.results import RunResults, load_run
 from dbbench.errors import UserError
@@ -20,6 +18,7 @@ from dbbench.running.executors.local import Local
 from dbbench.running.options import RunOptions
 from dbbench.running.run import execute
 from dbbench.suites.suite import Suite
+from dbbench.terminal import plain_console
 
 
 def run(
@@ -39,7 +38,7 @@ def run(
 ) -> RunResults:
     """Train, sample, score and rank methods x subjects x seeds; return what `load_run` returns.
 
-    What is complete in the output folder is skipped: the same call continues after an
+    Complete results in the output folder are skipped: the same call continues after an
     interruption, and a later one can add subjects, methods or seeds.
 
         results = dbbench.run("mini", subjects=["dog", "teapot"], methods=["dreambooth"])
@@ -48,26 +47,26 @@ def run(
     suite     a name (dbbench list suites), a TOML file or a `Suite`. Default: "paper" with a CUDA
               device, else "mini"
     subjects  names, or "all", "objects", "live". Default: the suite's
-    methods   names (dbbench list methods), "my_method.py:MyMethod", or classes that are defined in
-              a file of their own. Default: the suite's
+    methods   names (dbbench list methods), "my_method.py:MyMethod", or classes defined at the top
+              of a module. Default: the suite's
     seeds     whole numbers. Default: the suite's
     data      the folder of the photographs, or a data set's name. Default: the suite's
     out       a folder, or an address such as "s3://bucket/name". Default: results/SUITE
     on        the suite that an experiment extends: "mini" or "paper"
     settings  changes to the suite: {"methods.dreambooth.steps": 400}
     device    "auto", "cpu", "cuda", "cuda:1" or "mps"
-    jobs      runs at once on a device, each in a process of its own; a program that asks for more
-              than one must call `run` below `if __name__ == "__main__":`
+    jobs      parallel runs on each device, each in its own process; with more than one, a script
+              must call `run` below `if __name__ == "__main__":`
     options   retries, interval, tracker and the rest of `RunOptions`
     quiet     show no progress on stderr
 
-    Raises UserError for what does not exist, and after everything else is done where a run failed.
+    Raises UserError for unknown names, and at the end if a run failed.
     """
     chosen = options or RunOptions(device)
     if options is not None and device != "auto":
         chosen = replace(options, device=device)
     if jobs < 1 or (jobs > 1 and chosen.together > 1):
-        raise UserError(f"cannot run with jobs={jobs} and together={chosen.together}; one is 1")
+        raise UserError(f"cannot run with jobs={jobs} and together={chosen.together}; set one to 1")
     request = make_request(
         suite,
         on=on,
@@ -82,15 +81,13 @@ def run(
     outcome = execute(
         request,
         options=chosen,
-        console=Console(stderr=True, quiet=quiet),
+        console=plain_console(stderr=True, quiet=quiet),
         publish=write_report,
         executor=Local(jobs),
     )
     if outcome.failures:
-        first = outcome.failures[0]
         raise UserError(
-            f"{len(outcome.failures)} failed, and the same call tries again:"
-            f" {first.task.stage} {first.task.name}: {first.reason} (see {first.log})"
+            f"{len(outcome.failures)} failed; call it again to repeat them: {outcome.failures[0]}"
         )
     return load_run(request.out)
 
@@ -107,18 +104,18 @@ def _name(method: str | type) -> str:
         return method
     if not isinstance(method, type):
         raise UserError(
-            f"{method!r} is no class; give the class, and its settings as"
+            f"{method!r} is no class; pass the class, and its settings as"
             f' settings={{"methods.NAME.steps": 400}}'
         )
     name = getattr(method, "name", None)
     if name in plugins.names("methods") and plugins.find("methods", name).load() is method:
         return str(name)
-    # Other processes and later calls import it from its file, so it needs one that runs nothing.
+    # Other processes and later calls import it from its file, which must not run a program.
     own = method.__module__ != "__main__" and method.__qualname__ == method.__name__
     file = inspect.getsourcefile(method) if own else None
     if file is None or not Path(file).is_file():
         raise UserError(
-            f"{method.__name__} is not defined at the top of a module; put it into a file of its"
-            f' own and give "that_file.py:{method.__name__}"'
+            f"{method.__name__} is not defined at the top of a module; move it to its own file"
+            f' and pass "that_file.py:{method.__name__}"'
         )
     return f"{file}:{method.__name__}"

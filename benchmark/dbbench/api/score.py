@@ -1,4 +1,4 @@
-"""`dbbench.score`: how faithful images are to a subject and to their prompts, as one DataFrame."""
+"""`dbbench.score`: subject and prompt fidelity of images, as a DataFrame."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from PIL import Image
 from dbbench.advance import silent
 from dbbench.bars import shown
 from dbbench.data.dataset import load_dataset
-from dbbench.data.decoding import SUFFIXES
+from dbbench.data.image_files import is_image, look_into
 from dbbench.device import resolve_device
 from dbbench.errors import UserError
 from dbbench.evaluation.metric import load_metric
 from dbbench.evaluation.scores import REAL
 from dbbench.image_sets import Records
-from dbbench.image_sets.folder import in_order
 from dbbench.image_sets.memory import ImageLike
 from dbbench.image_sets.references import MINI, References, find_references, given_references
 from dbbench.protocols.protocol import Protocol, load_protocol
@@ -36,9 +35,9 @@ Real = ImageLike | Sequence[ImageLike] | Mapping[str, Sequence[ImageLike]]
 
 COLUMNS = ["method", "subject", "prompt", "image", "metric", "value"]
 SUITE = "paper"
-"""Whose encoders and metrics are taken unless a call names others."""
+"""The suite that gives the encoders and metrics unless a call names another."""
 _ONE = "subject"
-"""What the one subject of a call is called where nobody named it."""
+"""The name of a call's single subject if it is not given."""
 
 
 def score(
@@ -60,7 +59,7 @@ def score(
 
     Returns one row per image and metric: `method`, `subject`, `prompt` (the prompt's id), `image`
     (the path or, for a PIL image, its place in the list), `metric`, `value`. The values are those
-    of `dbbench score`. `attrs["banner"]` is a line to show with them, or None; `attrs["refused"]`
+    of `dbbench score`. `attrs["banner"]` is a note to show with them, or None; `attrs["refused"]`
     has one line for each image that could not be scored, and `attrs["warnings"]` one for what was
     scored and should be looked at: texts that are cut, images of one colour. A warning announces
     both.
@@ -77,21 +76,21 @@ def score(
     references  PIL images or paths of one subject; a folder of them; a folder with one folder for
                 each subject; a dict subject -> images; "mini" for the embedded world's own.
                 Default: those of the run, else the folder `photos`
-    prompts     the text or the data set's id for each image, or one for all
-    subject     the subject's name, where images and references do not say it
-    class_noun  such as "dog": only prompt ids need it, for subjects that are not the data set's
-    method      what to call the method; the default is the folder's name, or "images"
-    suite       whose encoders and metrics to take: "paper" (DINO ViT-S/16 and CLIP ViT-B/32,
+    prompts     a text or a prompt id of the data set for each image, or one for all
+    subject     the subject's name, if images and references do not contain it
+    class_noun  such as "dog": needed for prompt ids of subjects that are not in the data set
+    method      the method's name in the table; the default is the folder's name, or "images"
+    suite       gives the encoders and metrics: "paper" (DINO ViT-S/16 and CLIP ViT-B/32,
                 fetched from the model hub once), "mini" (embedded, for drawings of the embedded
-                world) or your own. Default: "paper", or "mini" where images or references are of
-                its world
-    encoders    role -> encoder, in place of the suite's: {"dino": "hf:facebook/dinov2-small"}
+                world) or your own. Default: "paper", or "mini" if images or references are
+                of its world
+    encoders    role -> encoder, instead of the suite's: {"dino": "hf:facebook/dinov2-small"}
     metrics     names (dbbench list metrics). Default: the suite's
-    identifier  the rare token in the prompts, such as "sks": it is taken out before CLIP-T compares
+    identifier  the rare token in the prompts, such as "sks": CLIP-T compares without it
     device      "auto", "cpu", "cuda", "cuda:1" or "mps"
     quiet       show no progress on stderr
 
-    Raises UserError where weights cannot be had, references are missing, or nothing can be scored.
+    Raises UserError if weights or references are missing, or if no image can be scored.
     """
     chosen = suite if isinstance(suite, Suite) else load_suite(suite or SUITE)
     showing = nullcontext((lambda text: None, silent)) if quiet else shown("reading")
@@ -118,7 +117,7 @@ def score(
 
 
 def _reading(metrics: Sequence[str]) -> Protocol:
-    """Return protocol `paper` with these metrics in place of its own."""
+    """Return protocol `paper` with these metrics instead of its own."""
     if isinstance(metrics, str) or not metrics:
         raise UserError('metrics is a list of names, such as ("dino", "clip-t")')
     for name in metrics:
@@ -128,7 +127,7 @@ def _reading(metrics: Sequence[str]) -> Protocol:
 
 
 def _read_images(images: Images, prompts: str | Sequence[str] | None) -> list[Path] | Records:
-    """Return the folders and manifests that are named, or a record for each image."""
+    """Return the given folders and manifests, or a record for each image."""
     if isinstance(images, pd.DataFrame):
         records: list[dict[str, Any]] = [
             {str(name): value for name, value in row.items()} for row in images.to_dict("records")
@@ -137,7 +136,7 @@ def _read_images(images: Images, prompts: str | Sequence[str] | None) -> list[Pa
     listed = _listed(images)
     if listed and not any(_is_image(each) for each in listed):
         if prompts is not None:
-            raise UserError("prompts are for images; folders and manifests name their own")
+            raise UserError("prompts are for images; folders and manifests contain their own")
         return [Path(str(path)).expanduser() for path in listed]
     if prompts is None:
         raise UserError('images need their prompts: prompts=["a dog in the jungle", ...]')
@@ -150,7 +149,7 @@ def _with_prompts(
     texts = [prompts] * len(records) if isinstance(prompts, str) else list(prompts)
     if len(texts) != len(records):
         raise UserError(
-            f"{len(records)} images and {len(texts)} prompts; give one for each image, or one text"
+            f"{len(records)} images and {len(texts)} prompts; pass one for each image, or one text"
         )
     return [{**record, "prompt": text} for record, text in zip(records, texts, strict=True)]
 
@@ -158,14 +157,14 @@ def _with_prompts(
 def _read_references(
     references: Real | None, scratch: Path
 ) -> References | list[ImageLike] | str | None:
-    """Return the references of each subject, a list where they are of one that is not named."""
+    """Return the references by subject, or a list if they are of one unnamed subject."""
     if references is None or (isinstance(references, str) and references == MINI):
         return references
     if isinstance(references, Mapping):
         return given_references({k: _listed(v) for k, v in references.items()}, scratch)
     if isinstance(references, str | Path) and not _is_image(references):
         folder = Path(references).expanduser()
-        images = in_order([p for p in folder.glob("*") if _is_image(p) and p.name[0] != "."])
+        images = look_into(folder).images if folder.is_dir() else ()
         return list(images) or find_references(str(folder), (), scratch)
     return _listed(references)
 
@@ -177,7 +176,7 @@ def _pair(
     class_noun: str | None,
     scratch: Path,
 ) -> tuple[Sequence[Path | Records], References | str | None]:
-    """Give images and references that do not name their subject the same one."""
+    """Set the subject of images and references that have none."""
     records = [each for each in sources if not isinstance(each, Path)]
     named = {str(record["subject"]) for record in records if "subject" in record}
     known = list(real.files) if isinstance(real, References) else []
@@ -187,7 +186,7 @@ def _pair(
         subject = _ONE
     if subject is None and (isinstance(real, list) or (records and not named)):
         raise UserError(
-            'which subject is it? name it: subject="dog"; or give the references of several'
+            'which subject is it? name it: subject="dog"; or pass the references of several'
             " subjects as a dict, and the images as a DataFrame with a column subject"
         )
     if isinstance(real, list):
@@ -204,17 +203,17 @@ def _listed(images: Any) -> list[ImageLike]:
     for image in listed:
         if not isinstance(image, ImageLike):
             raise UserError(
-                f"cannot read a {type(image).__name__} as an image; give PIL images or paths"
+                f"cannot read a {type(image).__name__} as an image; pass PIL images or paths"
             )
     return listed
 
 
 def _is_image(image: ImageLike) -> bool:
-    return isinstance(image, Image.Image) or Path(image).suffix.lower() in SUFFIXES
+    return isinstance(image, Image.Image) or is_image(Path(image).expanduser())
 
 
 def _table(result: Reconciliation, account: Account) -> pd.DataFrame:
-    """Return the images' own rows; warn of what is not among them."""
+    """Return the rows of the images, not of the real images; warn about images without scores."""
     scores = result.scores
     table = scores.loc[scores["method"] != REAL, COLUMNS].reset_index(drop=True)
     lines = [*account.refused, *result.notes]

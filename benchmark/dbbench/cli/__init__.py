@@ -1,6 +1,6 @@
-"""The command `dbbench`, top of the flow: one file for each group of commands.
+"""The command `dbbench`: one module for each group of commands.
 
-Each command parses, calls one function and prints. Nothing here imports torch before it needs it.
+Each command parses its options, calls one function and prints. Torch is imported only when needed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import traceback
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dbbench.cli import (
     cache,
@@ -27,6 +26,7 @@ from dbbench.cli import (
     validity,
 )
 from dbbench.errors import UserError
+from dbbench.terminal import plain_console
 
 app = typer.Typer(
     name="dbbench",
@@ -43,7 +43,7 @@ study.study_app.add_typer(simulation.app)
 
 
 def _unwrap(group: typer.Typer) -> None:
-    """Let the terminal wrap the docstrings that are the commands' help, not their source lines."""
+    """Join the source lines of the commands' docstrings, so that the terminal wraps the help."""
     for command in group.registered_commands:
         paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
         command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)
@@ -56,23 +56,25 @@ _unwrap(app)
 
 
 def main() -> None:
-    """Run the command line; a UserError is one line and exit code 2."""
+    """Run the command line; a UserError is printed as one line, with exit code 2."""
     try:
         app()
     except UserError as error:
-        _say_error(f"error: {error}")
+        _print_error(f"error: {error}")
         sys.exit(2)
     except Exception as error:
         traceback.print_exc()
-        _say_error(
-            f"unexpected error: {type(error).__name__} (traceback above); what is complete is kept:"
+        _print_error(
+            f"unexpected error: {type(error).__name__} (traceback above); finished work is kept:"
             " rerun the same command to continue"
         )
         sys.exit(1)
 
 
-def _say_error(line: str) -> None:
-    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+def _print_error(line: str) -> None:
+    plain_console(stderr=True).print(
+        line, style="red", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def _print_version(wanted: bool) -> None:

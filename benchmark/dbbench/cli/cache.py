@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dbbench.errors import unknown
+from dbbench.terminal import plain_console
 
 app = typer.Typer()
 cache_app = typer.Typer(no_args_is_help=True)
@@ -26,7 +26,7 @@ def ls() -> None:
     from dbbench.reports.formats.terminal import print_table
     from dbbench.units import gigabytes
 
-    cache, console = Cache(), Console()
+    cache, console = Cache(), plain_console()
     entries = cache.entries()
     if entries:
         header = ("encoder", "images", "texts", "distances", "size", "last used")

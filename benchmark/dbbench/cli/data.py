@@ -63,7 +63,7 @@ def convert(
 
     dbbench loads safetensors only.
     """
-    from dbbench.generation.convert import convert as convert_weights
+    from dbbench.generation.checkpoints.convert import convert as convert_weights
 
     if not old.exists():
         raise UserError(f"{old} does not exist; correct the path")

@@ -1,55 +1,24 @@
-"""`dbbench list`: tables of what there is to choose from; no plugin is imported."""
+"""`dbbench list`: tables of the available names; no plug-in is imported."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from dbbench.errors import unknown
+from dbbench.terminal import plain_console
 
 if TYPE_CHECKING:
     from dbbench.plugins import PluginKind
 
-LISTS = (
-    *("datasets", "subjects", "prompts", "suites"),
-    *("methods", "metrics", "encoders", "protocols"),
-)
 Table = tuple[Sequence[str], Sequence[Sequence[str | Text]]]
 """A header and rows."""
 
 app = typer.Typer()
-
-
-@app.command("list", epilog="Example:  dbbench list subjects")
-def list_(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="WHAT", help=f"{', '.join(LISTS)}.", autocompletion=lambda: list(LISTS)
-        ),
-    ],
-) -> None:
-    """Show what there is to choose from."""
-    from dbbench.reports.formats.terminal import print_table
-
-    match what:
-        case "subjects":
-            header, rows = _subjects()
-        case "prompts":
-            header, rows = _prompts()
-        case "suites":
-            header, rows = _suites()
-        case "datasets" | "methods" | "metrics" | "encoders":
-            header, rows = _plugins(what)
-        case "protocols":
-            header, rows = _protocols()
-        case _:
-            raise unknown("list", what, LISTS, "")
-    print_table(Console(), "", header, rows, left=range(len(header)))
 
 
 def _subjects() -> Table:
@@ -75,7 +44,7 @@ def _prompts() -> Table:
 
 
 def _suites() -> Table:
-    """Return the suites that come with dbbench, then the experiments that extend them."""
+    """List the suites of dbbench, then the experiments that extend them."""
     from dbbench.data.dataset import load_dataset, select_subjects
     from dbbench.suites.inheritance import bases, read_suite, suite_names
     from dbbench.suites.suite import load_suite
@@ -83,11 +52,11 @@ def _suites() -> Table:
     rows = []
     for name in suite_names():
         below, suite = bases(read_suite(name)), load_suite(name)
-        backbone = f"that of {' or '.join(below)}" if below else suite.backbone.path
+        backbone = f"of {' or '.join(below)}" if below else suite.backbone.path
         pixels = "" if below else str(suite.backbone.resolution)
         subjects = len(select_subjects(load_dataset(suite.source), suite.subjects))
         rows.append((bool(below), name, backbone, pixels, str(subjects), suite.description))
-    header = ("suite", "backbone", "px", "subjects", "what it is")
+    header = ("suite", "backbone", "px", "subjects", "description")
     return header, [row for _, *row in sorted(rows)]
 
 
@@ -99,15 +68,45 @@ def _protocols() -> Table:
         choices = f"references {protocol.references}, text {protocol.text}"
         about = f"{protocol.description}\n{choices}, mean over {protocol.aggregation}s\n"
         rows.append((protocol.name, Text.assemble(about, (f"{protocol.source}\n", "dim"))))
-    return ("protocol", "what it is, what it chooses, and the source"), rows
+    return ("protocol", "description, settings and source"), rows
 
 
 def _plugins(kind: PluginKind) -> Table:
-    """Return data sets, methods, encoders or metrics, each with the first line of its own file."""
+    """List the plug-ins of a kind, each with the first line of its module's docstring."""
     from dbbench.plugins import describe, names, provenance
 
     rows = [
         (name, Text.assemble(describe(kind, name), "\n", (provenance(kind, name), "dim")))
         for name in names(kind)
     ]
-    return (kind[:-1], "what it is, and where it is from"), rows
+    return (kind[:-1], "description and source"), rows
+
+
+LISTS: dict[str, Callable[[], Table]] = {
+    "datasets": partial(_plugins, "datasets"),
+    "subjects": _subjects,
+    "prompts": _prompts,
+    "suites": _suites,
+    "methods": partial(_plugins, "methods"),
+    "metrics": partial(_plugins, "metrics"),
+    "encoders": partial(_plugins, "encoders"),
+    "protocols": _protocols,
+}
+
+
+@app.command("list", epilog="Example:  dbbench list subjects")
+def list_(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT", help=f"{', '.join(LISTS)}.", autocompletion=lambda: list(LISTS)
+        ),
+    ],
+) -> None:
+    """List the available names of one kind."""
+    from dbbench.reports.formats.terminal import print_table
+
+    if what not in LISTS:
+        raise unknown("list", what, LISTS, "")
+    header, rows = LISTS[what]()
+    print_table(plain_console(), "", header, rows, left=range(len(header)))

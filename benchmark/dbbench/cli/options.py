@@ -1,4 +1,4 @@
-"""What several commands read from their options."""
+"""Options that several commands share, and their parsing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Where(StrEnum):
-    """What --executor chooses from."""
+    """The values of --executor."""
 
     local = "local"
     ray = "ray"
@@ -37,37 +37,33 @@ Jobs = Annotated[
     typer.Option(
         "--jobs-per-device",
         min=1,
-        help="Runs at once on a device (on each GPU, with --device cuda), each in its own process:"
-        " small batches do not fill a GPU. On a cluster the share of a GPU that a task gets.",
+        help="Parallel runs on each device, each in its own process; --device cuda is every GPU."
+        " On a cluster, a task gets 1/N of a GPU.",
     ),
 ]
 Together = Annotated[
-    int, typer.Option(min=1, help="Subjects that textual_inversion trains side by side.")
+    int, typer.Option(min=1, help="Number of subjects that textual_inversion trains together.")
 ]
-ExecutorName = Annotated[Where, typer.Option(help="Who works: this machine, or a Ray cluster.")]
+ExecutorName = Annotated[Where, typer.Option(help="Run on this machine or on a Ray cluster.")]
 Address = Annotated[
-    str, typer.Option(help="The Ray cluster: auto, host:port, or local for a new one here.")
+    str, typer.Option(help="The Ray cluster: auto, host:port, or local to start one here.")
 ]
 Cpus = Annotated[
-    float, typer.Option("--cpus-per-task", min=0, help="CPUs for a task on the cluster.")
+    float, typer.Option("--cpus-per-task", min=0, help="CPUs per task on the cluster.")
 ]
 Memory = Annotated[
-    str, typer.Option("--memory-per-task", help="Memory for a task on the cluster: 500MB, 6GB.")
+    str, typer.Option("--memory-per-task", help="Memory per task on the cluster: 500MB, 6GB.")
 ]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Progress as JSON lines on stderr.")]
-Retries = Annotated[
-    int, typer.Option(min=0, help="How often what failed is tried again before it is reported.")
-]
+Retries = Annotated[int, typer.Option(min=0, help="How often a failed task is repeated.")]
 SaveEvery = Annotated[
     str,
     typer.Option(
         metavar="INTERVAL",
-        help="How often a training saves its state, to resume from: 5min, 90s, 200steps.",
+        help="How often a training saves its state for resuming: 5min, 90s, 200steps.",
     ),
 ]
-Tracker = Annotated[
-    TrackerKind | None, typer.Option(help="Where training losses go, beside the report.")
-]
+Tracker = Annotated[TrackerKind | None, typer.Option(help="Also send training losses to it.")]
 
 
 @contextmanager
@@ -84,7 +80,7 @@ def workers(
     together: int,
     log_json: bool,
 ) -> Iterator[tuple[Executor, RunOptions]]:
-    """Give who works and how, connected while open. Raises UserError."""
+    """Yield the executor and the options; a cluster is connected while open. Raises UserError."""
     from dbbench.generation.resume import SaveInterval
     from dbbench.running.executors.local import Local
     from dbbench.running.options import RunOptions
@@ -94,7 +90,7 @@ def workers(
     )
     if together > 1 and (where is Where.ray or jobs > 1):
         raise UserError(
-            "--together is for one process; leave it out with --executor ray and --jobs-per-device"
+            "--together needs one process; do not use it with --executor ray or --jobs-per-device"
         )
     if where is Where.local:
         yield Local(jobs), options
@@ -106,7 +102,7 @@ def workers(
 
 
 def names(text: str | None, option: str) -> list[str] | None:
-    """Return the comma-separated names of an option, None where it was not given."""
+    """Return the comma-separated names of an option, or None if it was not given."""
     if text is None:
         return None
     given = [name for part in text.split(",") if (name := part.strip())]
@@ -116,11 +112,9 @@ def names(text: str | None, option: str) -> list[str] | None:
 
 
 def numbers(text: str | None) -> list[int] | None:
-    """Return the comma-separated seeds, None where none were given."""
+    """Return the comma-separated seeds, or None if none were given."""
     given = names(text, "--seeds")
-    if given is None:
-        return None
-    for seed in given:
+    for seed in given or ():
         if not seed.isdecimal():
             raise UserError(f'"{seed}" is no seed; write whole numbers from 0 on: --seeds 0,1')
-    return [int(seed) for seed in given]
+    return None if given is None else [int(seed) for seed in given]

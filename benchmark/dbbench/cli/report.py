@@ -1,4 +1,4 @@
-"""`dbbench report`, `compare` and `check`: finished runs, alone and against each other."""
+"""`dbbench report`, `compare` and `check`: show finished runs and compare them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from dbbench.errors import UserError
 from dbbench.storage.disk import RESULTS, latest
+from dbbench.terminal import plain_console
 
 app = typer.Typer()
 
@@ -27,30 +27,30 @@ def report(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Of several: the folder of the page that shows all. Default: results."),
+        typer.Option(help="Folder of the common page of several folders. Default: results."),
     ] = None,
     price: Annotated[
-        float | None, typer.Option(help="What an hour of the device costs, for the provenance.")
+        float | None, typer.Option(help="Price of an hour of the device, for the provenance.")
     ] = None,
     study: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="DIR|FILE",
-            help="A user study's folder or answers, for Table 2. Repeatable. Default: the studies"
-            " beside the folders that were made of them and answered.",
+            help="A user study's folder or answers, for Table 2. Repeatable. Default: answered"
+            " studies of these folders, beside them.",
         ),
     ] = None,
 ) -> None:
     """Print leaderboards, then write their pages, tables and plots.
 
-    Runs are ranked together only where images, prompts, encoders and metrics are the same. What
-    lies behind an address is brought here, and its page is written here too.
+    Runs are ranked together only if images, prompts, encoders and metrics are the same. The
+    results of an address are downloaded, and their page is written to this machine.
     """
     from dbbench.bars import shown
     from dbbench.reports import print_leaderboard, write_overview, write_report
     from dbbench.running.scoring import open_scored
 
-    console = Console()
+    console = plain_console()
     asked = folders or [str(latest())]
     places = list(dict.fromkeys(open_scored(folder, write_report) for folder in asked))
     for place in places:
@@ -70,16 +70,17 @@ def compare(
     first: Annotated[str, typer.Argument(help="An output folder or its address.")],
     second: Annotated[str, typer.Argument(help="Another of the same suite: second minus first.")],
     out: Annotated[
-        Path | None, typer.Option(help="Also write a page with both runs' images side by side.")
+        Path | None,
+        typer.Option(help="Also write a page with the images of both runs side by side."),
     ] = None,
 ) -> None:
-    """Show what changed between two runs: overall, by category, and which subjects moved most."""
+    """Compare the scores of two runs: overall, by category, and the most changed subjects."""
     from dbbench.bars import shown
     from dbbench.reports import write_report
     from dbbench.reports.compare import compare_runs, print_comparison, write_comparison
     from dbbench.running.scoring import open_scored
 
-    console = Console()
+    console = plain_console()
     places = [open_scored(folder, write_report) for folder in (first, second)]
     with shown("comparing"):
         comparisons = compare_runs(*places)
@@ -99,23 +100,23 @@ def check(
     against: Annotated[Path, typer.Option(help="The baseline, a JSON file.")],
     tolerance: Annotated[
         Path | None,
-        typer.Option(help="A TOML file: how much worse each metric may get, dino = 0.01."),
+        typer.Option(help="TOML file: the largest allowed loss per metric, such as dino = 0.01."),
     ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit file.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Write a summary in Markdown.")] = None,
     update: Annotated[
-        bool, typer.Option("--update", help="Write the baseline from this run, and stop.")
+        bool, typer.Option("--update", help="Write the baseline from this run, then exit.")
     ] = False,
 ) -> None:
-    """Hold a run against a baseline; exit with 1 where something got worse, and not by chance."""
+    """Compare a run with a baseline; exit with 1 if a metric is significantly worse."""
     from dbbench.files import write_text
     from dbbench.reports import gate
-    from dbbench.reports.gate import check as hold_against
+    from dbbench.reports.gate import check as compare_with
     from dbbench.reports.gate import read_baseline, read_tolerance, write_baseline
     from dbbench.reports.results import load_results
     from dbbench.storage.remote import open_folder
 
-    console = Console()
+    console = plain_console()
     results = load_results(open_folder(folder)[0])
     if missing := results.missing:
         raise UserError(f"{folder} is not finished ({missing}); call the same dbbench run again")
@@ -124,7 +125,7 @@ def check(
         console.print(f"baseline: {against}", soft_wrap=True, highlight=False)
         return
     metrics = {metric.name: metric for metric in results.metrics}
-    lines = hold_against(results, read_baseline(against), read_tolerance(tolerance, metrics))
+    lines = compare_with(results, read_baseline(against), read_tolerance(tolerance, metrics))
     title = f"{results.suite.name} against {against.name}"
     gate.print_lines(lines, console, title=title, banner=results.banner)
     if junit is not None:

@@ -29,6 +29,7 @@ from dbbench.cli.options import (
 from dbbench.cli.run import say_stopped
 from dbbench.errors import UserError
 from dbbench.storage.disk import RESULTS
+from dbbench.terminal import plain_console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,11 +56,11 @@ def reproduce(
     ] = None,
     subjects: Annotated[
         str | None,
-        typer.Option(help="all, objects, live, or names, for each suite. Default: its own."),
+        typer.Option(help="all, objects, live, or names. Default: each suite's."),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Numbers: 0,1. Default: each suite's.")] = None,
     out: Annotated[
-        str, typer.Option(help="Folder with one folder for each suite, and the page of all.")
+        str, typer.Option(help="Output folder: one folder per suite, and a page for all.")
     ] = str(RESULTS),
     data: Data = None,
     device: Device = "auto",
@@ -80,19 +81,20 @@ def reproduce(
     save_every: SaveEvery = "5min",
     tracker: Tracker = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what all of it would take, and stop.")
+        bool,
+        typer.Option("--dry-run", help="Show the time and disk space it would take, then exit."),
     ] = False,
 ) -> None:
-    """Run every experiment of the paper, then put all their tables and verdicts on one page.
+    """Run every experiment of the paper, then write all tables and verdicts to one page.
 
-    Suites share references, class images, trainings and encoded images where their settings are the
-    same. What is complete is skipped, so that the same command continues after an interruption; a
-    suite that fails does not stop the others.
+    Suites with the same settings share references, class images, trainings and encoded images.
+    Complete results are skipped, so the same command continues after an interruption. A suite that
+    fails does not stop the others.
     """
     from dbbench.bars import shown
     from dbbench.planning.request import make_request
     from dbbench.reports import write_report
-    from dbbench.running.reproduction import check_requests, expected_costs
+    from dbbench.running.reproduction import checked_plan, expected_costs
     from dbbench.running.reproduction import reproduce as do_all
     from dbbench.storage.remote import is_address
     from dbbench.storage.run_folder import SCORES
@@ -100,11 +102,11 @@ def reproduce(
 
     if is_address(out):
         raise UserError(
-            "dbbench reproduce links what its suites share, which takes a folder: choose another"
-            " --out, or call dbbench run --suite NAME --out ADDRESS for each suite"
+            "dbbench reproduce links files between its suites, which needs a local folder: choose"
+            " another --out, or call dbbench run --suite NAME --out ADDRESS for each suite"
         )
     folder = Path(out).expanduser()
-    console = Console(stderr=log_json)
+    console = plain_console(stderr=log_json)
     with workers(
         executor, address, cpus, jobs, memory, device,
         retries, save_every, tracker, together, log_json,
@@ -117,7 +119,8 @@ def reproduce(
             for name in dict.fromkeys(names(suites, "--suites") or PAPER)
         ]  # fmt: skip
         with shown("reading the suites"):
-            check_requests(requests, options.device)
+            for request in requests:
+                checked_plan(request, options.device)
         if dry_run:
             _print_costs(expected_costs(requests, options.device), console)
             return
@@ -127,11 +130,11 @@ def reproduce(
             )
         except KeyboardInterrupt as interrupt:
             raise say_stopped(interrupt, console) from None
-    console = Console()
+    console = plain_console()
     folders = [result.request.out for result in results]
     scored = [out for out in folders if (out / SCORES).is_file()]
     missing = [
-        f"{result.request.suite.name}: {result.problem or 'nothing of it could be scored'}"
+        f"{result.request.suite.name}: {result.problem or 'it has no scores'}"
         for result in results
         if result.request.out not in scored
     ]
@@ -144,20 +147,19 @@ def reproduce(
         console.print(f"report: {page}", soft_wrap=True, highlight=False)
     broken = [result for result in results if not result.complete]
     if broken:
-        errors = Console(stderr=True)
+        errors = plain_console(stderr=True)
         count = f"{len(broken)} of {len(results)} suites"
-        errors.print(f"{count} are not complete; the same command tries again:", style="red")
+        errors.print(
+            f"{count} are not complete; rerun the same command to repeat them:", style="red"
+        )
         for result in broken:
-            failed = [
-                f"{f.task.stage} {f.task.name}: {f.reason} (see {f.log})" for f in result.failures
-            ]
-            for line in [result.problem] if result.problem else failed:
+            for line in [result.problem] if result.problem else result.failures:
                 errors.print(f"  {result.request.suite.name}: {line}", markup=False, soft_wrap=True)
         raise typer.Exit(1)
 
 
 def _print_costs(costs: Sequence[Costs], console: Console) -> None:
-    """Print a line for each suite, and one for all together."""
+    """Print a table with a row for each suite, and the total."""
     from dbbench.reports.formats.terminal import print_table
     from dbbench.units import duration, gigabytes
 
@@ -168,13 +170,13 @@ def _print_costs(costs: Sequence[Costs], console: Console) -> None:
     seconds = [sum(each.time.seconds.values()) for each in costs]
     rows = [cells(c.suite, c.counts, s) for c, s in zip(costs, seconds, strict=True)]
     together = {key: sum(each.counts[key] for each in costs) for key in costs[0].counts}
-    rows.append(cells("together", together, sum(seconds)))
+    rows.append(cells("total", together, sum(seconds)))
     header = ("suite", "runs", "prior", "train", "sample", "images", "disk", "time")
     print_table(console, "what is still to do", header, rows)
-    notes = ["What several suites make alike (references, class images, trainings) counts once."]
-    notes.append("Disk is without checkpoints of methods that were not trained here yet.")
+    notes = ["Shared references, class images and trainings are counted once."]
+    notes.append("Disk space does not include checkpoints of methods not trained here yet.")
     if not all(each.time.measured for each in costs):
-        notes.append("Time is estimated from the passes through the networks, not measured here.")
+        notes.append("Time is estimated from operation counts of the networks, not measured here.")
     if any(each.time.unknown for each in costs):
         notes.append("Some tasks have no estimate of their time.")
     console.print(" ".join(notes), style="dim")

@@ -1,4 +1,4 @@
-"""`dbbench run`, the main job."""
+"""`dbbench run`: train, sample, score and rank."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from dbbench.cli.options import (
     workers,
 )
 from dbbench.cli.status import print_dry_run
+from dbbench.terminal import plain_console
 
 if TYPE_CHECKING:
     from dbbench.planning.request import Request
@@ -70,8 +71,7 @@ def run(
     out: Annotated[
         str | None,
         typer.Option(
-            help="Folder, or address such as s3://bucket/name, for all that is made."
-            " Default: results/SUITE."
+            help="Output folder, or an address such as s3://bucket/name. Default: results/SUITE."
         ),
     ] = None,
     data: Data = None,
@@ -93,21 +93,22 @@ def run(
     save_every: SaveEvery = "5min",
     tracker: Tracker = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done, and stop.")
+        bool, typer.Option("--dry-run", help="Show what would be done, then exit.")
     ] = False,
 ) -> None:
     """Train, sample, score and rank: methods x subjects x seeds.
 
-    What is complete in the output folder is skipped, so that the same command continues after an
-    interruption, and more subjects, methods or seeds can be added later. Several such commands may
-    work on one folder at once, from several machines too. Ctrl-C finishes the step in hand.
+    Complete results in the output folder are skipped. So the same command continues after an
+    interruption, and a later one can add subjects, methods or seeds. Several commands may work in
+    one folder at the same time, also on several machines. Ctrl-C stops after the current step.
     """
     from dbbench.planning.build import make_plan
     from dbbench.planning.request import make_request
     from dbbench.reports import write_report
     from dbbench.running.run import execute
+    from dbbench.suites.inheritance import bases, read_suite
 
-    console = Console(stderr=log_json)
+    console = plain_console(stderr=log_json)
     with workers(
         executor, address, cpus, jobs, memory, device,
         retries, save_every, tracker, together, log_json,
@@ -116,13 +117,13 @@ def run(
             suite, on=on, device=options.device, settings=settings or (), subjects=subjects,
             methods=names(methods, "--methods"), seeds=numbers(seeds), data=data, out=out,
         )  # fmt: skip
-        asked = bool(on) or suite in {"mini", "paper"} or str(suite).endswith(".toml")
+        chosen = suite is not None and (on is not None or not bases(read_suite(suite)))
         if not log_json:
-            headline = _headline(request, asked, out or str(request.out), options.device)
+            headline = _headline(request, chosen, out or str(request.out), options.device)
             console.print(headline, soft_wrap=True, highlight=False)
         if dry_run:
             plan = make_plan(request, options.device)
-            if settings:  # What was typed is checked, though it takes torch to do so.
+            if settings:  # This imports torch, but checks the settings.
                 plan.identities.resolve_methods(run.method for run in request.runs)
             print_dry_run(plan, request.runs, console)
             return
@@ -132,39 +133,42 @@ def run(
             )
         except KeyboardInterrupt as interrupt:
             raise say_stopped(interrupt, console) from None
-    _finish(outcome, request.out, Console())
+    _finish(outcome, request.out, plain_console())
 
 
 def say_stopped(interrupt: KeyboardInterrupt, console: Console) -> typer.Exit:
-    """Print what an interruption means; return the exit code that shells expect."""
+    """Print that the run was stopped; return the exit with the code of its signal."""
     from dbbench.interrupts import Stopped
 
-    console.print("stopped; what is done so far is kept: rerun the same command to continue")
+    console.print("stopped; finished work is kept: rerun the same command to continue")
     return typer.Exit(128 + (interrupt.number if isinstance(interrupt, Stopped) else 2))
 
 
-def _headline(request: Request, asked: bool, folder: str, device: str) -> str:
+def _headline(request: Request, chosen: bool, folder: str, device: str) -> str:
     from dbbench.suites.suite import default_suite
 
-    reason = "" if asked else f", because {default_suite(device)[1]} (--suite or --on chooses)"
+    reason = "" if chosen else f", because {default_suite(device)[1]} (to choose: --suite, --on)"
     count = f"{len(request.runs)} run{'s' if len(request.runs) != 1 else ''}"
     return f"suite {request.suite.name}{reason}: {count} on {device} into {folder}"
 
 
 def _finish(outcome: Outcome, folder: Path, console: Console) -> None:
-    """Print what came of a run; exit with 1 where something failed."""
+    """Print the leaderboard and the failures; exit with 1 if there are any."""
     if not outcome.done and not outcome.others and not outcome.failures:
-        console.print(f"nothing to do: {folder} is complete (dbbench report {folder} shows it)")
+        line = f"nothing to do: {folder} is complete (dbbench report {folder} shows it)"
+        console.print(line, soft_wrap=True)
         return
     if (folder / "scores.parquet").is_file():
         from dbbench.reports import print_leaderboard
 
         print_leaderboard(folder, console)
-        console.print(f"report: {folder / 'report' / 'index.html'}", highlight=False)
+        page = folder / "report" / "index.html"
+        console.print(f"report: {page}", soft_wrap=True, highlight=False)
     if outcome.failures:
-        errors = Console(stderr=True)
-        errors.print(f"{len(outcome.failures)} failed; the same command tries again:", style="red")
+        errors = plain_console(stderr=True)
+        errors.print(
+            f"{len(outcome.failures)} failed; rerun the same command to repeat them:", style="red"
+        )
         for failure in outcome.failures:
-            line = f"  {failure.task.stage} {failure.task.name}: {failure.reason}"
-            errors.print(f"{line} (see {failure.log})", markup=False, soft_wrap=True)
+            errors.print(f"  {failure}", markup=False, soft_wrap=True)
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`dbbench score` for anyone's images, and `dbbench oracle` for the photographs alone."""
+"""`dbbench score` for any images, and `dbbench oracle` for the photographs themselves."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dbbench.cli.options import Device, names
 from dbbench.errors import UserError
 from dbbench.storage.disk import RESULTS
+from dbbench.terminal import plain_console
 
 app = typer.Typer()
 
@@ -26,7 +26,7 @@ _Protocols = Annotated[
     str | None,
     typer.Option(
         "--protocol",
-        help="Names, or all. Default: paper, and those that need no other encoder than it.",
+        help="Names, or all. Default: paper, and those that need only its encoders.",
     ),
 ]
 
@@ -63,10 +63,11 @@ def score(
         str, typer.Option(help="The rare token in your prompts, such as sks.")
     ] = "",
     method: Annotated[
-        str | None, typer.Option(help="What to call the method. Default: the folder's name.")
+        str | None,
+        typer.Option(help="The method's name in the tables. Default: the folder's name."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the tables. Default: results/score-NAME.")
+        Path | None, typer.Option(help="Output folder. Default: results/score-NAME.")
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -86,7 +87,7 @@ def score(
         )  # fmt: skip
     target = out or RESULTS / f"score-{account.name}"
     write_reconciliation(result, account, target)
-    console = Console()
+    console = plain_console()
     print_reconciliation(result, account, console)
     console.print(
         f"written: {target}/score.md, scores.parquet, summary.csv and more",
@@ -108,7 +109,7 @@ def oracle(
     encoder: _Encoders = None,
     device: Device = "auto",
 ) -> None:
-    """Score the real images as if they had been generated: the cheapest check of a set-up."""
+    """Score the real images as if they had been generated, to check the setup."""
     from dbbench.bars import shown
     from dbbench.data.photographs import Photographs
     from dbbench.device import resolve_device
@@ -116,10 +117,10 @@ def oracle(
     from dbbench.protocols.oracle import score_real_images
     from dbbench.reports.scoring.oracle import print_oracle
 
-    console = Console()
+    console = plain_console()
     if data is None and not DEFAULT.is_dir():
         console.print(
-            f"there is no folder {DEFAULT} here: the embedded world's references (--data chooses)",
+            f"no folder {DEFAULT} here: using the embedded world's references (to choose: --data)",
             highlight=False,
         )
         data = MINI

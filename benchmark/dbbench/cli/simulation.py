@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dbbench.cli.study import Folder, Url
 from dbbench.errors import UserError
+from dbbench.terminal import plain_console
 
 app = typer.Typer()
 
@@ -81,7 +81,7 @@ def plan(
 
     crowd = Crowd(_shares(shares), error, careless)
     sizes = _sizes(pairs)
-    console = Console()
+    console = plain_console()
     raw, majority = crowd.expected(raters_per_pair)
     rows = []
     with shown("simulating") as (_, advance):

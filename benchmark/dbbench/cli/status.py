@@ -1,4 +1,4 @@
-"""`dbbench status` and `verify`, and what a dry run prints: what a folder holds and lacks."""
+"""`dbbench status` and `dbbench verify`, and the output of a dry run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dbbench.storage.disk import latest
+from dbbench.terminal import plain_console
 
 if TYPE_CHECKING:
     from dbbench.planning.plan import Plan
@@ -41,24 +42,24 @@ def status(folder: Folder = None) -> None:
     from dbbench.storage.remote import open_folder
 
     path, remote = open_folder(folder or str(latest()))
-    print_status(path, Console(), remote)
+    print_status(path, plain_console(), remote)
 
 
 @app.command(epilog="Examples:\n\ndbbench verify results/mini\n\ndbbench verify && echo whole")
 def verify(folder: Folder = None) -> None:
-    """Read every file and compare it with its hash; exit code 1 where one is damaged or stale.
+    """Compare every file with its hash; exit with 1 if an artifact is damaged or stale.
 
-    What is damaged is marked, and the next dbbench run makes it again and nothing else.
+    Damaged artifacts are marked; the next dbbench run makes only these again.
     """
     from dbbench.storage.remote import open_folder
 
     path, remote = open_folder(folder or str(latest()))
-    if not print_verified(path, Console(), remote):
+    if not print_verified(path, plain_console(), remote):
         raise typer.Exit(1)
 
 
 def print_status(out: Path, console: Console, remote: Remote | None = None) -> None:
-    """Print the state of every run's stages, and what is missing in all."""
+    """Print the state of every run's stages, running tasks, failures and a summary."""
     from dbbench.planning.build import recorded_plan
     from dbbench.planning.finished import finished_runs, scored
     from dbbench.planning.status import run_states
@@ -74,7 +75,7 @@ def print_status(out: Path, console: Console, remote: Remote | None = None) -> N
         reason = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
         console.print(f"failed: {reason} (see {log})", style="red", soft_wrap=True)
     finished = finished_runs(plan, runs)
-    table_state = "covers them" if finished and scored(plan, finished) else "has to be made"
+    table_state = "is up to date" if finished and scored(plan, finished) else "is not up to date"
     console.print(
         f'suite "{plan.suite.name}": {len(finished)} of {len(runs)} runs finished;'
         f" the leaderboard {table_state}",
@@ -83,7 +84,7 @@ def print_status(out: Path, console: Console, remote: Remote | None = None) -> N
 
 
 def print_dry_run(plan: Plan, runs: Sequence[Run], console: Console) -> None:
-    """Print what a call would do, and what it would take."""
+    """Print the tasks of a call with their time and disk space."""
     from dbbench.planning.cost import count_images, estimate, estimate_bytes
     from dbbench.planning.status import run_states
     from dbbench.planning.task import STAGES
@@ -96,15 +97,15 @@ def print_dry_run(plan: Plan, runs: Sequence[Run], console: Console) -> None:
     console.print(f"to do: {to_do or 'nothing'}", soft_wrap=True)
     if tasks:
         size = gigabytes(estimate_bytes(plan, tasks))
-        line = f"{count_images(plan, tasks):,} images to sample; about {size} of disk"
+        line = f"{count_images(plan, tasks):,} images to sample; about {size} of disk space"
         if counts["train"]:
-            line += ", checkpoints of methods not trained here yet not counted"
+            line += ", without checkpoints of methods not trained here yet"
         console.print(line, soft_wrap=True)
         console.print(estimate(plan, tasks).describe(plan.identities.device), soft_wrap=True)
 
 
 def print_verified(out: Path, console: Console, remote: Remote | None = None) -> bool:
-    """Verify a folder and print what is wrong; return whether nothing is."""
+    """Verify a folder and print the problems; return whether there are none."""
     from dbbench.bars import shown
     from dbbench.planning.verify import verify
     from dbbench.reports.formats.terminal import print_table
@@ -115,12 +116,12 @@ def print_verified(out: Path, console: Console, remote: Remote | None = None) ->
     wrong = [each for each in found if each.state in {"damaged", "stale"}]
     if wrong:
         rows = [(w.name, Text(w.state, STYLES[w.state]), w.problem) for w in wrong]
-        print_table(console, "", ("artifact", "state", "what is wrong"), rows, left=range(3))
-    said = ", ".join(f"{counts[s]} {s}" for s in ("done", "damaged", "stale", "missing"))
-    console.print(f"{remote.url if remote else out}: {said}", soft_wrap=True, highlight=False)
+        print_table(console, "", ("artifact", "state", "problem"), rows, left=range(3))
+    summary = ", ".join(f"{counts[s]} {s}" for s in ("done", "damaged", "stale", "missing"))
+    console.print(f"{remote.url if remote else out}: {summary}", soft_wrap=True, highlight=False)
     if wrong:
         console.print(
-            "the dbbench run that made them makes them again, and nothing else"
+            "rerun the dbbench run that made them: it makes only these again"
             + ("" if all(w.marked for w in wrong) else "; first make the folder writable"),
             soft_wrap=True,
         )

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dbbench.errors import UserError, unknown
 from dbbench.storage.disk import RESULTS
-
-if TYPE_CHECKING:
-    from dbbench.study.design.study import StudyQuestion
+from dbbench.terminal import plain_console
 
 study_app = typer.Typer(
     no_args_is_help=True,
@@ -63,11 +60,13 @@ def create(
     """Draw pairs of two methods' images and write a study's folder."""
     from dbbench.bars import shown
     from dbbench.study.design.create import StudySettings, create_study
+    from dbbench.study.design.study import STUDY_QUESTIONS
     from dbbench.study.design.texts import default_texts
 
-    asked = _question(question)
+    if question not in STUDY_QUESTIONS:
+        raise unknown("question", question, STUDY_QUESTIONS, "")
     settings = StudySettings(
-        question=asked,
+        question=question,
         pairs=pairs,
         raters_per_pair=raters_per_pair,
         questions_per_rater=questions_per_rater,
@@ -77,12 +76,12 @@ def create(
         seed=seed,
     )
     texts = default_texts(
-        asked, questions_per_rater + checks, consent=consent, completion_code=completion_code
+        question, questions_per_rater + checks, consent=consent, completion_code=completion_code
     )
-    folder = out or RESULTS / f"study-{asked}"
+    folder = out or RESULTS / f"study-{question}"
     with shown("copying images") as (_, advance):
         study = create_study(runs, folder, settings, texts, advance)
-    console = Console(soft_wrap=True, highlight=False)
+    console = plain_console(soft_wrap=True, highlight=False)
     console.print(
         f"{folder}: {len(study.pairs)} pairs of {', '.join(study.methods)};"
         f" {study.raters_needed} raters with {study.questions_per_rater} questions each are needed",
@@ -132,7 +131,7 @@ def serve(
     public = (address or f"http://{host}:{port}").rstrip("/")
     study, secrets = load_study(folder), Secrets.load(folder)
     app = make_app(folder, database, https=public.startswith("https://"))
-    console = Console(soft_wrap=True, highlight=False)
+    console = plain_console(soft_wrap=True, highlight=False)
     console.print(f"open link   {public}/join/{secrets.sign('open', study.id)}", markup=False)
     console.print(f"            admits {study.quota} raters", markup=False)
     console.print(f"personal    dbbench study links {folder} --address {public}", markup=False)
@@ -256,17 +255,8 @@ def results(
             analysis = analyse_folder(source, url, only_attentive=only_attentive)
             folder = out or source / ("results-simulated" if simulated else "results")
     preferences = Preferences((analysis,))
-    console = Console()
+    console = plain_console()
     print_study(preferences, console)
     with storage_errors(folder):
         page = write_study_page(preferences, folder)
     console.print(f"page: {page}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _question(name: str) -> StudyQuestion:
-    from dbbench.study.design.study import STUDY_QUESTIONS
-
-    for known in STUDY_QUESTIONS:
-        if name == known:
-            return known
-    raise unknown("question", name, STUDY_QUESTIONS, "")

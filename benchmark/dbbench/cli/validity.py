@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dbbench.cli.options import Device
 from dbbench.errors import UserError
 from dbbench.storage.disk import RESULTS
+from dbbench.terminal import plain_console
 
 app = typer.Typer()
 
@@ -53,7 +53,7 @@ def validity(
     from dbbench.validity.measure import measure_validity, validity_record
     from dbbench.validity.truth import Examples
 
-    console = Console()
+    console = plain_console()
     place = resolve_device(device)
     chosen = select_subjects(MiniWorld(), subjects)
     if (out / RUN).is_file():

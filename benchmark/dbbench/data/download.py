@@ -196,7 +196,7 @@ def _from_hub(hub: str, store: _Store) -> Iterator[bytes]:
 
 
 def _from_folder(folder: Path, store: _Store) -> Iterator[bytes]:
-    for path in sorted(folder.rglob("*.jpg")):
+    for path in sorted(folder.rglob("*")):
         if path.is_file() and path.stat().st_size in store.sizes:
             yield path.read_bytes()
 

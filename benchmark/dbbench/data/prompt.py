@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,7 @@ from string import Formatter
 from typing import Any, Literal, get_args
 
 from dbbench.errors import UserError, unknown
+from dbbench.text_files import read_toml
 
 Category = Literal[
     "recontextualization", "accessory", "property", "art", "view", "expression", "comics", "class"
@@ -99,13 +99,7 @@ def parse_prompts(source: Traversable) -> tuple[PromptTemplate, ...]:
 
     Raises UserError with the file and the prompt if one is not valid.
     """
-    try:
-        document = tomllib.loads(source.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read the prompt file {source}: {reason}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"the prompt file {source} is not TOML: {error}") from error
+    document = read_toml(source, "the prompt file")
     tables = document.get("prompt")
     if not isinstance(tables, list) or not tables:
         raise UserError(f"the prompt file {source} has no [[prompt]] table; each needs {_CONTENT}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Literal
+
+from dbbench.text_files import read_toml
 
 SubjectKind = Literal["live", "object"]
 
@@ -52,7 +53,7 @@ class Subject:
 @cache
 def load_subjects() -> tuple[Subject, ...]:
     """Return the 30 subjects of the DreamBooth data set, in its own order."""
-    document = tomllib.loads((files("dbbench.subjects") / "subjects.toml").read_text("utf-8"))
+    document = read_toml(files("dbbench.subjects") / "subjects.toml", "the subjects")
     return tuple(
         Subject(
             name=table["name"],

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dbbench.cut_texts import say_cut
+from dbbench.device import require_device
 from dbbench.files import fingerprint
 from dbbench.plugins import load_plugin
 
@@ -137,6 +138,10 @@ def say_cut_texts(encoder: Encoder, texts: Sequence[str]) -> str:
 
 
 def load_encoder(reference: str, *, device: str) -> Encoder:
-    """Return the encoder named "scheme:argument", such as "timm:vit_small_patch16_224.dino"."""
+    """Return the encoder named "scheme:argument", such as "timm:vit_small_patch16_224.dino".
+
+    Raises UserError if torch cannot use the device.
+    """
+    require_device(device)
     scheme, _, argument = reference.partition(":")
     return cast("Encoder", load_plugin("encoders", scheme)(argument, device=device))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy, deepcopy
@@ -18,17 +16,20 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from dbbench.cut_texts import say_cut
+from dbbench.device import half_precision, require_device
 from dbbench.errors import UserError
 from dbbench.generation.architectures import architecture, text_encoders, tokenizer_of
-from dbbench.generation.given import misfit
 from dbbench.generation.latents import LatentCodec, Posterior
-from dbbench.generation.loading import load_pipeline, quiet
+from dbbench.generation.memory import by_parts
+from dbbench.generation.networks import Networks, remove_adapters
 from dbbench.generation.noise import build_schedule, build_solver
+from dbbench.generation.pipelines.loading import load_pipeline, quiet
+from dbbench.generation.pipelines.understood import OLD_END
 from dbbench.generation.text import EncodedText, ExtendedEmbedding, Tokens, join
-from dbbench.generation.understood import OLD_END
 from dbbench.suites.sampling import SampleSettings
 
 DType = Literal["auto", "float32", "bfloat16"]
+Frozen = Literal["float32", "bfloat16"]
 
 TEXTS_PER_PASS = 64
 
@@ -39,7 +40,9 @@ class Backbone:
     """A frozen diffusers pipeline with the operations that methods need; shared by all runs.
 
     The interface is the same for every pipeline class: parts, texts, noise and loss.
-    Weights stay float32. `restore` undoes all changes of a run to the denoiser and text encoders.
+    Weights that are trained are float32. `restore` undoes all changes of a run to the networks.
+    With `frozen` = "bfloat16" those that are not trained are held in bfloat16 where passes read
+    them so in any case: less memory, and the same results.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Backbone:
         resolution: int,
         device: str,
         dtype: DType = "auto",
+        frozen: Frozen = "float32",
         compile: bool = False,
     ) -> None:
         kind = type(pipeline).__name__
@@ -58,20 +62,31 @@ class Backbone:
             raise UserError(
                 f"resolution {resolution} is not a multiple of {factor}; choose a multiple"
             )
-        self.pipeline = pipeline.to(device)
+        self.pipeline = pipeline
         self.resolution = resolution
         self.device = torch.device(device)
-        # bfloat16 halves the time on a GPU, and takes ten times as long on most CPUs.
-        self._half = dtype == "bfloat16" or (dtype == "auto" and self.device.type == "cuda")
-        for part in (*self.parts, "vae"):
-            self.module(part).float().requires_grad_(False).eval()
-        for part in (self.denoiser, "vae"):
-            self.module(part).to(memory_format=torch.channels_last)
+        self._half = _uses_half(dtype, device)
+        self._networks = Networks(
+            {part: self.module(part) for part in (*self.parts, "vae")},
+            device=device,
+            images=(self.denoiser, "vae"),
+            half=self._half,
+            frozen_half=frozen == "bfloat16",
+        )
         self._codec = LatentCodec(pipeline, resolution=resolution)
-        self._pristine = {part: self.weights(part) for part in self.parts}
         self.schedule = build_schedule(pipeline.scheduler.config, self.device)
         if compile:
             self.module(self.denoiser).compile()
+
+    @property
+    def is_half(self) -> bool:
+        """Whether passes calculate in bfloat16."""
+        return self._half
+
+    @property
+    def is_held_half(self) -> bool:
+        """Whether weights that are not trained are held in bfloat16."""
+        return self._networks.held_half
 
     @property
     def denoiser(self) -> str:
@@ -118,13 +133,7 @@ class Backbone:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the weights and settings that affect an image; file layout has no effect."""
-        digest = hashlib.sha256()
-        states = [*self._pristine.items(), ("vae", self.pipeline.vae.state_dict())]
-        for part, state in states:
-            for name, tensor in sorted(state.items()):
-                # transformers 5 dropped this prefix from the names of the same weights.
-                digest.update(f"{part}/{name.removeprefix('text_model.')}{tensor.shape}".encode())
-                digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        digest = self._networks.digest()
         denoiser: Any = self.module(self.denoiser)
         parts = (self.pipeline.scheduler, denoiser, self.pipeline.vae)
         configs = [
@@ -140,7 +149,7 @@ class Backbone:
             if number and getattr(encoder.config, "eos_token_id", None) == OLD_END:
                 # Earlier versions pooled such an encoder's text at the highest id.
                 digest.update(b"pooled at the end token")
-        return digest.hexdigest()
+        return str(digest.hexdigest())
 
     def module(self, part: str) -> nn.Module:
         """The network of a part, or "vae"."""
@@ -148,26 +157,20 @@ class Backbone:
         return module
 
     def restore(self) -> None:
-        """Restore the original weights bit for bit, and freeze them."""
+        """Restore the original weights bit for bit, and freeze them; copies only what changed."""
         remove_adapters(self.pipeline)
-        for part in self.parts:
-            self.load(part, self._pristine[part])
+        self._networks.restore()
+
+    def gather(self) -> None:
+        """Bring the networks back to the device that a training has moved to the CPU."""
+        self._networks.gather()
 
     def load(self, part: str, state: Mapping[str, Tensor]) -> None:
         """Copy `state` into the weights of `part`, and freeze them.
 
         Raises UserError if names or shapes do not match this backbone.
         """
-        module = self.module(part)
-        named = _as_named_here(state, module)
-        if problem := misfit(named, module.state_dict()):
-            raise UserError(
-                f"the checkpoint's {part} does not fit this backbone ({problem}); use the backbone"
-                " that it was trained on"
-            )
-        module.load_state_dict(named)
-        module.requires_grad_(False)
-        module.zero_grad()  # a failed run's gradients must not enter the next run
+        self._networks.load(part, state)
 
     def trainable(self, part: str, *, ending: tuple[str, ...] = ("",)) -> dict[str, nn.Parameter]:
         """Enable gradients for the weights of `part` whose names end with one of `ending`.
@@ -175,6 +178,7 @@ class Backbone:
         Returns them by name. `restore` or `load` freezes them again.
         """
         module = self.module(part)
+        self._networks.hold_whole(part)
         chosen = {
             name: weight for name, weight in module.named_parameters() if name.endswith(ending)
         }
@@ -184,10 +188,7 @@ class Backbone:
 
     def weights(self, part: str) -> dict[str, Tensor]:
         """Return a copy of the weights of `part` on the CPU, named as its class saves them."""
-        return {
-            name: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
-            for name, tensor in self.module(part).state_dict().items()
-        }
+        return self._networks.weights(part)
 
     def config(self, part: str) -> dict[str, Any]:
         """Return the config of `part` as its class saves it, without the path of its source."""
@@ -246,12 +247,11 @@ class Backbone:
         """Encode N prompts without gradients, at most TEXTS_PER_PASS at a time."""
         tokens = self.tokenize(texts)
         with torch.no_grad():
-            return join(
-                [
-                    self.encode_tokens(tokens[start : start + TEXTS_PER_PASS])
-                    for start in range(0, len(tokens), TEXTS_PER_PASS)
-                ]
-            )
+            parts = by_parts(
+                len(tokens), TEXTS_PER_PASS, lambda rows: self.encode_tokens(tokens[rows]),
+                what="text",
+            )  # fmt: skip
+            return join(list(parts))
 
     @contextmanager
     def added_tokens(self, words: Mapping[str, Sequence[Tensor]]) -> Iterator[None]:
@@ -327,40 +327,23 @@ class Backbone:
         rows = [row[prompt] for prompt in prompts]
         unconditional = self._architecture.unconditional(pipeline, texts[:1])
 
-        def denoise() -> Iterator[Image]:
-            start, size = 0, settings.batch_size
-            while start < len(seeds):
-                batch = slice(start, start + size)
-                text = texts[rows[batch]]
-                try:
-                    with torch.inference_mode(), self.autocast():
-                        latents = pipeline(
-                            **text.arguments(unconditional.repeat(len(text))),
-                            height=self.resolution,
-                            width=self.resolution,
-                            num_inference_steps=settings.steps,
-                            guidance_scale=settings.guidance,
-                            generator=[torch.Generator().manual_seed(n) for n in seeds[batch]],
-                            output_type="latent",
-                            **(conditions or {}),
-                        ).images
-                    images = self.decode(latents)
-                except torch.OutOfMemoryError as error:
-                    if size == 1:
-                        raise UserError(
-                            "out of memory with one image at a time; choose a smaller resolution"
-                            " or a device with more memory"
-                        ) from error
-                    images = None
-                if images is None:  # outside the handler: the exception keeps tensors alive
-                    size = (size + 1) // 2
-                    torch.cuda.empty_cache()
-                    log.warning("out of memory: continuing with %d images at a time", size)
-                    continue
-                start += len(images)
-                yield from images
+        def work(batch: slice) -> list[Image]:
+            text = texts[rows[batch]]
+            with torch.inference_mode(), self.autocast():
+                latents = pipeline(
+                    **text.arguments(unconditional.repeat(len(text))),
+                    height=self.resolution,
+                    width=self.resolution,
+                    num_inference_steps=settings.steps,
+                    guidance_scale=settings.guidance,
+                    generator=[torch.Generator().manual_seed(seed) for seed in seeds[batch]],
+                    output_type="latent",
+                    **(conditions or {}),
+                ).images
+            return self.decode(latents)
 
-        return denoise()
+        batches = by_parts(len(seeds), settings.batch_size, work)
+        return (image for images in batches for image in images)
 
 
 def load_backbone(
@@ -369,6 +352,7 @@ def load_backbone(
     resolution: int,
     device: str,
     dtype: DType = "auto",
+    frozen: Frozen = "float32",
     revision: str | None = None,
     config: str | None = None,
     variant: str | None = None,
@@ -379,40 +363,23 @@ def load_backbone(
     A single file takes its configuration from `config`, a folder or hub id. Raises UserError if
     the source cannot be loaded or is pickled, or if the device does not exist.
     """
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f'there is no CUDA device for "{device}"; use --device cpu')
+    require_device(device)
     pipeline = load_pipeline(source, revision=revision, config=config, variant=variant)
-    return Backbone(pipeline, resolution=resolution, device=device, dtype=dtype, compile=compile)
+    return Backbone(
+        pipeline, resolution=resolution, device=device, dtype=dtype, frozen=frozen, compile=compile
+    )
 
 
-def _as_named_here(state: Mapping[str, Tensor], module: nn.Module) -> Mapping[str, Tensor]:
-    """Rename a text encoder's weights to the names of the installed transformers version."""
-    known = module.state_dict().keys()
-    if known == state.keys():
-        return state
-    named = {}
-    for name, tensor in state.items():
-        short = name.removeprefix("text_model.")
-        new = next((n for n in (name, short, f"text_model.{short}") if n in known), name)
-        if not name.endswith("embeddings.position_ids"):  # older versions kept this constant
-            named[new] = tensor
-    return named
+def _uses_half(dtype: DType, device: str) -> bool:
+    """Whether passes calculate in bfloat16: half the time on a GPU that has it, ten times on a CPU.
 
-
-def remove_adapters(pipeline: Any) -> None:
-    """Remove all adapters, so that modules and names are as they were loaded."""
-    if "peft" not in sys.modules:
-        return
-    from diffusers.utils import recurse_remove_peft_layers
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for component in pipeline.components.values():
-        if not isinstance(component, nn.Module):
-            continue
-        # Adapters that failed to load leave layers behind, but no `peft_config`.
-        if any(isinstance(layer, BaseTunerLayer) for layer in component.modules()):
-            recurse_remove_peft_layers(component)
-        model: Any = component
-        if hasattr(model, "peft_config"):
-            del model.peft_config
-            model._hf_peft_config_loaded = False
+    Raises UserError where it is asked for and the GPU only emulates it.
+    """
+    fast = half_precision(device)
+    if dtype == "bfloat16" and device.startswith("cuda") and not fast:
+        raise UserError(
+            'backbone.dtype = "bfloat16" needs a GPU of compute capability 8.0 or newer, and'
+            f" {device} has {'.'.join(map(str, torch.cuda.get_device_capability(device)))}; use"
+            " auto or float32"
+        )
+    return dtype == "bfloat16" or (dtype == "auto" and fast)

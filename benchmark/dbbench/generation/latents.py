@@ -11,6 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from dbbench.errors import UserError
+from dbbench.generation.memory import by_parts
 
 PIXELS_PER_PASS = 8 * 512 * 512
 
@@ -45,21 +46,25 @@ class LatentCodec:
     @torch.no_grad()
     def encode(self, images: Sequence[Image]) -> Posterior:
         """Encode N images, each resized and mapped to [-1, 1]."""
-        means, stds = [], []
-        for start in range(0, len(images), self._batch):
-            pixels = self._images.preprocess(
-                list(images[start : start + self._batch]),
-                height=self._resolution,
-                width=self._resolution,
-            )
-            pixels = pixels.to(self._vae.device, self._vae.dtype, memory_format=torch.channels_last)
-            posterior = self._vae.encode(pixels).latent_dist
-            mean = _numbers(posterior.mode().float(), "the autoencoder makes of the images")
-            scale = self._scale / self._std.to(mean.device)
-            std = getattr(posterior, "std", None)  # an autoencoder without one is deterministic
-            means.append((mean - self._shift - self._mean.to(mean.device)) * scale)
-            stds.append(torch.zeros_like(mean) if std is None else std.float() * scale)
-        return Posterior(torch.cat(means), torch.cat(stds))
+        parts = list(by_parts(len(images), self._batch, lambda rows: self._encode(images[rows])))
+        return Posterior(
+            torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts])
+        )
+
+    def _encode(self, images: Sequence[Image]) -> Posterior:
+        """Encode images in one pass."""
+        pixels = self._images.preprocess(
+            list(images), height=self._resolution, width=self._resolution
+        )
+        pixels = pixels.to(self._vae.device, self._vae.dtype, memory_format=torch.channels_last)
+        posterior = self._vae.encode(pixels).latent_dist
+        mean = _numbers(posterior.mode().float(), "the autoencoder makes of the images")
+        scale = self._scale / self._std.to(mean.device)
+        std = getattr(posterior, "std", None)  # an autoencoder without one is deterministic
+        return Posterior(
+            (mean - self._shift - self._mean.to(mean.device)) * scale,
+            torch.zeros_like(mean) if std is None else std.float() * scale,
+        )
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> list[Image]:
@@ -67,12 +72,16 @@ class LatentCodec:
 
         Raises UserError for NaN or infinite numbers in the latents or in what comes of them.
         """
-        images: list[Image] = []
-        for part in torch.split(_numbers(latents, "the denoiser gives"), self._batch):
-            raw = part * self._std.to(part.device) / self._scale + self._shift
-            pixels = self._vae.decode(raw + self._mean.to(part.device), return_dict=False)[0]
-            pixels = _numbers(pixels.float(), "the autoencoder makes of the latents")
-            images += self._images.postprocess(pixels, output_type="pil")
+        _numbers(latents, "the denoiser gives")
+        parts = by_parts(len(latents), self._batch, lambda rows: self._decode(latents[rows]))
+        return [image for part in parts for image in part]
+
+    def _decode(self, latents: Tensor) -> list[Image]:
+        """Decode latents in one pass."""
+        raw = latents * self._std.to(latents.device) / self._scale + self._shift
+        pixels = self._vae.decode(raw + self._mean.to(latents.device), return_dict=False)[0]
+        pixels = _numbers(pixels.float(), "the autoencoder makes of the latents")
+        images: list[Image] = self._images.postprocess(pixels, output_type="pil")
         return images
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dbbench.errors import UserError
-from dbbench.generation.loading import quiet
-from dbbench.generation.lora_file import place
+from dbbench.generation.checkpoints.lora_file import place
+from dbbench.generation.originals import as_float32
+from dbbench.generation.pipelines.loading import quiet
 
 if TYPE_CHECKING:
     from dbbench.generation.backbone import Backbone
@@ -35,7 +36,8 @@ def add(backbone: Backbone, parts: Sequence[str], *, rank: int, seed: int) -> li
                 r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets)
             )
             module: Any = backbone.module(part)
-            module.add_adapter(config)
+            with as_float32(module):
+                module.add_adapter(config)
             weights += [weight for weight in module.parameters() if weight.requires_grad]
     return weights
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,19 +55,31 @@ def rare_tokens(tokenizer: Any) -> list[str]:
 
     The paper draws among high ids that decode to three characters or fewer (arXiv 2208.12242,
     section 3.2). Ids of byte-pair vocabularies are ordered by frequency, so the rarest come last.
-    Words of one or two letters are left out, because many are words or abbreviations.
+    Words of one or two letters are left out, because many are words or abbreviations, and so are
+    those of three that mean something: a model may know "tux" or "dbz" well.
     """
     words: list[str] = []
+    meanings = known_words()
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1], reverse=True)
     for token, index in vocabulary:
         word = token.removesuffix("</w>")
         if word == token or len(word) != 3 or not (word.isascii() and word.isalpha()):
+            continue
+        if word.lower() in meanings:
             continue
         if _ids(tokenizer, word) == [index] and tokenizer.decode([index]).strip() == word:
             words.append(word)
             if len(words) == RARE_TOKENS:
                 break
     return words
+
+
+@cache
+def known_words() -> frozenset[str]:
+    """Return the words of three letters that mean something by themselves (meanings.txt)."""
+    text = files("dbbench.generation").joinpath("meanings.txt").read_text("utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return frozenset(word for line in lines for word in line.split())
 
 
 def new_word(name: str) -> str:

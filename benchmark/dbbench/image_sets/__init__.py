@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dbbench.data.dataset import Dataset
+from dbbench.data.photographs import Photographs
 from dbbench.errors import UserError
 from dbbench.image_sets.image_set import Submission, accept
 from dbbench.image_sets.rows import Rows
@@ -21,7 +22,7 @@ def read_submission(
     source: Path | Records,
     *,
     scratch: Path,
-    dataset: Dataset,
+    dataset: Dataset | None = None,
     method: str | None = None,
     identifier: str = "",
     own_subjects: Iterable[str] = (),
@@ -29,7 +30,8 @@ def read_submission(
 ) -> Submission:
     """Return the images of a folder, manifest, data set, finished run or Python program.
 
-    Subjects and prompts are those of `dataset`; a finished run has its own. Images that are not
+    Subjects and prompts are those of `dataset`, by default of the 30 subjects; a finished run has
+    its own. Images that are not
     files are written to `scratch`; `any_noun` is as in `accept`. Raises UserError if no image can
     be scored, and for a manifest without the required columns.
     """
@@ -43,7 +45,7 @@ def read_submission(
         rows, what, name = memory.read(source, scratch), "the table", "images"
     found = accept(
         rows.rows,
-        dataset=dataset,
+        dataset=dataset or Photographs(),
         method=method or name,
         identifier=identifier,
         own_subjects=own_subjects,

@@ -6,7 +6,6 @@ turns each row into a picture, or refuses it with the reason.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,16 +13,12 @@ from typing import Literal
 
 from dbbench.data.dataset import Dataset, every_prompt
 from dbbench.data.photographs import Photographs
-from dbbench.data.prompt import PromptTemplate
 from dbbench.data.subject import Subject, SubjectKind
 from dbbench.errors import UserError, nearest, unknown
 from dbbench.evaluation.metric import CLASS_PROMPT
+from dbbench.image_sets.prompt_names import BARE_CLASS, id_or_text, match_text, same_id
 
 PromptForm = Literal["without-identifier", "as-given", "without-subject"]
-
-_CLASS = PromptTemplate(CLASS_PROMPT, "a {class_noun}", "recontextualization")
-_SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_IDENTIFIER = r"(?:(?P<token>\S+(?: \S+)?) )??"
 
 
 @dataclass(frozen=True)
@@ -132,6 +127,7 @@ def accept(
     pictures: list[Picture] = []
     refused: dict[str, None] = {}
     seen: dict[tuple[object, ...], str] = {}
+    texts: dict[tuple[str, str, str], str] = {}
     for row in rows:
         try:
             named = replace(row, method=row.method or method)
@@ -142,6 +138,15 @@ def accept(
         key = (picture.method, picture.subject, picture.seed, picture.prompt, row.image)
         if key in seen:
             refused[f"{row.where}: the same image and prompt as {seen[key]}; counted once"] = None
+            continue
+        first = texts.setdefault(
+            (picture.method, picture.subject, picture.prompt), picture.template
+        )
+        if first != picture.template:
+            refused[
+                f'{row.where}: prompt "{picture.prompt}" has two texts, "{first}" and'
+                f' "{picture.template}"; give each text its own id'
+            ] = None
             continue
         seen[key] = row.where
         pictures.append(picture)
@@ -156,28 +161,30 @@ def _picture(
     if known is None and row.subject not in own_subjects:
         raise unknown("subject", row.subject, [*subjects, *own_subjects], "dbbench list subjects")
     class_noun = row.class_noun or (known.class_noun if known else "")
-    text, prompt = row.text, row.prompt
-    if prompt and not text and not _SLUG.fullmatch(prompt):
-        text, prompt = prompt, ""
+    subject = known or Subject(row.subject, class_noun, live=False)
+    own, every = {p.id: p for p in dataset.prompts(subject)}, every_prompt(dataset)
+    prompts = {**own, **every, **own, CLASS_PROMPT: BARE_CLASS}  # A subject's own come first.
+    text, prompt = row.text, same_id(row.prompt, prompts)
+    if prompt and not text:
+        prompt, text = id_or_text(prompt, prompts, class_noun)
     if not class_noun and not (any_noun and text):
         raise UserError(
             f'"{row.subject}" is not a subject of the data set and has no class noun; '
             "add a column class_noun to the manifest"
         )
-    subject = known or Subject(row.subject, class_noun, live=False)
-    own, every = {p.id: p for p in dataset.prompts(subject)}, every_prompt(dataset)
     if known and not text and prompt in every.keys() - own.keys():
         guess = nearest(prompt, own)
         advice = f'; did you mean "{guess}"?' if guess else ";"
         raise UserError(
             f'prompt "{prompt}" is not for {subject.kind} subjects{advice} (dbbench list prompts)'
         )
-    template = (every | own | {CLASS_PROMPT: _CLASS}).get(prompt)
+    template = prompts.get(prompt)
     if template is None and text:
-        alike = [] if prompt else [*own.values(), *every.values()]
-        template, identifier = _match_template(text, class_noun, alike, prompt, identifier)
+        template, identifier = match_text(
+            text, class_noun, known=prompts, prompt=prompt, identifier=identifier
+        )
     if template is None:
-        raise unknown("prompt", prompt, [*every, CLASS_PROMPT], "dbbench list prompts")
+        raise unknown("prompt", prompt, prompts, "dbbench list prompts")
     return Picture(
         image=row.image,
         name=row.name,
@@ -191,28 +198,6 @@ def _picture(
         category=row.category or (None if template.id == CLASS_PROMPT else template.category),
         seed=row.seed,
     )
-
-
-def _match_template(
-    text: str, class_noun: str, known: Iterable[PromptTemplate], prompt: str, identifier: str
-) -> tuple[PromptTemplate, str]:
-    """Return the known prompt that fits a text, and its identifier; or a new prompt."""
-    wanted = " ".join(text.split())
-    for template in known:
-        # The identifier may be any one or two words, or none.
-        pattern = re.escape(template.text).replace(r"\{token\}\ ", _IDENTIFIER)
-        pattern = pattern.replace(r"\{class_noun\}", re.escape(class_noun))
-        if found := re.fullmatch(pattern, wanted, re.IGNORECASE):
-            return template, found.groupdict().get("token") or ""
-    if not prompt and re.fullmatch(rf"an? {re.escape(class_noun)}", wanted, re.IGNORECASE):
-        return _CLASS, ""
-    new = wanted.replace("{", "{{").replace("}", "}}")
-    for word, place in ((identifier, "{token}"), (class_noun, "{class_noun}")):
-        if word:
-            pattern = rf"(?<!\w){re.escape(word)}(?!\w)"
-            new = re.sub(pattern, place, new, count=1)
-    name = prompt or re.sub(r"[^a-z0-9]+", "-", wanted.lower()).strip("-")
-    return PromptTemplate(name or "text", new, "recontextualization"), identifier
 
 
 def _render(template: str, token: str, class_noun: str) -> str:

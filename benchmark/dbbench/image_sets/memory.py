@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from dbbench.errors import UserError
-from dbbench.image_sets.rows import IMAGE, Named, Rows, check_columns, from_records
+from dbbench.image_sets.rows import IMAGE, Named, Rows, check_columns, from_records, portable
 
 ImageLike = Image.Image | str | Path
 """An image, or the path of its file."""
@@ -56,7 +56,8 @@ def _named(record: Mapping[str, Any], number: int, folder: Path) -> dict[str, An
     if isinstance(image, Image.Image):
         named = Named(keep(image, folder / str(number)), str(number))
     elif isinstance(image, str | Path) and str(image):
-        named = Named(Path(image).expanduser(), str(image))
+        file = portable(image) if isinstance(image, str) else image
+        named = Named(Path(file).expanduser(), str(image))
     else:
         return dict(record)
     return {**record, column: named}

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbbench.data.decoding import SUFFIXES
+from dbbench.data.image_files import Folder, look_into, passed_over
 from dbbench.data.photographs import Photographs, photo_problem
 from dbbench.errors import UserError
-from dbbench.image_sets.folder import in_order
 from dbbench.image_sets.memory import ImageLike, keep
 from dbbench.storage.disk import RECORD
 from dbbench.storage.record import Record
@@ -28,6 +27,8 @@ class References:
     where: str
     files: Mapping[str, tuple[Path, ...]]
     banner: str | None = None
+    passed_over: str = ""
+    """A line on files in the folder that are not used; "" if there are none."""
 
 
 def find_references(chosen: str | None, subjects: Iterable[str], scratch: Path) -> References:
@@ -48,9 +49,9 @@ def find_references(chosen: str | None, subjects: Iterable[str], scratch: Path) 
         raise UserError(f"there is no folder {folder}; correct --references")
     banner = Record(folder).suite().banner if (folder / RECORD).is_file() else None
     for place in (folder / REFERENCES, folder / "dataset", folder):
-        files = _by_subject(place)
-        if files:
-            return References(str(place), files, banner)
+        inner = {path.name: look_into(path) for path in _folders(place)}
+        if files := {name: found.images for name, found in inner.items() if found.images}:
+            return References(str(place), files, banner, _not_used([inner[name] for name in files]))
     raise UserError(
         f"{folder} contains no references; it needs one folder of images for each subject: dog/"
     )
@@ -83,6 +84,7 @@ def describe(references: References) -> str:
     subjects = len(references.files)
     line = (
         f"{count} images of {subjects} subject{'' if subjects == 1 else 's'} in {references.where}"
+        f"{f' ({references.passed_over})' if references.passed_over else ''}"
     )
     own = [name for name in references.files if name in photos]
     if references.banner or not own:
@@ -98,15 +100,15 @@ def describe(references: References) -> str:
     return f"{line}, {'' if original else 'NOT '}the data set's own photographs"
 
 
-def _by_subject(folder: Path) -> dict[str, tuple[Path, ...]]:
-    if not folder.is_dir():
-        return {}
-    found = {}
-    for subject in sorted(path for path in folder.iterdir() if path.is_dir()):
-        images = [path for path in subject.iterdir() if path.suffix.lower() in SUFFIXES]
-        if images and not subject.name.startswith("."):
-            found[subject.name] = tuple(in_order(images))
-    return found
+def _folders(place: Path) -> tuple[Path, ...]:
+    return look_into(place).folders if place.is_dir() else ()
+
+
+def _not_used(subjects: Sequence[Folder]) -> str:
+    deeper = sum(found.images_below() for found in subjects)
+    below = f"{deeper} images in folders below a subject's are not used" if deeper else ""
+    line = passed_over(path for found in subjects for path in found.others)
+    return "; ".join(filter(None, (line, below)))
 
 
 def _draw(subjects: Iterable[str], folder: Path) -> References:

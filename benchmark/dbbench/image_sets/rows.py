@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,21 @@ def check_columns(found: Iterable[str], *, what: str) -> None:
         )
 
 
+def portable(path: str) -> str:
+    """Return a path with the separators of this machine. Raises UserError for one of Windows' own.
+
+    A manifest that Windows wrote separates folders by backslashes.
+    """
+    if Path(path).is_absolute():
+        return path
+    if re.match(r"[A-Za-z]:[\\/]|\\\\", path):
+        raise UserError(
+            f'image "{path}" is a path on a Windows machine; write it relative to the manifest,'
+            " with / between folders"
+        )
+    return path.replace("\\", "/")
+
+
 def from_records(
     records: Iterable[Mapping[str, Any]], *, what: str, folder: Path, scratch: Path
 ) -> Rows:
@@ -66,7 +83,7 @@ def _row(record: Mapping[str, Any], where: str, folder: Path, scratch: Path) -> 
     if not values["subject"]:
         raise UserError("it has no subject")
     if not values["prompt"] and not values["text"]:
-        raise UserError("it has neither a prompt nor a text")
+        raise UserError("it has neither prompt nor text")
     image, name = _image(next((record[n] for n in IMAGE if record.get(n)), None), folder, scratch)
     seed = values.pop("seed")
     if seed and not seed.removesuffix(".0").isdecimal():
@@ -82,14 +99,15 @@ def _image(value: Any, folder: Path, scratch: Path) -> tuple[Path, str]:
     if isinstance(value, Mapping):
         content, path = value.get("bytes"), value.get("path")
         if isinstance(content, bytes):
-            digest = hashlib.sha256(content).hexdigest()
-            file = scratch / digest
-            if not file.exists():
-                file.write_bytes(content)
-            return file, str(path or digest[:12])
+            # Each record is an image of its own: equal ones count as they do in a folder.
+            handle, file = tempfile.mkstemp(dir=scratch, prefix="image-")
+            with open(handle, "wb") as stream:
+                stream.write(content)
+            return Path(file), str(path or hashlib.sha256(content).hexdigest()[:12])
         value = path
     if not isinstance(value, str) or not value:
         raise UserError("it has no image")
+    value = portable(value)
     if Path(value).is_absolute():  # The author of the list chose this file.
         return Path(value), value
     try:

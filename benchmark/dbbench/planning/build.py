@@ -1,4 +1,4 @@
-"""From a suite and an output folder to a plan: for a new call, or as the last call left it."""
+"""Make the plan of a request, or that of an output folder as its last call recorded it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dbbench.suites.suite import Suite
 
 
 def make_plan(request: Request, device: str) -> Plan:
-    """Return the plan with all that earlier calls in its folder found out; loads no network."""
+    """Return the plan, with the recorded fingerprints of its folder; load no network."""
     suite, out, runs = request.suite, request.out, request.runs
     for reference in suite.method_files.values():
         add_method_file(reference)
@@ -32,7 +32,7 @@ def make_plan(request: Request, device: str) -> Plan:
 
 
 def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
-    """Raise UserError for a plugin that does not exist and an encoder that a metric lacks."""
+    """Raise UserError for an unknown plug-in or a metric without its encoder."""
     for method in [*suite.methods, *(run.method for run in runs)]:
         find("methods", suite.row(method).plugin)
     for reference in suite.encoders.values():
@@ -47,7 +47,7 @@ def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
         role = metric.role
         if role not in suite.encoders:
             raise UserError(
-                f'metric {name} needs an encoder in the role "{role}" and suite "{suite.name}" has'
+                f'metric {name} needs an encoder for role "{role}", and suite "{suite.name}" has'
                 f" none; add one: --set encoders.{role}=..."
             )
 
@@ -55,10 +55,10 @@ def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
 def recorded_plan(
     out: Path, remote: Remote | None = None, *, look: bool = True
 ) -> tuple[Plan, tuple[Run, ...]]:
-    """Return the plan of an output folder as its last call left it, and all runs asked for.
+    """Return the plan of an output folder as its last call recorded it, and all selected runs.
 
-    With `look`, given weights that were trained anew since make what follows from them stale.
-    Raises UserError where the folder holds no results.
+    With `look`, given weights that were trained anew since then make what follows from them stale.
+    Raises UserError if the folder contains no results.
     """
     record = Record(out)
     suite = record.suite()

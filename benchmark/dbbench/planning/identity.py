@@ -1,10 +1,10 @@
-"""Which weights and settings are in play, remembered so that planning needs no torch."""
+"""Fingerprints of networks and settings, recorded so that planning needs no torch."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from dbbench.versions import versions
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """A method with all its settings filled in."""
+    """A method's settings with all defaults, and whether it uses class images."""
 
     settings: Mapping[str, Any]
     needs_prior: bool
@@ -29,10 +29,10 @@ class MethodFacts:
 
 @dataclass
 class Identities:
-    """Fingerprints of backbone and encoders, and each method's facts; absent is what is not known.
+    """Fingerprints of backbone and encoders, and the facts of each method, as far as known.
 
-    Each is remembered with a stamp of what is cheap to look at (names, sizes and times of weight
-    files, package versions, the settings as written): while the stamp holds, so does the rest.
+    Each is recorded with a stamp, a hash of what is quick to read: names, sizes and times of weight
+    files, package versions, the settings as written. A record is valid while its stamp is the same.
     """
 
     suite: Suite
@@ -50,7 +50,7 @@ class Identities:
         trust: bool = False,
         look: bool = True,
     ) -> None:
-        """Take from an earlier call's record whatever is still sure, or with `trust` all of it.
+        """Take the valid entries of an earlier call's record, or with `trust` all of them.
 
         Given weights are looked at even then, unless `look` is false.
         """
@@ -90,23 +90,17 @@ class Identities:
             )
 
     def record(self, earlier: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what `recall` reads; what is not known now is kept from the earlier record."""
-        document: dict[str, Any] = {
-            "backbone": dict(earlier.get("backbone", {})),
-            "encoders": dict(earlier.get("encoders", {})),
-            "methods": dict(earlier.get("methods", {})),
-        }
+        """Return what `recall` reads; unknown entries are copied from the earlier record."""
+        kinds = ("backbone", "encoders", "methods")
+        document: dict[str, Any] = {kind: dict(earlier.get(kind, {})) for kind in kinds}
         if self.backbone is not None:
             document["backbone"] = {"stamp": self._backbone_stamp(), "fingerprint": self.backbone}
         for role, value in self.encoders.items():
             stamp = self._encoder_stamp(self.suite.encoders[role])
             document["encoders"][role] = {"stamp": stamp, "fingerprint": value}
         for name, facts in self.methods.items():
-            document["methods"][name] = {
-                "stamp": _method_stamp(self.suite.row(name)),
-                "settings": dict(facts.settings),
-                "needs_prior": facts.needs_prior,
-            }
+            stamp = _method_stamp(self.suite.row(name))
+            document["methods"][name] = {"stamp": stamp, **asdict(facts)}
         if given := earlier.get("given", {}) | self.given.found:
             document["given"] = given
         return document
@@ -125,7 +119,7 @@ class Identities:
         return fingerprint([reference, source, self.device, files, versions()])
 
     def _trained(self, methods: Iterable[str]) -> Iterable[SuiteRow]:
-        """Return the rows that these rows' trainings belong to."""
+        """Return the rows whose trainings these rows use."""
         rows = (self.suite.row(name).training for name in methods)
         return {row.name: row for row in rows}.values()
 
@@ -145,7 +139,7 @@ def _files(*paths: str) -> list[Any]:
 
 
 def _module_hash(method: str) -> str:
-    """Hash the file that defines a method, so that changed defaults are noticed."""
+    """Hash the file that defines a method, so that changed defaults change the stamp."""
     try:
         spec = find_spec(find("methods", method).module)
     except (ImportError, ValueError):

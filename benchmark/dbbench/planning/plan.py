@@ -1,4 +1,4 @@
-"""Plan: which artifact every stage makes, what it depends on, and what is still to do."""
+"""Plan: the artifacts of every stage, their inputs, and the tasks that are still to do."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from dbbench.suites.rows import SuiteRow
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
 
-# Raise a stage's number whenever the same inputs give other outputs; what follows is then redone.
+# Increase a stage's number if the same inputs give other outputs: later stages are then redone.
 VERSIONS: dict[Stage, int] = dict.fromkeys(STAGES, 1)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All artifacts of one output folder, as its suite and the identities in play define them."""
+    """All artifacts of one output folder, as its suite and the fingerprints define them."""
 
     suite: Suite
     out: Path
     dataset: Dataset
     identities: Identities
     remote: Remote | None = None
-    """Where the artifacts are at home, if not in `out`."""
+    """Where the artifacts are stored, if not in `out`."""
     _made: dict[str, Artifact] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -52,15 +52,15 @@ class Plan:
         return {subject.name: subject for subject in self.dataset.subjects}
 
     def row(self, run: Run) -> SuiteRow:
-        """The row of the suite that a run is of."""
+        """Return the suite's row of a run."""
         return self.suite.row(run.method)
 
     def class_noun(self, run: Run) -> str:
-        """What a run's row calls the subject's class."""
+        """Return the class noun of a run's prompts, as its row defines it."""
         return self.row(run).noun(self.subjects[run.subject])
 
     def references(self, subject: str) -> Artifact:
-        """The subject's images at the backbone's resolution."""
+        """Return a subject's images at the backbone's resolution."""
         path, resolution = references_folder(subject), self.suite.backbone.resolution
         if path not in self._made:
             self._made[path] = self._artifact(
@@ -73,7 +73,7 @@ class Plan:
         return self._made[path]
 
     def prior(self, class_noun: str) -> Artifact:
-        """The backbone's own images of a class noun."""
+        """Return the class images of a class noun, sampled from the backbone."""
         settings = self.suite.prior
         return self._artifact(
             prior_folder(class_noun),
@@ -86,12 +86,12 @@ class Plan:
         )
 
     def prior_of(self, run: Run) -> Artifact | None:
-        """The class images that a run's training needs, if any; before that is known, those."""
+        """Return the class images of a run's training; None if its method is known to need none."""
         facts = self.identities.methods.get(self.training(run).method)
         return self.prior(self.class_noun(run)) if facts is None or facts.needs_prior else None
 
     def checkpoint(self, run: Run) -> Artifact:
-        """What a method learned of a subject."""
+        """Return the checkpoint of a run's training."""
         run = self.training(run)
         row, facts = self.row(run), self.identities.methods.get(run.method)
         prior = self.prior_of(run)
@@ -113,11 +113,11 @@ class Plan:
         )
 
     def training(self, run: Run) -> Run:
-        """The run whose training this one uses: itself, unless its row looks into another's."""
+        """Return the run whose training this one uses: itself, or that of its row's base."""
         return replace(run, method=self.row(run).training.name)
 
     def samples(self, run: Run) -> Artifact:
-        """The run's images, one folder for each prompt."""
+        """Return the images of a run, one folder for each prompt."""
         at = self.row(run).at
         return self._artifact(
             samples_folder(run),
@@ -129,7 +129,7 @@ class Plan:
         )
 
     def features(self, run: Run, role: str) -> Artifact:
-        """One encoder's vectors of the run's images, and of their prompts where a metric asks."""
+        """Return one encoder's vectors of a run's images, and of the prompts a metric needs."""
         return self._artifact(
             features_folder(run, role),
             "encode",
@@ -139,7 +139,7 @@ class Plan:
         )
 
     def real_features(self, subject: str, role: str) -> Artifact:
-        """One encoder's vectors of a subject's reference images."""
+        """Return one encoder's vectors of a subject's references."""
         return self._artifact(
             real_features_folder(subject, role),
             "encode",
@@ -148,7 +148,7 @@ class Plan:
         )
 
     def scores(self, runs: Iterable[Run]) -> dict[str, Any]:
-        """What the score table and everything made from it depends on."""
+        """Return the inputs of the score table and of all that is made from it."""
         return {
             "stage": "score",
             "version": VERSIONS["score"],
@@ -162,26 +162,26 @@ class Plan:
 
     @property
     def backbone(self) -> str:
-        """The backbone's fingerprint; before it was ever loaded, a word that no artifact holds."""
+        """The backbone's fingerprint, or if unknown, a placeholder that matches no artifact."""
         return self.identities.backbone or "not known yet"
 
     def encoder(self, role: str) -> str:
-        """The fingerprint of the encoder in a role, in the same way."""
+        """Return the fingerprint of the encoder for a role, or the same placeholder."""
         return self.identities.encoders.get(role) or "not known yet"
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The encoders' roles that some metric of the suite uses, such as "dino" and "clip"."""
+        """The encoder roles that the suite's metrics use, such as "dino" and "clip"."""
         return tuple(dict.fromkeys(load_metric(name).role for name in self.suite.metrics))
 
     @property
     def text_roles(self) -> frozenset[str]:
-        """The roles that have to encode prompts as well."""
+        """The roles whose encoders also encode prompts."""
         metrics = map(load_metric, self.suite.metrics)
         return frozenset(metric.role for metric in metrics if metric.compares == "text")
 
     def jobs(self, run: Run) -> tuple[ImageJob, ...]:
-        """The images of a run as they are sampled: the prompts' first, then the class noun's."""
+        """Return the images to sample for a run: those of the prompts, then of the class noun."""
         subject, drift = self.subjects[run.subject], self.suite.drift
         asked = [
             (prompt, number)
@@ -196,10 +196,10 @@ class Plan:
         )
 
     def tasks(self, runs: Iterable[Run]) -> tuple[Task, ...]:
-        """Return what is to do for these runs, each task after those it needs.
+        """Return the tasks to do for these runs, each task after those it needs.
 
-        What a task will read is checked to the last byte. A checkpoint or prior images that are
-        gone are made again only where something still has to be made from them.
+        The inputs of a task are verified by their hashes. Missing checkpoints and class images are
+        made again only if another task needs them.
         """
         runs = tuple(runs)
         todo: dict[str, Task] = {}

@@ -1,4 +1,4 @@
-"""Request: what one call asks for. Names become a suite, a data set, runs, a folder.
+"""Request: the suite, data set, runs and folder of one call, found by their names.
 
 `dbbench run`, `dbbench reproduce` and `dbbench.run` make one each; a plan is made from it.
 """
@@ -21,14 +21,14 @@ from dbbench.suites.suite import Suite, choose_suite, on_dataset, override, with
 
 @dataclass(frozen=True)
 class Request:
-    """Some runs of a suite, in one output folder."""
+    """Runs of a suite to do in one output folder."""
 
     suite: Suite
     out: Path
     dataset: Dataset
     runs: tuple[Run, ...]
     remote: Remote | None = None
-    """Where the artifacts are at home; `out` is then the mirror on this machine."""
+    """Where the artifacts are stored if the output is an address; `out` is then its mirror."""
 
 
 def make_request(
@@ -44,12 +44,11 @@ def make_request(
     out: str | None = None,
     results: Path = RESULTS,
 ) -> Request:
-    """Look everything up by name; what is None is as the suite has it.
+    """Return the request; for an argument that is None, the suite's own value is used.
 
     `suite` and `on` are as in `choose_suite`, `settings` as in `override`. `methods` are names or
     "file.py:Class". `data` is the name of a data set, or the folder of the photographs. `out`
-    is a folder or an address, `results`/SUITE where it is None.
-    Raises UserError for what does not exist.
+    is a folder or an address, by default `results`/SUITE. Raises UserError for unknown names.
     """
     chosen = override(choose_suite(suite, on, device), settings)
     if data is not None:
@@ -64,13 +63,13 @@ def make_request(
 
 
 def choose_dataset(suite: Suite, data: str | None) -> Dataset:
-    """Return the suite's data set. Raises UserError where the photographs' folder is needed."""
+    """Return the suite's data set. Raises UserError if the folder of the photographs is missing."""
     if suite.source != Photographs.name:
         return load_dataset(suite.source)
     if data is None:
         raise UserError(
-            f'suite "{suite.name}" needs the photographs: get them with "dbbench data fetch --out'
-            ' photos", then add --data photos; or take mini, which needs none (--suite mini, or'
-            " --on mini for an experiment)"
+            f'suite "{suite.name}" needs the photographs: run "dbbench data fetch --out photos",'
+            " then add --data photos; or choose mini, which needs none (--suite mini, or --on mini"
+            " for an experiment)"
         )
     return Photographs(Path(data))

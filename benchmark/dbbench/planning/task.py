@@ -1,4 +1,4 @@
-"""Task: one stage that is to be done for one run, one subject or one class noun."""
+"""Task and image job: the units of work of a plan and of a run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from dbbench.storage.artifact import Artifact
 from dbbench.suites.runs import Run
 
 Stage = Literal["references", "prior", "train", "sample", "encode", "score"]
-
-
 STAGES: tuple[Stage, ...] = ("references", "prior", "train", "sample", "encode", "score")
 
 
@@ -25,30 +23,40 @@ class ImageJob:
 
     @property
     def file(self) -> str:
-        """Its name inside the samples' folder."""
+        """Its path in the folder of samples."""
         return f"{self.prompt.id}/{self.number}.png"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One stage that is to do, for one run, one subject or one class noun."""
+    """One stage to do, for one run, one subject or one class noun."""
 
     stage: Stage
     name: str
     artifacts: tuple[tuple[str, Artifact], ...]
-    """What it makes; in the stage "encode" one artifact for each encoder's role, else one."""
+    """Role and artifact to make: for "encode" one for each encoder role, else one with role ""."""
     run: Run | None = None
     subject: str | None = None
     class_noun: str | None = None
     needs: tuple[str, ...] = ()
-    """Keys of tasks without which this one cannot be done."""
+    """Keys of the tasks that must be done before."""
 
     @property
     def key(self) -> str:
-        """What other tasks call it in `needs`."""
+        """Its name in `needs` of other tasks, such as "train dreambooth/dog/0"."""
         return f"{self.stage} {self.name}"
 
     @property
+    def complete(self) -> bool:
+        """Whether all its artifacts are complete, by `Artifact.state`."""
+        return all(artifact.complete for _, artifact in self.artifacts)
+
+    @property
+    def verified(self) -> bool:
+        """Whether all its artifacts are complete, by `Artifact.verify`."""
+        return all(artifact.verify() == "done" for _, artifact in self.artifacts)
+
+    @property
     def kind(self) -> str:
-        """Tasks of a kind take about as long as each other."""
+        """Stage and method; tasks of one kind take about the same time."""
         return f"{self.stage} {self.run.method}" if self.run else self.stage

@@ -1,4 +1,4 @@
-"""`dbbench verify`: every byte of an output folder against the hashes of its manifests."""
+"""`dbbench verify`: compare every file of an output folder with the hash in its manifest."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from dbbench.suites.runs import Run
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found of one artifact."""
+    """The result for one artifact."""
 
     name: str
     state: State
     problem: str
-    """What is wrong with it, "" where nothing is."""
+    """What is wrong with it; "" if nothing is."""
     marked: bool = True
-    """Of a damaged one: whether the next run sees at a glance that it is."""
+    """Whether the manifest of a damaged artifact could be removed."""
 
 
 def verify(out: Path, remote: Remote | None = None, advance: Advance = silent) -> list[Verified]:
     """Compare every artifact of a folder, and its score table, with the hashes of its manifest.
 
-    What is damaged loses its manifest, so that the next `dbbench run` makes it again. Raises
-    UserError where the folder holds no results. With a `remote`, `out` is its mirror, and what is
-    read is there.
+    The manifest of a damaged artifact is removed, so that the next `dbbench run` makes it again.
+    With a `remote`, `out` is its mirror and the remote files are read. Raises UserError if the
+    folder contains no results.
     """
     plan, runs = recorded_plan(out, remote)
     artifacts = {str(artifact.path.relative_to(out)): artifact for artifact in _all(plan, runs)}
@@ -45,14 +45,14 @@ def verify(out: Path, remote: Remote | None = None, advance: Advance = silent) -
         found.append(Verified(name, state, problem, marked))
         advance(number, len(artifacts), {})
     if (out / SCORES_MANIFEST).is_file():
-        # Of other runs than are finished now: not wrong, but not up to date.
+        # A table of other runs than the finished ones is stale, not damaged.
         finished = finished_runs(plan, runs)
         found.append(Verified(SCORES_MANIFEST, *inspect_scores(plan, finished)))
     return found
 
 
 def _all(plan: Plan, runs: tuple[Run, ...]) -> Iterator[Artifact]:
-    """Yield every artifact that a folder's runs are made of."""
+    """Yield all artifacts that the runs use, some of them more than once."""
     for run in runs:
         yield plan.references(run.subject)
         yield from (plan.real_features(run.subject, role) for role in plan.roles)
@@ -64,7 +64,7 @@ def _all(plan: Plan, runs: tuple[Run, ...]) -> Iterator[Artifact]:
 
 
 def _mark(artifact: Artifact) -> bool:
-    """Let the next run see at a glance that it is damaged; return whether that could be written."""
+    """Remove the manifest; return whether that was possible."""
     try:
         artifact.discard()
     except (OSError, UserError):

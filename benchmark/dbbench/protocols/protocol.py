@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from dbbench.errors import UserError
 from dbbench.image_sets.image_set import PromptForm
-from dbbench.validation import Settings, built_in, explain_validation, read_toml
+from dbbench.validation import Settings, built_in, explain_validation, read_settings
 
 CHOICES = ("references", "text", "aggregation", "self_pairs", "encoders", "scale")
 """The choices for which a protocol must give a reason."""
@@ -83,7 +83,7 @@ def load_protocol(name_or_path: str) -> Protocol:
 
     Raises UserError for an unknown name, a file that cannot be read, and an unknown or bad key.
     """
-    values = read_toml("protocol", name_or_path)
+    values = read_settings("protocol", name_or_path)
     try:
         return Protocol.model_validate(values)
     except ValidationError as error:

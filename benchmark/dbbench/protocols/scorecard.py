@@ -6,7 +6,7 @@ Images of the embedded world have their own references and encoders, and a banne
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -154,7 +154,7 @@ def gather(
     if chosen is None:
         chosen = find_references(references if references == MINI else None, subjects, scratch)
     own = {name: chosen.files[name] for name in subjects if name in chosen.files}
-    return submission, References(chosen.where, own, chosen.banner)
+    return submission, replace(chosen, files=own)
 
 
 def choose_cast(

@@ -1,4 +1,4 @@
-"""Image files that a stage makes one after the other, and finds again after an interruption."""
+"""The image files of a stage: written in the background, reused after an interruption."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dbbench.advance import Advance
 from dbbench.errors import UserError
 from dbbench.files import hash_file
 
-PENDING_IMAGES = 64  # Images that may wait for the disk.
+PENDING_IMAGES = 64  # At most so many images wait to be written.
 PNG_COMPRESSION = 1  # Level 6 takes five times as long for files a tenth smaller.
 
 
@@ -26,11 +26,12 @@ def sample_into(
     batch_size: int,
     advance: Advance,
 ) -> int:
-    """Write files[i] from the i-th image; go on after the whole batches that are there already.
+    """Write files[i] from the i-th image, after the complete batches that exist; return how many.
 
-    Batches keep their composition, so that an interrupted pass gives the same bits as one that
-    was not: floating-point sums depend on what is computed side by side. An image counts as there
-    where its bytes have the hash that was noted when it was written.
+    Batches keep their composition, so that a resumed pass gives the same bits as an uninterrupted
+    one: floating-point sums depend on what is in the same batch. An image exists if its file has
+    the hash that the journal recorded when it was written. Raises UserError if `generate` yields
+    fewer or more images than files.
     """
     journal = folder / ".images"
     present = _present(folder, files, journal, batch_size)
@@ -41,22 +42,27 @@ def sample_into(
         journal.write_text(f"{batch_size}\n", encoding="utf-8")
     advance(start, len(files), {})
     images = generate(start)
-    with _Writer(folder, journal) as writer:
+    pending: deque[Future[None]] = deque()
+    # One thread writes while the next images are made. After an error it still writes what it was
+    # given, so that the next attempt finds it.
+    with ThreadPoolExecutor(max_workers=1) as writer:
         for number, file in enumerate(files[start:], start + 1):
             image = next(images, None)
             if image is None:
-                raise UserError(
-                    f"the method gave {number - 1} images where {len(files)} were asked for"
-                )
-            writer.save(image, file)
+                raise UserError(f"the method returned {number - 1} images instead of {len(files)}")
+            while pending and (pending[0].done() or len(pending) >= PENDING_IMAGES):
+                pending.popleft().result()
+            pending.append(writer.submit(_write, image, file, folder, journal))
             advance(number, len(files), {})
+    for future in pending:
+        future.result()
     if next(images, None) is not None:
-        raise UserError(f"the method gave more than the {len(files)} images that were asked for")
+        raise UserError(f"the method returned more than {len(files)} images")
     return len(files) - start
 
 
 def save_png(image: Image.Image, path: Path) -> str:
-    """Write an image; return the SHA-256 of what was to be written."""
+    """Write an image as RGB; return the SHA-256 of the bytes handed to the disk."""
     content = io.BytesIO()
     image.convert("RGB").save(content, format="PNG", compress_level=PNG_COMPRESSION)
     path.write_bytes(content.getvalue())
@@ -70,7 +76,7 @@ def open_image(path: Path) -> Image.Image:
 
 
 def _present(folder: Path, files: Sequence[str], journal: Path, batch_size: int) -> int:
-    """Return how many of the first images an interrupted pass with that batch size has left."""
+    """Return how many of the first images an interrupted pass with that batch size wrote."""
     try:
         first, *lines = journal.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
@@ -85,36 +91,10 @@ def _present(folder: Path, files: Sequence[str], journal: Path, batch_size: int)
     return len(files)
 
 
-class _Writer:
-    """Writes PNG files in order while the next images are made; an error surfaces in `save`.
-
-    The journal gets a line for each, "SHA-256 file".
-    """
-
-    def __init__(self, folder: Path, journal: Path) -> None:
-        self._folder, self._journal = folder, journal
-        self._pool = ThreadPoolExecutor(max_workers=1)
-        self._pending: deque[Future[None]] = deque()
-
-    def save(self, image: Image.Image, file: str) -> None:
-        """Take an image; wait where the disk has fallen behind by many."""
-        while self._pending and (self._pending[0].done() or len(self._pending) >= PENDING_IMAGES):
-            self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._write, image, file))
-
-    def _write(self, image: Image.Image, file: str) -> None:
-        path = self._folder / file
-        path.parent.mkdir(exist_ok=True)
-        digest = save_png(image, path)
-        with self._journal.open("a", encoding="utf-8") as stream:
-            stream.write(f"{digest} {file}\n")
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # Whatever happened, what was handed over is written, so that a resumed try finds it.
-        self._pool.shutdown(wait=True)
-        if error is None:
-            for future in self._pending:
-                future.result()
+def _write(image: Image.Image, file: str, folder: Path, journal: Path) -> None:
+    """Write folder/file, then its line "SHA-256 file" in the journal."""
+    path = folder / file
+    path.parent.mkdir(exist_ok=True)
+    digest = save_png(image, path)
+    with journal.open("a", encoding="utf-8") as stream:
+        stream.write(f"{digest} {file}\n")

@@ -1,12 +1,13 @@
-"""The loop of one process: its tasks one after the other; a task that fails stops no other run."""
+"""The loop of one process: it does its tasks one by one; a failed task stops no other run."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from typing_extensions import override
@@ -16,66 +17,54 @@ from dbbench.files import write_text
 from dbbench.planning.cost import estimate_bytes
 from dbbench.planning.task import Task
 from dbbench.running.display.progress import Progress
+from dbbench.running.display.tracker import tracked
 from dbbench.running.session import Failure, Session, about
 from dbbench.running.work import do
 from dbbench.storage.artifact import Damaged
 from dbbench.storage.disk import storage_problem
 from dbbench.storage.events import Meter
-from dbbench.storage.leases import Lease, Leases, running
+from dbbench.storage.leases import Lease, running
 from dbbench.units import per_second
 
 
 def work(session: Session, tasks: Sequence[Task], progress: Progress) -> None:
-    """Do the tasks, each after those it needs; one that fails stops those that need it.
+    """Do the tasks, each after those it needs; a failed task blocks only those that need it.
 
-    What another process is at is left to it, and waited for in the end.
+    Tasks that another process is doing are left to it; the loop waits for them at the end.
     """
     runs = list(dict.fromkeys(task.run for task in tasks if task.run is not None))
     waiting = {task.key: task for task in tasks}
-    said = ""
-    with ExitStack() as stack:
-        stack.enter_context(_notes(progress))
-        leases = session.leases or stack.enter_context(Leases(session.plan.out))
+    shown = ""
+    with _log_to(progress):
         while waiting:
             before = len(waiting)
             for task in tuple(waiting.values()):
                 if any(key in waiting for key in task.needs):
                     continue
                 number = runs.index(task.run) + 1 if task.run is not None else 0
-                with leases.trying(task.key) as lease:
+                with session.leases.trying(task.key) as lease:
                     if lease is None:
                         continue
                     progress.begin(task, number, len(runs))
-                    through = _work_on(session, task, waiting, progress, leases, lease)
-                if through:
+                    finished = _work_on(session, task, waiting, progress, lease)
+                if finished:
                     waiting.pop(task.key)
                 session.stop.check()
             if len(waiting) == before:
-                said = _wait(session, waiting, progress, said)
-
-
-def _wait(session: Session, waiting: Mapping[str, Task], progress: Progress, said: str) -> str:
-    """Wait a moment for other processes; say what for, unless that was just said."""
-    holders = running(session.plan.out)
-    text = next((f"waiting for {k}: {holders[k]}" for k in waiting if k in holders), said)
-    if text != said:
-        progress.status(text)
-    time.sleep(0.2)
-    return text
+                holders = running(session.plan.out)
+                text = next((f"waiting for {k}: {holders[k]}" for k in waiting if k in holders), "")
+                if text not in {"", shown}:
+                    progress.status(shown := text)
+                time.sleep(0.2)
 
 
 def _work_on(
-    session: Session,
-    task: Task,
-    waiting: Mapping[str, Task],
-    progress: Progress,
-    leases: Leases,
-    lease: Lease,
+    session: Session, task: Task, waiting: Mapping[str, Task], progress: Progress, lease: Lease
 ) -> bool:
-    """Do a task; return whether it is through, well or not."""
+    """Do a task; return False if another process has taken it over, else True."""
     if (other := session.made.get(task.key)) is not None:
         session.events.write(**about(task), status="done", together_with=other)
-        progress.end(f"side by side with {other}")
+        progress.end(f"trained together with {other}")
         session.outcome.done += 1
         return True
     if session.put_off.intersection(task.needs):
@@ -90,17 +79,18 @@ def _work_on(
     while True:
         meter = Meter()
         try:
-            _refuse_hopeless(session, task)
+            _refuse_blocked(session, task)
             if task.stage == "train":
                 rest = estimate_bytes(session.plan, waiting.values())
                 session.workspace.refuse_if_full(rest, session.plan.suite)
-            with session.stop.working():
-                count, unit = do(session, task, waiting.values(), progress, leases)
+            tracker = tracked(session.options.tracker, task, session.plan.out)
+            with session.stop.working(), tracker as record:
+                count, unit = do(session, task, waiting.values(), progress, record)
             break
         except Damaged as error:
             error.artifact.discard()
             session.put_off.add(task.key)
-            progress.note(f"{error.artifact.path}: {error.problem}; it is made again")
+            progress.note(f"{error.artifact.path}: {error.problem}; it will be made again")
             progress.end("put off")
             return True
         except Exception as error:
@@ -114,14 +104,13 @@ def _work_on(
                 raise
             if tries and not isinstance(error, UserError | _Blocked):
                 tries -= 1
-                which = f"{session.options.retries - tries} of {session.options.retries}"
-                again = f"{_reason(error)}; try {which} more"
+                retry = f"retry {session.options.retries - tries} of {session.options.retries}"
                 session.note_event(task, "retried", _reason(error))
-                progress.note(f"{task.stage} {task.name} failed: {again}")
+                progress.note(f"{task.key} failed: {_reason(error)}; {retry}")
                 continue
             failure = _fail(session, task, error)
             session.note_event(task, "failed", failure.reason)
-            progress.note(f"{task.stage} {task.name} failed: {failure.reason}")
+            progress.note(f"{task.key} failed: {failure.reason}")
             progress.end("failed")
             return True
     measured = meter.read(count, unit)
@@ -133,19 +122,13 @@ def _work_on(
 
 
 def _is_needed(task: Task, tasks: Iterable[Task]) -> bool:
-    """Whether a task is still to do: another process may have done it, and what follows."""
-
-    def is_done(task: Task) -> bool:
-        return all(artifact.verify() == "done" for _, artifact in task.artifacts)
-
-    if is_done(task):
-        return False
+    """Return False if other processes have done the task, or everything that needs it."""
     followers = [other for other in tasks if task.key in other.needs]
-    return not followers or not all(map(is_done, followers))
+    return not task.verified and not (followers and all(each.verified for each in followers))
 
 
-def _refuse_hopeless(session: Session, task: Task) -> None:
-    """Raise for a task that needs a failed one, or at which another process just failed."""
+def _refuse_blocked(session: Session, task: Task) -> None:
+    """Raise _Blocked if a needed task failed, or if this one has just failed in another process."""
     for key in task.needs:
         if key in session.failed:
             raise _Blocked(session.failed[key])
@@ -170,7 +153,7 @@ def _fail(session: Session, task: Task, error: Exception) -> Failure:
 
 
 class _Blocked(Exception):
-    """A task cannot be done because one before it failed."""
+    """A task cannot be done because another attempt or a needed task failed."""
 
     def __init__(self, cause: Failure) -> None:
         super().__init__(cause.reason)
@@ -178,6 +161,11 @@ class _Blocked(Exception):
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, RuntimeError) and "torch" in sys.modules:
+        from dbbench.generation.memory import LESS, is_out_of_memory
+
+        if is_out_of_memory(error):
+            return f"out of memory; {LESS}, or run fewer at once (--jobs-per-device)"
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     return f"{kind}{' '.join(str(error).split())}"
 
@@ -190,8 +178,8 @@ def _summary(measured: Mapping[str, Any], unit: str) -> str:
 
 
 @contextmanager
-def _notes(progress: Progress) -> Iterator[None]:
-    """While open, what dbbench's modules log stands above the bars."""
+def _log_to(progress: Progress) -> Iterator[None]:
+    """While open, show the log messages of dbbench's modules as notes."""
 
     class Handler(logging.Handler):
         @override

@@ -1,4 +1,4 @@
-"""The networks of one process: each is loaded once, when a task of the executor needs it."""
+"""The networks of one process: each is loaded once, when a task first needs it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Models:
-    """Backbone, encoders and methods; loading one makes its identity known."""
+    """Backbone, encoders and methods; loading one records its fingerprint in `identities`."""
 
     plan: Plan
     device: str
@@ -34,11 +34,11 @@ class Models:
 
     @property
     def identities(self) -> Identities:
-        """Where what is loaded is entered."""
+        """The plan's record of fingerprints."""
         return self.plan.identities
 
     def load_for(self, tasks: Iterable[Task], status: Callable[[str], None]) -> bool:
-        """Load what these tasks need or what is not known yet; return whether anything was."""
+        """Load the tasks' networks and those without a fingerprint; return whether any was."""
         stages = {task.stage for task in tasks}
         roles = {role for task in tasks if task.stage == "encode" for role, _ in task.artifacts}
         roles |= set(self.plan.roles) - set(self.identities.encoders)
@@ -56,7 +56,7 @@ class Models:
         return loaded
 
     def release(self) -> None:
-        """Forget the networks, so that other processes have the device's memory."""
+        """Free the memory of the networks for other processes."""
         self._backbone = None
         self._encoders.clear()
         torch = sys.modules.get("torch")
@@ -65,7 +65,7 @@ class Models:
 
     @property
     def backbone(self) -> Backbone:
-        """The suite's backbone."""
+        """The suite's backbone, loaded on first use."""
         if self._backbone is None:
             _make_deterministic()
             from dbbench.generation.backbone import load_backbone
@@ -76,6 +76,7 @@ class Models:
                 resolution=settings.resolution,
                 device=self.device,
                 dtype=settings.dtype,
+                frozen=settings.frozen,
                 revision=settings.revision,
                 config=settings.config,
                 variant=settings.variant,
@@ -85,7 +86,7 @@ class Models:
         return self._backbone
 
     def encoder(self, role: str) -> Encoder:
-        """The encoder in a role."""
+        """Return the suite's encoder for a role, such as "dino"; load it on first use."""
         if role not in self._encoders:
             encoder = load_encoder(self.plan.suite.encoders[role], device=self.device)
             self._encoders[role] = encoder
@@ -93,7 +94,7 @@ class Models:
         return self._encoders[role]
 
     def method(self, row: SuiteRow) -> Method:
-        """The method that a row's training uses, with the suite's settings."""
+        """Return the method of a row's training, with the suite's settings."""
         name = row.training.name
         if name not in self._methods:
             self._methods[name] = load_method(row.plugin, self.identities.methods[name].settings)
@@ -101,7 +102,7 @@ class Models:
 
 
 def _make_deterministic() -> None:
-    """Prefer algorithms that give the same bits each time; where there is none, go on."""
+    """Choose deterministic algorithms where they exist."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 

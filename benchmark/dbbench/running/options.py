@@ -1,4 +1,4 @@
-"""RunOptions: how a call works, as far as it changes no artifact; for one call or one process."""
+"""RunOptions: the options of a call that change no artifact."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dbbench.running.display.tracker import TrackerKind, check_tracker
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The same for every task of a call. Raises UserError for values that cannot be used."""
+    """Options for all tasks of a call. Raises UserError for invalid values."""
 
     device: str = "auto"
-    """As in `resolve_device`; "auto" becomes the device that is taken."""
+    """As in `resolve_device`; "auto" becomes the device it chooses."""
     retries: int = 1
-    """How often a task that failed is tried again; not where the user has to change something."""
+    """How often a failed task is repeated, except after a UserError."""
     interval: SaveInterval = field(default_factory=SaveInterval)
-    """How often trainings keep their state."""
+    """How often a training saves its state."""
     tracker: TrackerKind | None = None
-    """Where training losses go, beside the report."""
+    """Where training losses are recorded, besides the report."""
     together: int = 1
-    """Subjects that are trained side by side in one process, where the method can do so."""
+    """How many subjects one process trains together, if the method can do so."""
     json: bool = False
     """Whether progress is shown as lines of JSON."""
 
@@ -33,5 +33,5 @@ class RunOptions:
         if self.retries < 0 or self.together < 1:
             raise UserError(
                 f"cannot run with retries={self.retries} and together={self.together};"
-                " retries start at 0, together at 1"
+                " retries must be at least 0, together at least 1"
             )

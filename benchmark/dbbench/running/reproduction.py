@@ -1,4 +1,4 @@
-"""Reproduction: all suites of the paper in turn, each taking over what the others have made."""
+"""Reproduction: run all suites of the paper; they share artifacts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dbbench.planning.build import make_plan
 from dbbench.planning.cost import Cost, count_images, estimate, estimate_bytes
 from dbbench.planning.plan import Plan
 from dbbench.planning.request import Request
-from dbbench.running.display.progress import say_json
+from dbbench.running.display.progress import print_json
 from dbbench.running.executors.local import Executor
 from dbbench.running.options import RunOptions
 from dbbench.running.run import execute
@@ -26,7 +26,7 @@ from dbbench.running.sharing import without_shared
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one suite of a reproduction."""
+    """The result of one suite."""
 
     request: Request
     done: int
@@ -36,24 +36,18 @@ class Result:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing of it failed."""
+        """Whether neither the suite nor any of its tasks failed."""
         return self.problem is None and not self.failures
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one suite would take when it takes over what the suites before it make."""
+    """The cost of one suite, without the artifacts that it shares with earlier suites."""
 
     suite: str
     counts: Mapping[str, int]
-    """Runs, tasks by stage, images, bytes."""
+    """Numbers of runs, of tasks by stage, of images and of bytes."""
     time: Cost
-
-
-def check_requests(requests: Sequence[Request], device: str) -> None:
-    """Raise UserError for what is wrong with any of them, before the first one is begun."""
-    for request in requests:
-        _checked_plan(request, device)
 
 
 def reproduce(
@@ -64,14 +58,15 @@ def reproduce(
     publish: Publish,
     executor: Executor | None = None,
 ) -> list[Result]:
-    """Do what is missing of each request; one that fails stops no other.
+    """Execute the requests one by one; a request that fails stops no other.
 
-    All else is as in `execute`. KeyboardInterrupt passes through; what is complete by then stays.
+    The arguments are those of `execute`. KeyboardInterrupt is not caught; complete artifacts are
+    kept.
     """
 
     def say(text: str, style: str, **facts: Any) -> None:
         if options.json:
-            say_json(console, "suite", **facts)
+            print_json(console, "suite", **facts)
         else:
             console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
 
@@ -103,11 +98,11 @@ def reproduce(
 
 
 def expected_costs(requests: Sequence[Request], device: str) -> list[Costs]:
-    """Return what each request would take; what several make alike counts once, with the first."""
+    """Return the cost of each request; a shared artifact counts for the first of them only."""
     seen: set[str] = set()
     found = []
     for request in requests:
-        plan = _checked_plan(request, device)
+        plan = checked_plan(request, device)
         tasks = without_shared(plan.tasks(request.runs), seen)
         counts = {
             "runs": len(request.runs),
@@ -119,7 +114,8 @@ def expected_costs(requests: Sequence[Request], device: str) -> list[Costs]:
     return found
 
 
-def _checked_plan(request: Request, device: str) -> Plan:
+def checked_plan(request: Request, device: str) -> Plan:
+    """Return the plan of a request. Raises UserError if its settings or names are invalid."""
     plan = make_plan(request, device)
     plan.identities.resolve_methods(run.method for run in request.runs)
     return plan

@@ -1,9 +1,9 @@
-"""Executor: does what a plan leaves to do, in this process; a failed run stops no other."""
+"""`execute`: do the missing tasks of a request with an executor, then score the folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -26,10 +26,9 @@ from dbbench.storage.artifact import Damaged
 from dbbench.storage.disk import RECORD, storage_errors
 from dbbench.storage.events import Meter
 from dbbench.storage.leases import Leases
-from dbbench.storage.remote import Remote
 
 ROUNDS = 5
-"""How often it is planned anew where files turn out to be damaged while they are used."""
+"""How often a call plans again because files were found damaged during the work."""
 
 
 def execute(
@@ -41,16 +40,14 @@ def execute(
     executor: Executor | None = None,
     others: Sequence[Path] = (),
 ) -> Outcome:
-    """Do what is missing of a request, then score all runs of the folder that are finished.
+    """Do the missing tasks of a request, then score all finished runs of the folder.
 
-    The executor is this process where none is given. What the output folders `others` hold of it
-    is taken from there. Other calls may be at work in the same folder: no stage is done twice, and
-    this call ends when all its runs are done, by whomever. `publish` writes the leaderboard and the
-    page of the scored folder: `dbbench.reports.write_report`.
+    The default executor is this process. Artifacts that the output folders `others` contain are
+    taken from there. Other calls may work in the same folder: no task is done twice, and this call
+    ends when all its runs are done.
 
-    Raises UserError for what stops everything (settings, references, weights, the disk); a run that
-    fails by itself is reported in the outcome. Stopped passes through; whatever is complete by then
-    stays.
+    Raises UserError for a problem that stops all runs (settings, references, weights, the disk);
+    the outcome lists the tasks that failed. Stopped is not caught; complete artifacts are kept.
     """
 
     def say(text: str) -> None:
@@ -63,9 +60,12 @@ def execute(
     dataset = request.dataset
     plan = make_plan(request, device)
     plan.identities.resolve_methods(workspace.selection().join(runs, dataset).methods)
+    at_end = ExitStack()
+    if remote is not None:
+        at_end.callback(remote.send_files)
     with (
         stop_requests() as stop,
-        _sent(remote),
+        at_end,
         storage_errors(out),
         Leases(out) as leases,
         workspace.entered(leases, [suite.model_dump(mode="json"), device.split(":")[0]], say),
@@ -76,42 +76,38 @@ def execute(
         executor = executor or Local()
         tasks = plan.tasks(runs)
         while executor.identify(models, tasks, say):
-            tasks = plan.tasks(runs)  # What was loaded may be another than was remembered.
+            tasks = plan.tasks(runs)  # A loaded network may differ from the recorded one.
         if take_over(plan, tasks, others, leases):
             tasks = plan.tasks(runs)
         workspace.refuse_if_full(estimate_bytes(plan, tasks), suite)
         with leases.hold(RECORD, say):
             workspace.enter(plan, workspace.selection().join(runs, dataset), device)
         if remote is not None:
-            remote.send_files([RECORD])  # What is made from here on is found by it.
-        session = Session(plan, models, workspace, Outcome(), options, leases=leases, stop=stop)
+            remote.send_files([RECORD])  # Readers find the artifacts through it.
+        session = Session(plan, models, options, leases, stop=stop)
         for _ in range(ROUNDS):
             if tasks:
                 session.start(len(tasks))
                 with show(console, tasks, as_json=options.json) as progress:
                     executor.work(session, tasks, progress)
-            damaged = _score(session, executor, publish, leases, say)
+            damaged = _score(session, executor, publish, say)
             plan.identities.given.look_again()
             tasks = session.open(plan.tasks(runs))
             if not tasks and not damaged:
                 return session.outcome
         raise UserError(
-            f"files in {out} are damaged again and again as soon as they are written; look after"
-            " the disk, or choose another --out"
+            f"files in {out} were damaged again after each of {ROUNDS} repairs; check the disk or"
+            " choose another --out"
         )
 
 
 def _score(
-    session: Session,
-    executor: Executor,
-    publish: Publish,
-    leases: Leases,
-    say: Callable[[str], None],
+    session: Session, executor: Executor, publish: Publish, say: Callable[[str], None]
 ) -> bool:
-    """Score what is finished, unless another process just did; return whether that met damage."""
-    plan, workspace = session.plan, session.workspace
-    with leases.hold("score", say):
-        selection = workspace.selection()
+    """Score the finished runs if their table is not up to date; return True if one is damaged."""
+    plan = session.plan
+    with session.leases.hold("score", say):
+        selection = session.workspace.selection()
         plan.identities.resolve_methods(selection.methods)
         finished = finished_runs(plan, selection.runs(plan.suite))
         if not finished or scored(plan, finished):
@@ -123,18 +119,8 @@ def _score(
             count = score(plan, finished, publish, executor.map)
         except Damaged as error:
             error.artifact.discard()
-            say(f"{error.artifact.path}: {error.problem}; it is made again")
+            say(f"{error.artifact.path}: {error.problem}; it will be made again")
             return True
         session.events.write(stage="score", status="done", **meter.read(count, "images"))
         session.outcome.done += 1
         return False
-
-
-@contextmanager
-def _sent(remote: Remote | None) -> Iterator[None]:
-    """On leaving, however, send what belongs to the folder as a whole."""
-    try:
-        yield
-    finally:
-        if remote is not None:
-            remote.send_files()

@@ -1,4 +1,4 @@
-"""The last stage: features of all runs -> one score table, and leaderboard and report from it."""
+"""The last stage: it computes the score table from the features, then leaderboard and report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from dbbench.data.subject import Subject
 from dbbench.errors import UserError
 from dbbench.evaluation.metric import load_metric
 from dbbench.planning.build import recorded_plan
@@ -35,29 +34,29 @@ if TYPE_CHECKING:
 
     from dbbench.evaluation.metric import Metric
 
-    Part = Sequence[Run] | Sequence[str]
-    Work = Callable[[Plan, Part], pd.DataFrame]
-    Each = Callable[[Plan, Work, Iterable[Part]], Iterable[pd.DataFrame]]
+    TablePart = Sequence[Run] | Sequence[str]
+    Work = Callable[[Plan, TablePart], pd.DataFrame]
+    Map = Callable[[Plan, Work, Iterable[TablePart]], Iterable[pd.DataFrame]]
 
 Publish = Callable[[Path], object]
-"""Writes leaderboard and page of a scored folder, as `dbbench.reports.write_report` does."""
+"""Writes the leaderboard and the page of a scored folder: `dbbench.reports.write_report`."""
 RUNS_A_PART = 20
 """2,000 images of the paper's protocol: some megabytes of table."""
 
 
-def score(plan: Plan, runs: Sequence[Run], publish: Publish, each: Each | None = None) -> int:
+def score(plan: Plan, runs: Sequence[Run], publish: Publish, apply: Map | None = None) -> int:
     """Score these runs and their subjects' real images; write the table, then publish the folder.
 
-    `each` works out parts of the table, elsewhere if it likes, and gives them back in order; they
-    are written as they come, so that nobody holds all. Returns the number of images scored. What a
-    metric cannot say of an image has no row. Raises Damaged where features are not, to the last
-    byte, what their encoder once said.
+    `apply` computes the parts of the table, possibly in other processes, and yields them in order.
+    Each part is written at once, so that the whole table is never in memory. An undefined value has
+    no row. Returns the number of images. Raises Damaged if features do not match their manifest.
     """
     from dbbench.evaluation.scores import write_parts
 
     subjects = tuple(dict.fromkeys(run.subject for run in runs))
-    parts: list[Part] = [*_chunks(runs, RUNS_A_PART), subjects]
-    made = each(plan, score_part, parts) if each else (score_part(plan, part) for part in parts)
+    starts = range(0, len(runs), RUNS_A_PART)
+    parts: list[TablePart] = [*(runs[start : start + RUNS_A_PART] for start in starts), subjects]
+    made = apply(plan, score_part, parts) if apply else (score_part(plan, part) for part in parts)
     (plan.out / SCORES_MANIFEST).unlink(missing_ok=True)
     write_parts(made, plan.out / SCORES)
     fetch_shown(plan, runs)
@@ -68,16 +67,16 @@ def score(plan: Plan, runs: Sequence[Run], publish: Publish, each: Each | None =
 
 
 def open_scored(out: str, publish: Publish) -> Path:
-    """Return an output folder, or the mirror of an address, with all that a report shows of it.
+    """Return an output folder, or the mirror of an address, with all files that a report needs.
 
-    The runs that an interrupted call finished are scored, so that a half-done folder shows them.
-    Raises UserError where something of them is damaged.
+    Finished runs of an interrupted call are scored first, so that the report shows them. Raises
+    UserError if an artifact of them is damaged.
     """
     folder, remote = open_folder(out)
     try:
         plan, runs = recorded_plan(folder, remote, look=False)
     except (UserError, ValidationError):
-        return folder  # Whoever reads the results says what is wrong with them.
+        return folder  # The reader of the results reports what is wrong with them.
     finished = finished_runs(plan, runs)
     if finished and not scored(plan, finished):
         score(plan, finished, publish)
@@ -86,7 +85,7 @@ def open_scored(out: str, publish: Publish) -> Path:
 
 
 def fetch_shown(plan: Plan, runs: Sequence[Run]) -> None:
-    """Bring here what a report shows of these runs, where it is at home elsewhere."""
+    """Download what a report shows of these runs, if the output folder is remote."""
     if plan.remote is None:
         return
     items: list[Run | str] = [*runs, *dict.fromkeys(run.subject for run in runs)]
@@ -97,7 +96,7 @@ def fetch_shown(plan: Plan, runs: Sequence[Run]) -> None:
             plan.checkpoint(item).fetch_file(Training.FILE)
 
 
-def score_part(plan: Plan, part: Part) -> pd.DataFrame:
+def score_part(plan: Plan, part: TablePart) -> pd.DataFrame:
     """Return the rows of some runs, or of the real images of some subjects."""
     from dbbench.evaluation.scores import score_table
 
@@ -111,11 +110,6 @@ def score_part(plan: Plan, part: Part) -> pd.DataFrame:
         else:
             rows.extend(_real_rows(plan, item, metrics))
     return score_table(rows)
-
-
-def _chunks(runs: Sequence[Run], size: int) -> Iterator[Sequence[Run]]:
-    for start in range(0, len(runs), size):
-        yield runs[start : start + size]
 
 
 def _run_rows(plan: Plan, run: Run, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
@@ -137,14 +131,12 @@ def _run_rows(plan: Plan, run: Run, metrics: Sequence[Metric]) -> Iterator[dict[
             distances=_vectors(made, "distances.npy") if has_distances else None,
         )
         for sample, value in zip(samples, values, strict=True):
-            if math.isnan(value):
-                continue
-            yield _row(plan, run.method, plan.subjects[run.subject], metric, value) | {
-                "seed": run.seed,
-                "prompt": sample.prompt,
-                "category": sample.category,
-                "image": sample.file,
-            }
+            if not math.isnan(value):
+                yield _row(plan, run.method, run.subject, metric, value, sample.file) | {
+                    "seed": run.seed,
+                    "prompt": sample.prompt,
+                    "category": sample.category,
+                }
 
 
 def _real_rows(plan: Plan, subject: str, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
@@ -157,21 +149,23 @@ def _real_rows(plan: Plan, subject: str, metrics: Sequence[Metric]) -> Iterator[
             continue
         values = score_real(metric, _real(plan, subject, metric.role))
         for reference, value in zip(references, values, strict=bool(len(values))):
-            yield _row(plan, REAL, plan.subjects[subject], metric, value) | {
-                "seed": None,
-                "prompt": None,
-                "category": None,
-                "image": reference.file,
-            }
+            yield _row(plan, REAL, subject, metric, value, reference.file)
 
 
-def _row(plan: Plan, method: str, subject: Subject, metric: Metric, value: float) -> dict[str, Any]:
+def _row(
+    plan: Plan, method: str, subject: str, metric: Metric, value: float, image: str
+) -> dict[str, Any]:
+    """Return a row of a real image; a generated one also has a seed, a prompt and a category."""
     return {
         "suite": plan.suite.name,
         "method": method,
-        "subject": subject.name,
-        "class_noun": subject.class_noun,
-        "kind": subject.kind,
+        "subject": subject,
+        "class_noun": plan.subjects[subject].class_noun,
+        "kind": plan.subjects[subject].kind,
+        "seed": None,
+        "prompt": None,
+        "category": None,
+        "image": image,
         "metric": metric.name,
         "value": float(value),
     }

@@ -1,11 +1,13 @@
-"""Session: what one process knows while it works on the tasks of a plan."""
+"""Session: the state of one process that works on the tasks of a plan."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import override
 
 from dbbench.evaluation.features import FeatureStore
 from dbbench.interrupts import Stop
@@ -21,11 +23,15 @@ from dbbench.versions import versions
 
 @dataclass(frozen=True)
 class Failure:
-    """A task that could not be done."""
+    """A task that failed, with the last line and the path of its log."""
 
     task: Task
     reason: str
     log: Path
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.task.key}: {self.reason} (see {self.log})"
 
 
 @dataclass
@@ -33,48 +39,62 @@ class Outcome:
     """What a call of `execute` did."""
 
     done: int = 0
-    """Tasks that were done, the score stage included."""
+    """Tasks done by this call, including the score stage."""
     others: int = 0
-    """Tasks that other processes have done in the meantime."""
+    """Tasks done by other calls during this one."""
     failures: list[Failure] = field(default_factory=list)
 
 
 @dataclass
 class Session:
-    """The work of one call, or of one of its processes."""
+    """The state of one call, or of one of its processes."""
 
     plan: Plan
     models: Models
-    workspace: Workspace
-    outcome: Outcome
     options: RunOptions
+    leases: Leases
     store: FeatureStore = field(default_factory=FeatureStore)
     log: Log | None = None
-    """Where events go in place of the output folder's own file."""
-    leases: Leases | None = None
-    """Those of the process; none: the session's own."""
+    """Receives the events instead of the files in the output folder."""
     stop: Stop = field(default_factory=Stop)
+    outcome: Outcome = field(default_factory=Outcome)
     failed: dict[str, Failure] = field(default_factory=dict)
+    """Task key -> its failure, or that of a task it needs."""
     put_off: set[str] = field(default_factory=set)
-    """Keys of tasks that could not be done because what they read was damaged: plan again."""
+    """Keys of tasks whose inputs were damaged; the next round of planning repeats them."""
     made: dict[str, str] = field(default_factory=dict)
-    """Trainings that were done side by side with another: key -> its name."""
+    """Key of a training that was done together with another -> name of the other."""
     known_logs: dict[Path, int] = field(default_factory=dict)
+    """Logs of failures before this call, with their times in ns."""
 
     def __post_init__(self) -> None:
         self.known_logs = {path: path.stat().st_mtime_ns for path in self._log_folder.glob("*.log")}
 
     @property
     def events(self) -> Log:
-        """What each task cost."""
+        """Where the time and memory of each task are recorded."""
         return self.log or EventLog(self.plan.out)
 
+    @property
+    def workspace(self) -> Workspace:
+        """The output folder."""
+        return Workspace(self.plan.out)
+
     def start(self, tasks: int) -> None:
-        """Note with what the tasks are done."""
-        self.events.write(stage="start", tasks=tasks, versions=versions(), **_machine(self.models))
+        """Record the number of tasks, the package versions and the device."""
+        import platform
+
+        import torch
+
+        device = self.models.device
+        gpu = {"gpu": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {}
+        self.events.write(
+            stage="start", tasks=tasks, versions=versions(), device=device, **gpu,
+            threads=torch.get_num_threads(), python=platform.python_version(),
+        )  # fmt: skip
 
     def open(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
-        """Return those of the tasks that did not fail here, and need none that did."""
+        """Return the tasks that neither failed here nor need one that did."""
         lost = {*self.failed, *(failure.task.key for failure in self.outcome.failures)}
         found = []
         for task in tasks:
@@ -86,11 +106,11 @@ class Session:
         return tuple(found)
 
     def note_event(self, task: Task, status: str, reason: str) -> None:
-        """Write down that a task did not go as it should."""
+        """Record that a task failed or is repeated, and why."""
         self.events.write(**about(task), status=status, reason=reason)
 
     def log_of(self, task: Task) -> Path:
-        """Return where it is written why a task failed."""
+        """Return the file for the traceback of a failed task."""
         name = task.name.replace("/", "-").replace(" ", "-")
         return self._log_folder / f"{name}.{task.stage}.log"
 
@@ -100,23 +120,6 @@ class Session:
 
 
 def about(task: Task) -> dict[str, Any]:
-    """Return how events and logs name a task."""
-    run = task.run
-    about: dict[str, Any] = {"stage": task.stage, "name": task.name}
-    if run is not None:
-        about["run"] = {"method": run.method, "subject": run.subject, "seed": run.seed}
-    return about
-
-
-def _machine(models: Models) -> dict[str, Any]:
-    import platform
-
-    import torch
-
-    gpu = torch.cuda.get_device_name(models.device) if models.device.startswith("cuda") else None
-    return {
-        "device": models.device,
-        **({"gpu": gpu} if gpu else {}),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-    }
+    """Return how events name a task: its stage, its name and its run, if it has one."""
+    run = {} if task.run is None else {"run": asdict(task.run)}
+    return {"stage": task.stage, "name": task.name, **run}

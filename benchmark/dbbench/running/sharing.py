@@ -1,7 +1,7 @@
-"""Sharing: what another output folder holds already is taken from there, and not made again.
+"""Sharing: take artifacts from other output folders instead of making them again.
 
-An artifact's fingerprint covers all that its content depends on, so that equal ones are the same
-wherever they lie. Samples are not taken over: they name the row that they were drawn for.
+An artifact's fingerprint covers all that its content depends on, so artifacts with the same
+fingerprint are equal in every folder. Samples are not shared: they contain the name of their row.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dbbench.storage.run_folder import checkpoint_folder, runs_in
 
 
 def take_over(plan: Plan, tasks: Iterable[Task], folders: Sequence[Path], leases: Leases) -> int:
-    """Take what these tasks would make from other output folders; return how many artifacts.
+    """Take the tasks' artifacts from other output folders; return how many were found.
 
-    Every byte is checked. Files are linked where the disk can do so, else copied. What another
-    process is making here is left to it.
+    Each is verified by its hashes. Files are hard-linked if the file system allows it, else copied.
+    Tasks that another process is doing are skipped.
     """
     taken = 0
     for task in filter(is_shared, tasks if folders else ()):
@@ -38,14 +38,14 @@ def take_over(plan: Plan, tasks: Iterable[Task], folders: Sequence[Path], leases
 
 
 def is_shared(task: Task) -> bool:
-    """Whether what a task makes is the same in every folder that asks for it."""
+    """Return whether a task's artifacts can be shared between output folders."""
     return task.stage in {"references", "prior", "train"} or (
         task.stage == "encode" and task.run is None
     )
 
 
 def without_shared(tasks: Iterable[Task], seen: set[str]) -> list[Task]:
-    """Return the tasks that are left when what was `seen` is taken over; they are added to it."""
+    """Return the tasks with artifacts to make if those in `seen` are shared; add theirs to it."""
     left = []
     for task in tasks:
         fingerprints = {artifact.fingerprint for _, artifact in task.artifacts}
@@ -56,7 +56,9 @@ def without_shared(tasks: Iterable[Task], seen: set[str]) -> list[Task]:
 
 
 def _places(plan: Plan, task: Task, artifact: Artifact, folders: Sequence[Path]) -> Iterator[Path]:
-    """Yield where the artifact may lie; rows of other suites call the same training otherwise."""
+    """Yield the possible folders of an artifact; other suites may name the same training's row
+    differently.
+    """
     for folder in folders:
         if task.stage == "train" and task.run is not None:
             for run in runs_in(folder):
@@ -77,7 +79,7 @@ def _link_all(source: Path, target: Path) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    # Stages replace files and never write into one, so that two folders can hold the same.
+    # Safe: stages replace files and never write into an existing one.
     try:
         os.link(source, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""The stages from references to features: each reads the artifact before it and makes its own."""
+"""The stages references, prior, train, sample and encode: each reads artifacts and writes one."""
 
 from __future__ import annotations
 
@@ -42,16 +42,18 @@ from dbbench.suites.suite import PriorSettings
 from dbbench.versions import versions
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from dbbench.evaluation.encoder import Encoder
     from dbbench.generation.backbone import Backbone
-    from dbbench.generation.method import Checkpoint, Concept, Method
+    from dbbench.generation.method import Concept, Method
     from dbbench.suites.sampling import SampleSettings
 
 log = logging.getLogger(__name__)
 
 
 def references(artifact: Artifact, subject: Subject, dataset: Dataset, resolution: int) -> int:
-    """Write the subject's images as PNG, with credit and truth; return how many."""
+    """Write the subject's images as PNG, with credit and ground truth; return how many."""
     images = dataset.images(subject, resolution)
     with artifact.create() as folder:
         entries = []
@@ -81,7 +83,10 @@ def prior(
     backbone: Backbone,
     advance: Advance = silent,
 ) -> int:
-    """Sample the class images of the prior-preservation loss from the frozen backbone."""
+    """Sample the class images of the prior-preservation loss from the frozen backbone.
+
+    Returns the number of new images; those of an interrupted attempt are reused.
+    """
     files = [f"{number:04d}.png" for number in range(settings.count)]
     seeds = [prior_seed(class_noun, number) for number in range(settings.count)]
     prompt = settings.prompt.format(class_noun=class_noun)
@@ -102,24 +107,25 @@ def prior(
 
 
 def train(
-    artifact: Artifact,
-    run: Run,
-    subject: Subject,
+    artifacts: Sequence[Artifact],
+    runs: Sequence[Run],
+    subjects: Sequence[Subject],
     method: Method,
     backbone: Backbone,
     *,
-    references: Artifact,
+    references: Sequence[Artifact],
     prior: Artifact | None,
     row: SuiteRow,
     advance: Advance = silent,
     interval: SaveInterval | None = None,
     stop: Stop | None = None,
 ) -> int:
-    """Fit the method to the subject's references; return the number of steps that were taken.
+    """Fit the method to each run's references; return the number of steps taken.
 
-    A method that can go on in the middle (`resumable`) keeps its state in between, every
-    `interval` and when asked to `stop`. Where training stops at a loss that is no number, the
-    state before it is kept beside the artifact, in the folder last_good.
+    Several runs are trained together by the method's `fit_many`, with one saved state beside the
+    first artifact, and no artifact is written if one of them fails. A resumable method saves its
+    state every `interval` and when `stop` is requested. If the loss of a single run becomes NaN or
+    infinite, the last good state is kept in the folder last_good beside the artifact.
     """
     from dbbench.generation.method import Diverged
 
@@ -130,71 +136,47 @@ def train(
         steps = done
         advance(done, total, figures)
 
-    seed = train_seed(run.seed, run.subject)
-    seed_everything(seed)
-    backbone.restore()
-    kept = artifact.path.with_name("last_good")
-    shutil.rmtree(kept, ignore_errors=True)
-    with artifact.create(resume=True) as folder:
-        concept = _concept(subject, references, prior, row, folder)
-        saves = Saves(folder, _key([artifact]), interval or SaveInterval(), stop or Stop())
-        own: dict[str, Any] = {"saves": saves} if resumable(method) else {}
-        try:
-            checkpoint = method.fit(concept, backbone, seed=seed, progress=count, **own)
-        except Diverged as error:
-            saves.clear()
-            error.checkpoint.save(kept)
-            raise UserError(f"{error}; the state before that step is kept in {kept}") from error
-        _save(checkpoint, concept, method, folder)
-    return steps - saves.resumed_at
-
-
-def train_together(
-    artifacts: Sequence[Artifact],
-    runs: Sequence[Run],
-    subjects: Sequence[Subject],
-    method: Method,
-    backbone: Backbone,
-    *,
-    references: Sequence[Artifact],
-    row: SuiteRow,
-    advance: Advance = silent,
-    interval: SaveInterval | None = None,
-    stop: Stop | None = None,
-) -> int:
-    """Fit a method that has `fit_many` to several subjects side by side; return the steps of one.
-
-    Nothing is written where one of them fails. The state in between, which is that of all, lies
-    with the first.
-    """
-    fit_many = method.fit_many  # type: ignore[attr-defined]
-    steps = 0
-
-    def count(done: int, total: int, figures: Mapping[str, Any], /) -> None:
-        nonlocal steps
-        steps = done
-        advance(done, total, figures)
-
+    seeds = [train_seed(run.seed, run.subject) for run in runs]
+    alone = len(runs) == 1
+    kept = artifacts[0].path.with_name("last_good")
+    if alone:
+        seed_everything(seeds[0])
+        shutil.rmtree(kept, ignore_errors=True)
     backbone.restore()
     with ExitStack() as stack:
         folders = [stack.enter_context(a.create(resume=a == artifacts[0])) for a in artifacts]
         concepts = [
-            _concept(subject, images, None, row, folder)
+            _concept(subject, images, prior, row, folder)
             for subject, images, folder in zip(subjects, references, folders, strict=True)
         ]
-        seeds = [train_seed(run.seed, run.subject) for run in runs]
-        saves = Saves(folders[0], _key(artifacts), interval or SaveInterval(), stop or Stop())
-        # What the others have written on the way would not be there any more.
-        goes_on = resumable(method) and not row.snapshots
-        own: dict[str, Any] = {"saves": saves} if goes_on else {}
-        checkpoints = fit_many(concepts, backbone, seeds=seeds, progress=count, **own)
+        key = fingerprint([[artifact.fingerprint for artifact in artifacts], versions()])
+        saves = Saves(folders[0], key, interval or SaveInterval(), stop or Stop())
+        # A new attempt has only the first folder, not the snapshots in the others.
+        resumes = resumable(method) and (alone or not row.snapshots)
+        own: dict[str, Any] = {"saves": saves} if resumes else {}
+        if alone:
+            try:
+                fitted = method.fit(concepts[0], backbone, seed=seeds[0], progress=count, **own)
+            except Diverged as error:
+                saves.clear()
+                error.checkpoint.save(kept)
+                raise UserError(f"{error}; the state before that step is kept in {kept}") from error
+            checkpoints = [fitted]
+        else:
+            fit_many = method.fit_many  # type: ignore[attr-defined]
+            checkpoints = fit_many(concepts, backbone, seeds=seeds, progress=count, **own)
         for checkpoint, concept, folder in zip(checkpoints, concepts, folders, strict=True):
-            _save(checkpoint, concept, method, folder)
+            checkpoint.save(folder)
+            if any(not path.is_dir() for path in concept.snapshots.values()):
+                raise UserError(
+                    f'{method.name} saves no checkpoints during training, and rows with "at" need'
+                    " them; leave those rows out"
+                )
     return steps - saves.resumed_at
 
 
 def resumable(method: Method) -> bool:
-    """Whether a method's training can go on in the middle: `fit` takes `saves`."""
+    """Return whether the method can resume an interrupted training: `fit` takes `saves`."""
     return "saves" in signature(method.fit).parameters
 
 
@@ -211,7 +193,7 @@ def sample(
     row: SuiteRow,
     advance: Advance = silent,
 ) -> int:
-    """Sample the run's images; return how many of them were not there from an interrupted try."""
+    """Sample the run's images; return the number of new ones, as `prior` does."""
     from dbbench.generation.method import Checkpoint
 
     def generate(start: int) -> Iterator[Image.Image]:
@@ -256,37 +238,36 @@ def encode(
     store: FeatureStore | None = None,
     advance: Advance = silent,
 ) -> int:
-    """Write the encoder's vectors of an artifact's images, and with `texts` of their prompts.
+    """Write the encoder's vectors of an artifact's images and, with `texts`, of their prompts.
 
-    `images` are references or samples; row i belongs to entry i of its JSON file. Vectors are
-    float32 of unit norm, images.npy (N, D) and texts.npy (N, D); of a distance network it is
-    distances.npy (N, N). What the store has is not made again.
+    `images` are references or samples; row i belongs to entry i of their JSON file. images.npy and
+    texts.npy are ND float32 of unit norm; a distance network writes distances.npy, NN float32.
+    Vectors in the `store` are not computed again. Returns the number of images.
     """
     store = store or FeatureStore()
     recorded = images_in(images)
+    arrays: dict[str, NDArray[np.float32]] = {}
     if isinstance(encoder, Distance):
         compared = store.distances(encoder, recorded.paths, advance=advance)
-        for path, problem in compared.refused.items():
-            raise UserError(f"{path} {problem}; run the same dbbench run again")
-        with artifact.create() as folder:
-            np.save(folder / "distances.npy", compared.matrix.astype(np.float32))
-        return len(recorded.images)
-    encoded = store.encode_images(encoder, recorded.paths, advance=advance)
-    for path, problem in encoded.refused.items():
+        arrays["distances"], refused = compared.matrix.astype(np.float32), compared.refused
+    else:
+        encoded = store.encode_images(encoder, recorded.paths, advance=advance)
+        arrays["images"], refused = encoded.vectors, encoded.refused
+        if texts and isinstance(recorded, Samples):
+            prompts = [sample.text for sample in recorded.images]
+            if line := say_cut_texts(encoder, prompts):
+                log.warning("%s", line)
+            arrays["texts"] = store.encode_texts(encoder, prompts)
+    for path, problem in refused.items():
         raise UserError(f"{path} {problem}; run the same dbbench run again")
     with artifact.create() as folder:
-        np.save(folder / "images.npy", encoded.vectors)
-        if texts and isinstance(recorded, Samples):
-            written = [sample.text for sample in recorded.images]
-            if line := say_cut_texts(encoder, written):
-                log.warning("%s", line)
-            vectors = store.encode_texts(encoder, written)
-            np.save(folder / "texts.npy", vectors)
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
     return len(recorded.images)
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators, for methods that draw from them in spite of their `seed`."""
+    """Seed Python, NumPy and torch globally, for methods that ignore their `seed` argument."""
     import random
 
     import torch
@@ -297,16 +278,11 @@ def seed_everything(seed: int) -> None:
 
 
 def _of_one_colour(folder: Path, files: Sequence[str], whose: str) -> set[str]:
-    """Return which of the images show nothing, and say how many."""
+    """Return which of the images show nothing, and log how many."""
     blank = {file for file in files if is_of_one_colour(open_image(folder / file))}
     if blank:
         log.warning("%s", say_of_one_colour(len(blank), len(files), whose))
     return blank
-
-
-def _key(artifacts: Sequence[Artifact]) -> str:
-    """Return what a training's state depends on: what is trained, and with which packages."""
-    return fingerprint([[artifact.fingerprint for artifact in artifacts], versions()])
 
 
 def _concept(
@@ -322,15 +298,6 @@ def _concept(
         prior_images=class_images[: row.prior_images],
         snapshots={share: snapshot_folder(folder, share) for share in row.snapshots},
     )
-
-
-def _save(checkpoint: Checkpoint, concept: Concept, method: Method, folder: Path) -> None:
-    checkpoint.save(folder)
-    if any(not path.is_dir() for path in concept.snapshots.values()):
-        raise UserError(
-            f'{method.name} kept no checkpoints on its way, and rows with "at" look into them;'
-            " leave those rows out"
-        )
 
 
 def _load_images(images: Artifact) -> tuple[Image.Image, ...]:

@@ -1,4 +1,4 @@
-"""One task: its stage is called with the artifacts that it reads, once they are found whole."""
+"""Do one task: verify the artifacts that its stage reads, then call the stage."""
 
 from __future__ import annotations
 
@@ -11,32 +11,20 @@ from dbbench.evaluation.encoder import Distance
 from dbbench.planning.task import Task
 from dbbench.running import stages
 from dbbench.running.display.progress import Progress
-from dbbench.running.display.tracker import RecordFigures, tracked
+from dbbench.running.display.tracker import RecordFigures
 from dbbench.running.session import Session
-from dbbench.storage.leases import Leases
 from dbbench.storage.run_folder import images_in
+from dbbench.suites.runs import Run
 
 
 def do(
-    session: Session, task: Task, later: Iterable[Task], progress: Progress, leases: Leases
+    session: Session, task: Task, later: Iterable[Task], progress: Progress, record: RecordFigures
 ) -> tuple[int, str]:
-    """Do one task of a session; return how many steps or images it took.
+    """Do one task; return the number of steps or images, and which of the two it is.
 
-    `later` are the tasks that are still to do. Raises Damaged where what it reads is not, to the
-    last byte, what was once written.
+    `later` are the tasks that are not done yet; `record` gets the figures of a training. Raises
+    Damaged if an artifact that the stage reads does not match its manifest.
     """
-    with tracked(session.options.tracker, task, session.plan.out) as record:
-        return _carry_out(session, task, later, progress, leases, record)
-
-
-def _carry_out(
-    session: Session,
-    task: Task,
-    later: Iterable[Task],
-    progress: Progress,
-    leases: Leases,
-    record: RecordFigures,
-) -> tuple[int, str]:
     plan, models = session.plan, session.models
 
     def advance(done: int, total: int, figures: Mapping[str, Any], /) -> None:
@@ -68,22 +56,14 @@ def _carry_out(
     method = models.method(row)
     if task.stage == "train":
         if stages.resumable(method):
-            batch = 2**62  # It stops by itself, once its state is kept.
+            batch = 2**62  # It saves its state and stops by itself.
         with ExitStack() as stack:
-            if mates := _mates(session, task, later, leases, stack):
+            if mates := _mates(session, task, run, later, stack):
                 try:
-                    return _train_together(session, [task, *mates], advance), "steps"
+                    return _train(session, [task, *mates], advance), "steps"
                 except Exception as error:
-                    progress.note(f"not side by side, but one by one: {error}")
-        prior, references = plan.prior_of(run), plan.references(subject.name)
-        for read in filter(None, (references, prior)):
-            read.require()
-        count = stages.train(
-            artifact, run, subject, method, backbone,
-            references=references, prior=prior, row=row, advance=advance,
-            interval=session.options.interval, stop=session.stop,
-        )  # fmt: skip
-        return count, "steps"
+                    progress.note(f"not trained together, but one by one: {error}")
+        return _train(session, [task], advance), "steps"
     checkpoint = plan.checkpoint(run)
     checkpoint.require()
     count = stages.sample(
@@ -98,59 +78,46 @@ def _carry_out(
 
 
 def _mates(
-    session: Session, task: Task, later: Iterable[Task], leases: Leases, stack: ExitStack
+    session: Session, task: Task, run: Run, later: Iterable[Task], stack: ExitStack
 ) -> list[Task]:
-    """Trainings that can be done side by side with a task: of the same method, not blocked.
+    """Return the trainings to do together with a task: those of its method that are not blocked.
 
     Their leases are held until the stack is closed.
     """
-    assert task.run is not None
-    method = task.run.method
-    learner = session.models.method(session.plan.row(task.run))
-    if session.options.together == 1 or learner.needs_prior or not hasattr(learner, "fit_many"):
+    method = session.models.method(session.plan.row(run))
+    if session.options.together == 1 or method.needs_prior or not hasattr(method, "fit_many"):
         return []
-    subjects = {task.subject}
+    subjects = {run.subject}
     mates: list[Task] = []
     for other in later:
-        if other.stage != "train" or other.run is None or other.run.method != method:
+        if other.stage != "train" or other.run is None or other.run.method != run.method:
+            continue
+        if other.run.subject in subjects or other.key in session.made:
+            continue
+        if any(key in session.failed for key in other.needs):
             continue
         if any(before.key in other.needs for before in later):
             continue
-        blocked = any(key in session.failed for key in other.needs)
-        if blocked or other.key in session.made or other.subject in subjects:
-            continue
-        room = len(mates) + 1 < session.options.together
-        if room and not _is_taken(other, leases, stack):
-            subjects.add(other.subject)
-            mates.append(other)
+        if len(mates) + 1 < session.options.together:
+            lease = stack.enter_context(session.leases.trying(other.key))
+            if lease is not None and not other.complete:
+                subjects.add(other.run.subject)
+                mates.append(other)
     return mates
 
 
-def _is_taken(task: Task, leases: Leases, stack: ExitStack) -> bool:
-    """Whether another process makes, or has made, what a task makes; else it is ours."""
-    if (lease := leases.take(task.key)) is None:
-        return True
-    stack.callback(leases.release, lease)
-    return all(artifact.complete for _, artifact in task.artifacts)
-
-
-def _train_together(session: Session, tasks: Sequence[Task], advance: Advance) -> int:
+def _train(session: Session, tasks: Sequence[Task], advance: Advance) -> int:
     plan, runs = session.plan, [task.run for task in tasks if task.run is not None]
-    row, references = plan.row(runs[0]), [plan.references(run.subject) for run in runs]
-    for read in references:
+    row, prior = plan.row(runs[0]), plan.prior_of(runs[0])
+    references = [plan.references(run.subject) for run in runs]
+    for read in filter(None, (*references, prior)):
         read.require()
-    count = stages.train_together(
-        [task.artifacts[0][1] for task in tasks],
-        runs,
-        [plan.subjects[run.subject] for run in runs],
-        session.models.method(row),
-        session.models.backbone,
-        references=references,
-        row=row,
-        advance=advance,
-        interval=session.options.interval,
-        stop=session.stop,
-    )
+    count = stages.train(
+        [task.artifacts[0][1] for task in tasks], runs, [plan.subjects[r.subject] for r in runs],
+        session.models.method(row), session.models.backbone,
+        references=references, prior=prior, row=row, advance=advance,
+        interval=session.options.interval, stop=session.stop,
+    )  # fmt: skip
     session.made |= {task.key: tasks[0].name for task in tasks[1:]}
     return count
 
@@ -162,9 +129,9 @@ def _encode(session: Session, task: Task, advance: Advance) -> int:
         images = session.plan.samples(task.run)
     images.require()
     encoders = {role: session.models.encoder(role) for role, _ in task.artifacts}
-    # All at once, so that an image is decoded once for all; then each from the store.
-    alike = [encoder for encoder in encoders.values() if not isinstance(encoder, Distance)]
-    session.store.encode_with(alike, images_in(images).paths, advance=advance)
+    # All encoders at once, so that each image is decoded once; `encode` then reads the store.
+    plain = [encoder for encoder in encoders.values() if not isinstance(encoder, Distance)]
+    session.store.encode_with(plain, images_in(images).paths, advance=advance)
     count = 0
     for role, artifact in task.artifacts:
         texts = task.run is not None and role in session.plan.text_roles

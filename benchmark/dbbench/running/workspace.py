@@ -1,10 +1,11 @@
-"""The output folder of a run: what is recorded in it, who is at work there, and its free space."""
+"""The output folder of a running call: its record, its other processes and its free space."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from dbbench.errors import UserError
@@ -19,22 +20,18 @@ from dbbench.versions import versions
 
 
 class Workspace(Record):
-    """One output folder while something is run in it."""
+    """An output folder in which a call works."""
 
     def enter(self, plan: Plan, selection: Selection, device: str) -> None:
-        """Record what is run here and with what."""
+        """Write suite.json: the suite, the selection, package versions and fingerprints."""
         self.write(
             {
                 "suite": plan.suite.model_dump(mode="json"),
-                "selection": {
-                    "subjects": selection.subjects,
-                    "methods": selection.methods,
-                    "seeds": selection.seeds,
-                },
+                "selection": asdict(selection),
                 "source": plan.dataset.name,
                 "versions": versions(),
                 "device": device,
-                "identities": plan.identities.record(self.read().get("identities", {})),
+                "identities": plan.identities.record(self.identities()),
             }
         )
 
@@ -42,30 +39,26 @@ class Workspace(Record):
     def entered(
         self, leases: Leases, settings: Any, waiting: Callable[[str], None]
     ) -> Iterator[None]:
-        """Be at work in the folder while open, beside others with the same settings.
+        """Register this call in the folder while open; calls with equal settings work together.
 
-        Others would make other things of the same name: they are waited for.
+        It first waits for calls with other settings, whose artifacts would have the same names.
         """
         kind = f"call {fingerprint(settings)[:16]} "
-        own = f"{kind}{secrets.token_hex(4)}"
-        with leases.hold("entrance", waiting):
-            for name in leases.names():
-                if name.startswith("call ") and not name.startswith(kind):
-                    with leases.hold(name, lambda who: waiting(f"{who}, with other settings")):
-                        pass
-            lease = leases.take(own)
-        try:
+        with ExitStack() as stack:
+            with leases.hold("entrance", waiting):
+                for name in leases.names():
+                    if name.startswith("call ") and not name.startswith(kind):
+                        with leases.hold(name, lambda who: waiting(f"{who}, with other settings")):
+                            pass
+                stack.enter_context(leases.trying(f"{kind}{secrets.token_hex(4)}"))
             yield
-        finally:
-            if lease is not None:
-                leases.release(lease)
 
     def refuse_if_full(self, needed: int, suite: Suite) -> None:
-        """Raise UserError where `needed` bytes do not fit on the disk."""
+        """Raise UserError if the disk has less than `needed` bytes and a reserve."""
         free = free_bytes(self.out)
         if needed + SPARE_BYTES > free:
             advice = ", add --set keep_checkpoints=false" if suite.keep_checkpoints else ""
             raise UserError(
-                f"{self.out} needs about {gigabytes(needed + SPARE_BYTES)} more and the disk has "
-                f"{gigabytes(free)} left; free some{advice}, or choose another --out"
+                f"{self.out} needs about {gigabytes(needed + SPARE_BYTES)} more, but the disk has "
+                f"{gigabytes(free)} free; free some space{advice}, or choose another --out"
             )

@@ -13,7 +13,7 @@ from dbbench.errors import UserError
 RESULTS = Path("results")
 """Where output folders are unless a call names another place."""
 RECORD = "suite.json"
-"""What each output folder holds: its suite, and what was asked for (`storage/record.py`)."""
+"""The file that each output folder contains: its suite and its runs (`storage/record.py`)."""
 SPARE_BYTES = 64 * 2**20
 """Kept free on the disk beyond what a run needs."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

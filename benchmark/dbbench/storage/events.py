@@ -76,9 +76,10 @@ class Meter:
         measured: dict[str, Any] = {"seconds": round(seconds, 3), "peak_rss_bytes": peak_memory()}
         if count:
             measured |= {unit: count, f"{unit}_per_second": round(count / max(seconds, 1e-9), 3)}
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
-            measured["peak_cuda_bytes"] = torch.cuda.max_memory_allocated()
+        peaks = [cuda.max_memory_allocated(number) for cuda, number in _cuda_devices()]
+        if peaks:
+            # A process works on one device; which one, torch's current device does not say.
+            measured["peak_cuda_bytes"] = max(peaks)
         return measured
 
 
@@ -102,6 +103,13 @@ def _reset_peak() -> None:
     """Start a new peak for this stage. Only Linux can; elsewhere it is the process's peak."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    for cuda, number in _cuda_devices():
+        cuda.reset_peak_memory_stats(number)
+
+
+def _cuda_devices() -> list[tuple[Any, int]]:
+    """Return torch.cuda with each device's number, as far as this process uses CUDA."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    if torch is None or not torch.cuda.is_initialized():
+        return []
+    return [(torch.cuda, number) for number in range(torch.cuda.device_count())]

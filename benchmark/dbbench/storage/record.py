@@ -1,10 +1,10 @@
-"""suite.json: which suite an output folder belongs to, and what was asked for in it so far."""
+"""suite.json: the suite of an output folder, and the runs that its calls have selected."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ from dbbench.suites.suite import Suite
 
 @dataclass(frozen=True)
 class Selection:
-    """What was asked for in one output folder, over all calls; each combination is a run."""
+    """All selections of the calls in one output folder; each combination is a run."""
 
     subjects: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
 
     def join(self, runs: Iterable[Run], dataset: Dataset) -> Selection:
-        """Add what these runs name; subjects stay in the data set's order."""
+        """Return it with these runs added; subjects stay in the data set's order."""
         runs = tuple(runs)
         named = {*self.subjects, *(run.subject for run in runs)}
         known = [subject.name for subject in dataset.subjects]
@@ -47,7 +47,7 @@ class Record:
     out: Path
 
     def read(self) -> dict[str, Any]:
-        """Return suite.json, or nothing where the folder is new. Raises UserError if unreadable."""
+        """Return suite.json, or {} for a new folder. Raises UserError if it cannot be read."""
         path = self.out / RECORD
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
@@ -62,43 +62,39 @@ class Record:
         document = document if isinstance(document, dict) else {}
         if document.pop("seal", None) not in {None, fingerprint(document)}:
             raise UserError(
-                f"{path} is damaged; remove that file and call dbbench run again, with all that"
-                " was asked for in this folder"
+                f"{path} is damaged; remove that file and call dbbench run again, with all"
+                " subjects, methods and seeds of this folder"
             )
         return document
 
     def selection(self) -> Selection:
-        """Return what earlier calls asked for."""
+        """Return the selection of all earlier calls."""
         recorded = self.read().get("selection", {})
-        return Selection(
-            tuple(recorded.get("subjects", ())),
-            tuple(recorded.get("methods", ())),
-            tuple(recorded.get("seeds", ())),
-        )
+        return Selection(*(tuple(recorded.get(each.name, ())) for each in fields(Selection)))
 
     def suite(self) -> Suite:
-        """Return the suite of the folder. Raises UserError where there is none."""
+        """Return the suite of the folder. Raises UserError if the folder has no suite.json."""
         record = self.read()
         if not record:
             raise UserError(f"{self.out} holds no results; make some with: dbbench run")
         return Suite.model_validate(record["suite"])
 
     def identities(self) -> dict[str, Any]:
-        """Return what the last call found out of weights and settings; nothing in a new folder."""
+        """Return the recorded fingerprints and settings; {} for a new folder."""
         return dict(self.read().get("identities", {}))
 
     def refuse_other(self, suite: Suite) -> None:
-        """Raise UserError where the folder holds another suite, backbone, resolution or source."""
+        """Raise UserError if the folder has another suite, backbone, resolution or data set."""
         record = self.read()
         if record and (there := _identity(record["suite"])) != (
             here := _identity(suite.model_dump(mode="json"))
         ):
             raise UserError(
-                f"{self.out} holds {there}, and this would be {here}; choose another --out"
+                f"{self.out} contains {there}, but this call uses {here}; choose another --out"
             )
 
     def write(self, document: Mapping[str, Any]) -> None:
-        """Write suite.json with a seal of its content; nothing where that is there already."""
+        """Write suite.json with a hash of its content, if the content has changed."""
         document = json.loads(json.dumps(document))
         if document == self.read():
             return

@@ -152,9 +152,7 @@ class Remote:
         with self._errors():
             if not self._fs.exists(self._full(key)):
                 return
-            manifest = self._full(f"{key}/{MANIFEST}")
-            if self._fs.exists(manifest):
-                self._fs.rm_file(manifest)
+            self.discard(key)
             if self._fs.exists(self._full(key)):  # Object stores have no empty folders.
                 self._fs.rm(self._full(key), recursive=True)
 

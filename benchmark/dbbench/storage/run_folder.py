@@ -1,11 +1,11 @@
-"""What lies where in an output folder and what is recorded there: names, format and reader.
+"""The files of an output folder: their paths, their formats and their readers.
 
     references/SUBJECT/references.json   runs/METHOD/SUBJECT/SEED/checkpoint/checkpoint.json
     prior/CLASS/prior.json                                       /samples/samples.json
     features/real/SUBJECT/ROLE/                                  /features/ROLE/
 
-Stages write these files through the classes below, everything else reads them through the same
-ones. What is read is compared with the hash in the manifest beside it, where that lists the file.
+Stages write the JSON files with the classes below, and everything else reads them with the same
+classes. A file that the manifest beside it lists is verified by its hash when it is read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
-from typing_extensions import override
 
 from dbbench.files import contained, read_json, write_text
 from dbbench.storage.artifact import MANIFEST, Artifact, Damaged
@@ -25,7 +24,7 @@ from dbbench.suites.runs import Run
 SCORES = "scores.parquet"
 """One row per image and metric."""
 SCORES_MANIFEST = "scores.json"
-"""What the score table was made from, and the hashes of it and of the leaderboard."""
+"""The manifest of the score table and the leaderboard."""
 LEADERBOARD = ("leaderboard.parquet", "leaderboard.csv", "leaderboard.md")
 PAGE = "report/index.html"
 RUNS, REFERENCES = "runs", "references"
@@ -33,22 +32,22 @@ SEED = re.compile(r"-?\d+").fullmatch
 
 
 def references_folder(subject: str) -> str:
-    """Return the folder of a subject's images; like all names here it is inside the output's."""
+    """Return the folder of a subject's images; all names here are relative to the output folder."""
     return f"{REFERENCES}/{subject}"
 
 
 def prior_folder(class_noun: str) -> str:
-    """Return the folder of the backbone's own images of a class noun."""
+    """Return the folder of the class images that the backbone sampled for a class noun."""
     return f"prior/{class_noun.replace(' ', '-')}"
 
 
 def run_folder(run: Run) -> str:
-    """Return the folder of a run."""
+    """Return "runs/METHOD/SUBJECT/SEED"."""
     return f"{RUNS}/{run}"
 
 
 def checkpoint_folder(run: Run) -> str:
-    """Return the folder of what a run's method learned."""
+    """Return the folder of a run's checkpoint."""
     return f"{run_folder(run)}/checkpoint"
 
 
@@ -58,7 +57,7 @@ def samples_folder(run: Run) -> str:
 
 
 def features_folder(run: Run, role: str) -> str:
-    """Return the folder of the vectors that the encoder in a role gave for a run's images."""
+    """Return the folder of the vectors of a run's images by the encoder for a role."""
     return f"{run_folder(run)}/features/{role}"
 
 
@@ -68,29 +67,29 @@ def real_features_folder(subject: str, role: str) -> str:
 
 
 def runs_in(out: Path) -> tuple[Run, ...]:
-    """Return every run of which there is something in an output folder, ordered by folder name."""
+    """Return every run that has a folder in an output folder, ordered by folder name."""
     found = (path.parts[-3:] for path in sorted(out.glob(f"{RUNS}/*/*/*")))
     return tuple(Run(method, subject, int(seed)) for method, subject, seed in found if SEED(seed))
 
 
 class _Recorded(BaseModel, frozen=True):
-    """What one JSON file of an artifact records; keys that it does not know are left out."""
+    """The content of one JSON file of an artifact; unknown keys are ignored."""
 
     FILE: ClassVar[str]
 
     folder: Path = Field(exclude=True)
-    """Where it was read, or will be written."""
+    """The folder of the file."""
 
     @classmethod
     def read(cls, artifact: Artifact) -> Self:
-        """Read it from an artifact. Raises Damaged where its bytes are not those once written."""
+        """Read it from an artifact. Raises Damaged if it does not match the manifest."""
         return cls._parse(artifact, artifact.read(cls.FILE))
 
     @classmethod
     def find(cls, folder: Path) -> Self | None:
-        """Read it from a folder, or return None where there is none.
+        """Read it from a folder, or return None if the folder has none.
 
-        As `read`, but a folder without a manifest, or whose manifest does not list it, is accepted.
+        Like `read`, but the file is not verified if no manifest lists it.
         """
         path = folder / cls.FILE
         return cls._parse(Artifact(folder, {}), read_file(path)) if path.is_file() else None
@@ -98,14 +97,10 @@ class _Recorded(BaseModel, frozen=True):
     @classmethod
     def _parse(cls, artifact: Artifact, content: bytes) -> Self:
         try:
-            return cls._build(artifact.path, json.loads(content))
+            return cls(folder=artifact.path, **json.loads(content))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise Damaged(artifact, f"{cls.FILE} cannot be read ({reason})") from None
-
-    @classmethod
-    def _build(cls, folder: Path, document: dict[str, Any]) -> Self:
-        return cls(folder=folder, **document)
 
 
 class _Image(BaseModel, frozen=True):
@@ -113,25 +108,25 @@ class _Image(BaseModel, frozen=True):
 
 
 class Reference(_Image):
-    """One image of a subject."""
+    """One reference image of a subject."""
 
     name: str = ""
-    """What it was called where it came from."""
+    """Its name in the data set."""
     sha256: str = ""
-    """Of the bytes that it was made from."""
+    """The hash of its file in the data set."""
     credit: str = ""
     truth: dict[str, Any] | None = None
-    """What it is known to show; None for a photograph."""
+    """What a drawn image shows; None for a photograph."""
 
 
 class Sample(_Image):
-    """One image of a run."""
+    """One generated image of a run."""
 
     prompt: str
     """The prompt's id."""
     category: str = ""
     number: int = 0
-    """Which of the images of its prompt it is, from 0 on."""
+    """Its number among the images of its prompt, from 0 on."""
     seed: int = 0
     text: str = ""
     """The prompt without an identifier."""
@@ -147,7 +142,7 @@ class Sample(_Image):
 
 
 class ClassImage(_Image):
-    """One image that the backbone drew of a class noun."""
+    """One class image, sampled from the backbone."""
 
     seed: int = 0
 
@@ -156,31 +151,25 @@ Image = TypeVar("Image", bound=_Image)
 
 
 class _Images(_Recorded, Generic[Image]):
-    """Images of a folder in their order, each with what is recorded of it."""
+    """The images of a folder in order, each with its recorded data."""
 
     images: tuple[Image, ...]
 
     def path(self, image: Image) -> Path:
-        """Return where an image lies. Raises Outside where its name leads out of the folder."""
+        """Return the path of an image. Raises Outside if its name points outside the folder."""
         return contained(self.folder, image.file)
 
     @property
     def paths(self) -> list[Path]:
-        """Where the images lie, in their order."""
+        """The paths of the images, in order."""
         return [self.path(image) for image in self.images]
 
     def write(self) -> None:
-        """Write the file into the folder."""
+        """Write FILE into the folder."""
         document = self.model_dump()
         document["images"] = document.pop("images")  # To the end, where readers look for it.
         text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
         write_text(self.folder / self.FILE, text)
-
-    @classmethod
-    @override
-    def _build(cls, folder: Path, document: dict[str, Any]) -> Self:
-        images = document.pop("images")
-        return cls(folder=folder, images=images, **document)
 
 
 class References(_Images[Reference]):
@@ -194,7 +183,7 @@ class References(_Images[Reference]):
 
 
 class Samples(_Images[Sample]):
-    """The images of a run."""
+    """The generated images of a run."""
 
     FILE = "samples.json"
 
@@ -206,7 +195,7 @@ class Samples(_Images[Sample]):
 
 
 class ClassImages(_Images[ClassImage]):
-    """The backbone's own images of a class noun."""
+    """The class images of a class noun."""
 
     FILE = "prior.json"
 
@@ -215,7 +204,7 @@ class ClassImages(_Images[ClassImage]):
 
 
 class Training(_Recorded):
-    """What is recorded of a training; `dbbench.generation.method.Checkpoint` writes it."""
+    """The record of a training; `dbbench.generation.method.Checkpoint` writes it."""
 
     FILE = "checkpoint.json"
 
@@ -224,49 +213,49 @@ class Training(_Recorded):
 
     @property
     def identifier(self) -> str:
-        """The rare token that the method chose; "" where it has none."""
+        """The rare token that the method chose; "" if it has none."""
         return str(self.metadata.get("identifier") or "")
 
 
 def references_of(out: Path, subject: str) -> References | None:
-    """Return a subject's images in an output folder, or None where there are none."""
+    """Return a subject's references in an output folder, or None."""
     return References.find(out / references_folder(subject))
 
 
 def all_references(out: Path) -> dict[str, References]:
-    """Return the images of every subject that an output folder has some of, by subject."""
+    """Return the references in an output folder, by subject."""
     named = sorted(path.name for path in out.glob(f"{REFERENCES}/*"))
     return {name: found for name in named if (found := references_of(out, name))}
 
 
 def prior_of(out: Path, class_noun: str) -> ClassImages | None:
-    """Return the backbone's images of a class noun, or None where there are none."""
+    """Return the class images of a class noun, or None."""
     return ClassImages.find(out / prior_folder(class_noun))
 
 
 def samples_of(out: Path, run: Run) -> Samples | None:
-    """Return the images of a run, or None where it has none."""
+    """Return the generated images of a run, or None."""
     return Samples.find(out / samples_folder(run))
 
 
 def training_of(out: Path, run: Run) -> Training | None:
-    """Return what is recorded of a run's training, or None where no checkpoint is kept."""
+    """Return the record of a run's training, or None if its checkpoint was not kept."""
     return Training.find(out / checkpoint_folder(run))
 
 
 def images_in(artifact: Artifact) -> References | Samples | ClassImages:
-    """Return the images of an artifact, of whatever kind. Raises Damaged where it holds none."""
+    """Return the images of an artifact of any stage. Raises Damaged if it contains none."""
     for kind in (Samples, References, ClassImages):
         if found := kind.find(artifact.path):
             return found
-    raise Damaged(artifact, "it holds no images of a stage")
+    raise Damaged(artifact, "it contains no images of a stage")
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of an artifact's file, which lies in its folder or one level below.
+    """Return the bytes of an artifact's file, which is in its folder or one level below.
 
-    Raises Damaged where they are not those once written; without a manifest that lists the file,
-    as beside images that were copied elsewhere, they are not compared.
+    Raises Damaged if they do not match the manifest. They are not verified if no manifest lists the
+    file, for example because the images were copied from their artifact.
     """
     folder = next((p for p in path.parents[:2] if (p / MANIFEST).is_file()), path.parent)
     artifact, name = Artifact(folder, {}), path.relative_to(folder).as_posix()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dbbench.errors import UserError, unknown
-from dbbench.validation import built_in, read_toml
+from dbbench.validation import built_in, read_settings
 
 PAPER = (
     "table1",
@@ -84,4 +84,4 @@ def suite_names() -> tuple[str, ...]:
 
 def read_suite(name_or_path: str) -> dict[str, Any]:
     """Return the values in a suite's file, without those that it inherits."""
-    return read_toml("suite", name_or_path)
+    return read_settings("suite", name_or_path)

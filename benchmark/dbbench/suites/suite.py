@@ -45,6 +45,9 @@ class BackboneSettings(Settings):
     path: str
     resolution: int = Field(default=512, ge=8)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    frozen: Literal["float32", "bfloat16"] = "float32"
+    """How weights that are not trained are held on a GPU: bfloat16 needs half the memory for them,
+    and changes no result, because passes there read them in bfloat16."""
     revision: str | None = None
     config: str | None = None
     """For a single file: the folder or hub id of a pipeline of the same kind."""

@@ -22,18 +22,18 @@ def trace_into(path: Path) -> None:
     def note(kind: str, place: str, number: int) -> None:
         os.write(descriptor, f"{os.getpid()} {kind} {place} {number}\n".encode())
 
-    due, write = Saves.due, image_files._Writer._write
+    due, write = Saves.due, image_files._write
 
     def traced_due(self: Saves, step: int) -> bool:
         note("step", _place(self.folder), step)
         return due(self, step)
 
-    def traced_write(self: Any, image: Any, file: str) -> None:
-        write(self, image, file)
-        note("image", f"{_place(self._folder)}/{file}", 1)
+    def traced_write(image: Any, file: str, folder: Path, journal: Path) -> None:
+        write(image, file, folder, journal)
+        note("image", f"{_place(folder)}/{file}", 1)
 
     Saves.due = traced_due  # type: ignore[method-assign]
-    image_files._Writer._write = traced_write  # type: ignore[method-assign]
+    image_files._write = traced_write
 
 
 def _place(folder: Path) -> str:

@@ -37,9 +37,9 @@ from dbbench.running.executors.ray_driver import connected
 from dbbench.running.models import Models
 from dbbench.running.options import RunOptions
 from dbbench.running.run import execute
-from dbbench.running.session import Outcome, Session
-from dbbench.running.workspace import Workspace
+from dbbench.running.session import Session
 from dbbench.storage.events import EventLog
+from dbbench.storage.leases import Leases
 from dbbench.suites.runs import Run, plan_runs
 from dbbench.suites.suite import Suite, load_suite, override
 
@@ -134,7 +134,7 @@ def _overhead(suite: Suite, out: Path, runs: tuple[Run, ...], cluster: Any) -> d
     plan = make_plan(Request(suite, out, MiniWorld(), runs), "cpu")
     plan.identities.resolve_methods(suite.methods)
     tasks = _done_tasks(plan, runs)
-    session = Session(plan, Models(plan, "cpu"), Workspace(out), Outcome(), RunOptions("cpu"))
+    session = Session(plan, Models(plan, "cpu"), RunOptions("cpu"), Leases(out))
     cluster.work(session, tasks, PlainProgress(CONSOLE, tasks))  # Warms up the processes.
     begun = time.monotonic()
     cluster.work(session, tasks, PlainProgress(CONSOLE, tasks))

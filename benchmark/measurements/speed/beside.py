@@ -28,9 +28,9 @@ from dbbench.baselines.dreambooth import DreamBooth
 from dbbench.data.dataset import select_subjects
 from dbbench.data.prompt import load_prompts
 from dbbench.generation.backbone import Backbone, load_backbone
-from dbbench.generation.loading import load_pipeline
 from dbbench.generation.method import Concept
 from dbbench.generation.noise import build_solver
+from dbbench.generation.pipelines.loading import load_pipeline
 from dbbench.mini.source import MiniWorld
 from dbbench.suites.sampling import SampleSettings
 from dbbench.suites.suite import load_suite

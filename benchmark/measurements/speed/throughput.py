@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dbbench.generation.backbone import Backbone
-from dbbench.generation.loading import load_pipeline
+from dbbench.generation.pipelines.loading import load_pipeline
 from dbbench.generation.text import EncodedText
 from dbbench.storage.events import peak_memory
 from dbbench.suites.sampling import SampleSettings

@@ -1,4 +1,4 @@
-"""How long the rest will take, from how long tasks of each kind took so far."""
+"""The remaining time, estimated from the durations of finished tasks of each kind."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from dbbench.planning.task import Task
 
 @dataclass
 class Running:
-    """A task that somebody is at."""
+    """A task in progress."""
 
     task: Task
     begun: float
     share: float = 0.0
+    """Of its steps or images that are done, in [0, 1]."""
 
     @property
     def seconds(self) -> float:
-        """How long it has been going on."""
+        """Seconds since it began."""
         return time.monotonic() - self.begun
 
 
@@ -31,21 +32,21 @@ class Clock:
     tasks: Sequence[Task]
     finished: int = 0
     running: dict[str, Running] = field(default_factory=dict)
-    """By worker."""
+    """By the name of the worker."""
     _seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _ended: set[str] = field(default_factory=set)
 
     def begin(self, task: Task, worker: str = "") -> None:
-        """Start the clock of a task that `worker` does."""
+        """Record that `worker` starts a task."""
         self.running[worker] = Running(task, time.monotonic())
 
     def advance(self, done: int, total: int, worker: str = "") -> None:
-        """That worker's task is so far."""
+        """Record that `done` of `total` units of that worker's task are done."""
         if worker in self.running:
             self.running[worker].share = done / total if total else 0.0
 
     def end(self, task: Task, worker: str = "") -> None:
-        """Count the task as finished, with the seconds that it took."""
+        """Record that a task has ended, with its duration."""
         running = self.running.pop(worker, None)
         if running is not None and running.task.key == task.key:
             self._seconds[task.kind].append(running.seconds)
@@ -54,7 +55,7 @@ class Clock:
 
     @property
     def left(self) -> float | None:
-        """Seconds until all tasks are done; None while nothing can be said."""
+        """Estimated seconds until all tasks are done; None while there is no basis for one."""
         rest = [task for task in self.tasks if task.key not in self._ended]
         if not rest:
             return 0.0
@@ -73,7 +74,7 @@ class Clock:
             elif similar:
                 total += sum(similar) / len(similar)
             elif task.stage in {"train", "sample"}:
-                return None  # What takes longest has not been seen yet.
+                return None  # No task of the stages that take longest was measured yet.
         for running in self.running.values():
             total -= typical.get(running.task.kind, 0.0) * running.share
         return max(total / max(1, len(self.running)), 0.0)

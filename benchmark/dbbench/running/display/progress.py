@@ -1,4 +1,4 @@
-"""Progress: what is seen while the executor works; bars on a terminal, lines or JSON elsewhere."""
+"""Progress display of an executor: bars on a terminal, else lines of text or JSON."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from dbbench.planning.task import Task
 from dbbench.running.display.clock import Clock
 from dbbench.units import duration
 
-ROWS = 8  # Tasks under way that are shown at once.
-_STATUS = "status"  # In the place of a worker's name.
+ROWS = 8  # Bars of running tasks that are visible at once.
+_STATUS = "status"  # Key of the status line, where others are names of workers.
 
 
 class Progress(Protocol):
     """Shows what the executor does.
 
-    `worker` names one of several processes that are at work at once; each does one task at a time.
+    `worker` names one of several parallel processes; each does one task at a time.
     """
 
     def begin(self, task: Task, run: int, runs: int, worker: str = "") -> None:
-        """A task starts; it belongs to run number `run` of `runs` (0 where to none)."""
+        """Show that a task starts; it belongs to run number `run` of `runs`, or `run` is 0."""
 
     def advance(self, done: int, total: int, detail: str, worker: str = "") -> None:
-        """The task is at `done` of `total` units; `detail` is a figure to show, such as a loss."""
+        """Show that `done` of `total` units are done, and `detail`, such as the loss."""
 
     def end(self, summary: str, worker: str = "") -> None:
-        """The task has ended; `summary` says in a few words how."""
+        """Show that the task has ended, with a `summary` of a few words."""
 
     def note(self, text: str) -> None:
-        """Say something that stays on the screen."""
+        """Print a line that stays on the screen."""
 
     def status(self, text: str) -> None:
-        """Say what is going on outside of tasks, such as loading."""
+        """Show an activity outside of tasks, such as loading."""
 
 
 class PlainProgress(Progress):
@@ -75,21 +75,13 @@ class PlainProgress(Progress):
         self.note(text)
 
 
-class JsonProgress(Progress):
-    """One JSON object a line for all that happens, for programs that read along."""
-
-    def __init__(self, console: Console, tasks: Sequence[Task]) -> None:
-        self._console, self._clock = console, Clock(tasks)
+class JsonProgress(PlainProgress):
+    """One JSON object per line for each event except single steps, for other programs."""
 
     @override
     def begin(self, task: Task, run: int, runs: int, worker: str = "") -> None:
-        self._clock.begin(task, worker)
-        self._say("begin", **_about(task, worker), run=run, runs=runs)
-
-    @override
-    def advance(self, done: int, total: int, detail: str, worker: str = "") -> None:
-        # Steps are not logged; they only update the time left.
-        self._clock.advance(done, total, worker)
+        super().begin(task, run, runs, worker)
+        self._print("begin", **_about(task, worker), run=run, runs=runs)
 
     @override
     def end(self, summary: str, worker: str = "") -> None:
@@ -97,7 +89,7 @@ class JsonProgress(Progress):
         seconds = round(running.seconds, 3)
         self._clock.end(running.task, worker)
         left = self._clock.left
-        self._say(
+        self._print(
             "end",
             **_about(running.task, worker),
             summary=summary,
@@ -109,18 +101,18 @@ class JsonProgress(Progress):
 
     @override
     def note(self, text: str) -> None:
-        self._say("note", text=text)
+        self._print("note", text=text)
 
     @override
     def status(self, text: str) -> None:
-        self._say("status", text=text)
+        self._print("status", text=text)
 
-    def _say(self, event: str, **content: Any) -> None:
-        say_json(self._console, event, **content)
+    def _print(self, event: str, **content: Any) -> None:
+        print_json(self._console, event, **content)
 
 
 class LiveProgress(Progress):
-    """Bars that stay at the bottom of the terminal: all tasks, and each that is under way."""
+    """Bars at the bottom of the terminal: one for all tasks, and one for each running task."""
 
     def __init__(self, console: Console, tasks: Sequence[Task]) -> None:
         self._console, self._clock = console, Clock(tasks)
@@ -128,9 +120,9 @@ class LiveProgress(Progress):
         self.live = self._bars.live
         self._all = self._bars.add_task("all stages", total=max(len(tasks), 1))
         self._below: dict[str, TaskID] = {}
-        """The bar of each worker; "status" is the line of what goes on outside of tasks."""
+        """The bar of each worker, and the status line."""
         self._run = 0
-        self._tell_all()
+        self._update_total()
 
     @override
     def begin(self, task: Task, run: int, runs: int, worker: str = "") -> None:
@@ -145,7 +137,7 @@ class LiveProgress(Progress):
         if runs:
             self._run = max(run, self._run)
             self._bars.update(self._all, description=f"run {self._run} of {runs}")
-        self._tell_all()
+        self._update_total()
 
     @override
     def advance(self, done: int, total: int, detail: str, worker: str = "") -> None:
@@ -153,13 +145,13 @@ class LiveProgress(Progress):
             bar = self._below[worker]
             self._bars.update(bar, completed=done, total=total or None, detail=detail)
             self._clock.advance(done, total, worker)
-            self._tell_all()
+            self._update_total()
 
     @override
     def end(self, summary: str, worker: str = "") -> None:
         self._clock.end(self._clock.running[worker].task, worker)
         self._hide(worker)
-        self._tell_all()
+        self._update_total()
 
     @override
     def note(self, text: str) -> None:
@@ -171,22 +163,22 @@ class LiveProgress(Progress):
         self._below[_STATUS] = self._bars.add_task(text, total=None)
 
     def _hide(self, worker: str) -> None:
-        """Remove a bar; one that had no room takes its place."""
+        """Remove a bar, and show one that had no room before."""
         if worker in self._below:
             self._bars.remove_task(self._below.pop(worker))
         for bar in list(self._below.values())[:ROWS]:
             self._bars.update(bar, visible=True)
 
-    def _tell_all(self) -> None:
+    def _update_total(self) -> None:
         left, hidden = self._clock.left, len(self._below) - ROWS
-        more = f"and {hidden} more under way" if hidden > 0 else ""
+        more = f"and {hidden} more running" if hidden > 0 else ""
         detail = "estimating" if left is None else more
         self._bars.update(self._all, completed=self._clock.finished, left=left, detail=detail)
 
 
 @contextmanager
 def show(console: Console, tasks: Sequence[Task], *, as_json: bool = False) -> Iterator[Progress]:
-    """Give the progress display that suits the console, or with `as_json` lines of JSON."""
+    """Yield the progress display for the console, or with `as_json` lines of JSON."""
     if as_json or not console.is_terminal:
         yield (JsonProgress if as_json else PlainProgress)(console, tasks)
         return
@@ -195,7 +187,7 @@ def show(console: Console, tasks: Sequence[Task], *, as_json: bool = False) -> I
         yield progress
 
 
-def say_json(console: Console, event: str, **content: Any) -> None:
+def print_json(console: Console, event: str, **content: Any) -> None:
     """Print one line of JSON with the time of day (UTC)."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
     text = json.dumps(line | content, ensure_ascii=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ RecordFigures = Callable[[int, Mapping[str, Any]], None]
 
 
 class TrackerKind(StrEnum):
-    """The trackers that --tracker supports."""
+    """The values of --tracker."""
 
     tensorboard = "tensorboard"
     wandb = "wandb"
@@ -35,19 +36,30 @@ def check_tracker(kind: TrackerKind | None) -> None:
 
 @contextmanager
 def tracked(kind: TrackerKind | None, task: Task, out: Path) -> Iterator[RecordFigures]:
-    """Yield a function that records the figures of a training; without effect for other tasks.
+    """Yield a function that records the figures of a training; for other tasks it does nothing.
 
-    Each training is a tracker run named "method/subject/seed" in OUT/tracking. With wandb, the
-    project has the name of OUT, and WANDB_MODE=offline keeps all data in that folder.
+    Each training is a run of its own, "method/subject/seed". The files are in OUT/tracking; with
+    wandb the project has the name of OUT, and WANDB_MODE=offline uploads nothing.
     """
     if kind is None or task.stage != "train" or task.run is None:
         yield lambda done, figures: None
         return
-    tracker = _start(kind, str(task.run), out)
+    from accelerate import PartialState
+    from accelerate.tracking import TensorBoardTracker, WandBTracker
+
+    PartialState(cpu=True)  # The trackers use it to log; here it chooses no device.
+    folder = out / "tracking"
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind is TrackerKind.tensorboard:
+        tracker: Any = TensorBoardTracker(str(task.run), logging_dir=folder)
+    else:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        project = out.resolve().name
+        tracker = WandBTracker(project, name=str(task.run), dir=str(folder), reinit=True)
+    tracker.start()
     try:
-        facts = {"method": task.run.method, "subject": task.run.subject, "seed": task.run.seed}
         if kind is TrackerKind.wandb:
-            tracker.store_init_configuration(facts)
+            tracker.store_init_configuration(asdict(task.run))
 
         def record(done: int, figures: Mapping[str, Any]) -> None:
             numbers = {f"train/{k}": v for k, v in figures.items() if isinstance(v, int | float)}
@@ -56,19 +68,3 @@ def tracked(kind: TrackerKind | None, task: Task, out: Path) -> Iterator[RecordF
         yield record
     finally:
         tracker.finish()
-
-
-def _start(kind: TrackerKind, name: str, out: Path) -> Any:
-    from accelerate import PartialState
-    from accelerate.tracking import TensorBoardTracker, WandBTracker
-
-    PartialState(cpu=True)  # Its trackers log through it; it chooses no device for us.
-    folder = out / "tracking"
-    folder.mkdir(parents=True, exist_ok=True)
-    if kind is TrackerKind.tensorboard:
-        tracker: Any = TensorBoardTracker(name, logging_dir=folder)
-    else:
-        os.environ.setdefault("WANDB_SILENT", "true")
-        tracker = WandBTracker(out.resolve().name, name=name, dir=str(folder), reinit=True)
-    tracker.start()
-    return tracker

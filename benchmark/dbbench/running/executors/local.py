@@ -17,19 +17,17 @@ from dbbench.running.models import Models
 from dbbench.running.session import Session
 
 Item = TypeVar("Item")
-
-
 Part = TypeVar("Part")
 
 
 class Executor(Protocol):
-    """Who does the tasks: this process, several on one device, or a cluster."""
+    """Does the tasks: in this process, in several processes, or on a cluster."""
 
     def identify(self, models: Models, tasks: Sequence[Task], say: Callable[[str], None]) -> bool:
-        """Find out which networks the tasks need, as far as is not known; return whether any."""
+        """Load the networks whose fingerprints are needed and unknown; return whether any was."""
 
     def work(self, session: Session, tasks: Sequence[Task], progress: Progress) -> None:
-        """Do the tasks, each after those it needs; enter what came of them into the session."""
+        """Do the tasks, each after those it needs; record the results in the session."""
 
     def map(
         self, plan: Plan, function: Callable[[Plan, Item], Part], items: Iterable[Item]
@@ -39,7 +37,7 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Local(Executor):
-    """This machine: one process, or `jobs` of them on each device where there are several."""
+    """This machine: `jobs` processes on each device, or only this process for one in all."""
 
     jobs: int = 1
 
@@ -49,17 +47,17 @@ class Local(Executor):
 
     @override
     def work(self, session: Session, tasks: Sequence[Task], progress: Progress) -> None:
-        """Do the tasks in turn, or those of several runs at once.
+        """Do the tasks one by one, or several runs in parallel.
 
-        Subjects that are trained together are so in one process, and on one device.
+        With `together`, everything is done in this process and on one device.
         """
         devices = devices_of(session.models.device)
         if self.jobs == len(devices) == 1 or session.options.together > 1:
             work(session, tasks, progress)
             return
-        from dbbench.running.executors.processes import work_at_once
+        from dbbench.running.executors.processes import work_in_parallel
 
-        work_at_once(session, tasks, self.jobs, devices, progress)
+        work_in_parallel(session, tasks, self.jobs, devices, progress)
 
     @override
     def map(

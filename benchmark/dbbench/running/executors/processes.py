@@ -1,4 +1,4 @@
-"""Several runs at once, on one device or several, in processes; the executor starts them."""
+"""Several runs in parallel, each in a process of its own, on one device or several."""
 
 from __future__ import annotations
 
@@ -24,26 +24,25 @@ from dbbench.running.executors.relay import Message, Relay, show_message
 from dbbench.running.loop import work
 from dbbench.running.models import Models
 from dbbench.running.options import RunOptions
-from dbbench.running.session import Failure, Outcome, Session
-from dbbench.running.workspace import Workspace
+from dbbench.running.session import Failure, Session
 from dbbench.storage.leases import Leases
 from dbbench.suites.runs import Run
 
 
-def work_at_once(
+def work_in_parallel(
     session: Session,
     tasks: Sequence[Task],
     jobs: int,
     devices: Sequence[str],
     progress: Progress,
 ) -> None:
-    """Do references and their features here, and then `jobs` runs at a time on each device.
+    """Do references and their features here, then `jobs` runs at a time on each device.
 
-    Runs are handed out: processes that each went through all tasks, with leases alone, would each
-    read every byte that the others made, to see that it is done, and each report every failure.
-    Class images are made by the process that gets the first run in need of them. A process that
-    dies is replaced, and its run tried again as often as the session says. Raises UserError where
-    something stops everything.
+    This process assigns the runs. If each process went through all tasks and used only leases, each
+    would verify every byte that the others wrote, and each would report every failure. The process
+    that gets the first run with a class noun samples its class images. A process that dies is
+    replaced, and its run is repeated up to `retries` times. Raises UserError for a problem that
+    stops all runs.
     """
     needed = {key for task in tasks for key in task.needs}
     first: list[Task] = []
@@ -55,14 +54,7 @@ def work_at_once(
     if not rest:
         return
     session.models.release()
-    plan = session.plan
-    order = _Order(
-        Request(plan.suite, plan.out, plan.dataset, (), plan.remote),
-        session.options,
-        tuple(devices),
-        jobs,
-    )
-    pool = _Pool(session, order, rest, progress)
+    pool = _Pool(session, rest, jobs, devices, progress)
     try:
         pool.work()
     finally:
@@ -73,10 +65,10 @@ def work_at_once(
 
 
 def in_order(tasks: Sequence[Task]) -> list[Run]:
-    """Return the runs of the tasks in an order in which processes seldom wait for each other.
+    """Return the runs of the tasks in an order in which processes rarely wait for each other.
 
-    First one run for each set of class images that is to be made, then those that need none of
-    them, then the others, which by then find them made.
+    First one run for each set of missing class images, then the runs that need no missing ones,
+    then the others; their class images are then usually complete.
     """
     missing = {task.key for task in tasks if task.stage == "prior"}
     needs: dict[Run, set[str]] = {}
@@ -87,45 +79,34 @@ def in_order(tasks: Sequence[Task]) -> list[Run]:
     return sorted(needs, key=lambda run: 0 if run in first else 1 if not needs[run] else 2)
 
 
-@dataclass(frozen=True)
-class _Order:
-    """What a process needs to know."""
-
-    request: Request
-    """Without runs: they are handed out."""
-    options: RunOptions
-    devices: tuple[str, ...]
-    jobs: int
-    """Processes on each device."""
-
-
 @dataclass
 class _Worker:
-    """A process, and the pipe that is its alone: one that is killed keeps no other waiting."""
+    """A process with its own pipe, so that a killed process blocks no other."""
 
     name: str
     process: Any
     pipe: Connection
     run: Run | None = None
     task: Task | None = None
-    """What it is at."""
+    """What it is doing."""
 
 
 @dataclass
 class _Pool:
-    """The processes that are at work, and the runs that nobody is at yet."""
+    """The running processes, and the runs that are not assigned yet."""
 
     session: Session
-    order: _Order
     tasks: Sequence[Task]
+    jobs: int
+    devices: Sequence[str]
     progress: Progress
     workers: list[_Worker] = field(default_factory=list)
     blocked: set[Run] = field(default_factory=set)
-    """Runs that need what failed."""
+    """Runs that need a failed task."""
     _waiting: deque[Run] = field(default_factory=deque)
     _deaths: Counter[Run] = field(default_factory=Counter)
-    _heard: bool = False
-    """Whether any of them ever said something."""
+    _started: bool = False
+    """Whether any process has sent a message."""
 
     def __post_init__(self) -> None:
         self.runs = in_order(self.tasks)
@@ -134,11 +115,11 @@ class _Pool:
             self._needs.setdefault(task.run, set()).update(task.needs)
 
     def work(self) -> None:
-        """Hand out the runs, and show what is reported, until all are through."""
+        """Assign the runs and show the reported progress, until all processes have ended."""
         self._waiting.extend(self.runs)
-        processes = self.order.jobs * len(self.order.devices)
+        processes = self.jobs * len(self.devices)
         for number in range(1, min(processes, len(self.runs)) + 1):
-            self._begin(str(number))
+            self._start(str(number))
         while self.workers:
             ready = wait([worker.pipe for worker in self.workers])
             for worker in [w for w in self.workers if w.pipe in ready]:
@@ -147,33 +128,34 @@ class _Pool:
                 except (EOFError, OSError):
                     self._end(worker)
                 else:
-                    self._hear(worker, message)
+                    self._receive(worker, message)
 
-    def _begin(self, name: str) -> None:
+    def _start(self, name: str) -> None:
+        plan, device = self.session.plan, self.devices[(int(name) - 1) % len(self.devices)]
+        request = Request(plan.suite, plan.out, plan.dataset, (), plan.remote)
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(self.order, name, theirs), daemon=True)
+        given = (request, self.session.options, device, self.jobs, name, theirs)
+        process = context.Process(target=_serve, args=given, daemon=True)
         process.start()
-        theirs.close()  # So that its end is seen here.
+        theirs.close()  # Else the end of the process would not close the pipe.
         self.workers.append(worker := _Worker(name, process, ours))
-        self._hand_out(worker)
+        self._assign(worker)
 
-    def _hand_out(self, worker: _Worker) -> None:
-        worker.run, worker.task = self._pop(), None
-        with suppress(OSError):  # One that has just died is noticed when it is listened to.
-            worker.pipe.send(worker.run)
-
-    def _pop(self) -> Run | None:
-        """Return the next run that can be done; there may be none."""
-        while self._waiting:
+    def _assign(self, worker: _Worker) -> None:
+        """Give the worker the next run that is not blocked, or None if there is none."""
+        worker.run = worker.task = None
+        while self._waiting and worker.run is None:
             run = self._waiting.popleft()
             if self._needs[run].isdisjoint(self.session.failed):
-                return run
-            self.blocked.add(run)
-        return None
+                worker.run = run
+            else:
+                self.blocked.add(run)
+        with suppress(OSError):  # If it has just died, reading from its pipe will show it.
+            worker.pipe.send(worker.run)
 
-    def _hear(self, worker: _Worker, message: Message) -> None:
-        self._heard = True
+    def _receive(self, worker: _Worker, message: Message) -> None:
+        self._started = True
         _, kind, content = message
         if kind in {"begin", "end"}:
             worker.task = content if kind == "begin" else None
@@ -185,81 +167,81 @@ class _Pool:
         outcome.done += content.done
         outcome.others += content.others
         for failure in content.failures:
-            if failure.task.run is None:  # Two that wait for the same class images both say so.
+            if failure.task.run is None:  # Two runs may report the same failed class images.
                 if failure.task.key in self.session.failed:
                     continue
                 self.session.failed[failure.task.key] = failure
             outcome.failures.append(failure)
-        self._hand_out(worker)
+        self._assign(worker)
 
     def _end(self, worker: _Worker) -> None:
-        """A process has ended: as it should, or in the middle of a run."""
+        """Handle the end of a process, which may be in the middle of a run."""
         self.workers.remove(worker)
         worker.pipe.close()
         worker.process.join()
         if worker.run is not None:
             self._lose(worker, worker.run)
         if self._waiting:
-            self._begin(worker.name)
+            self._start(worker.name)
 
     def _lose(self, worker: _Worker, run: Run) -> None:
-        """Give a run that a process died of to another, or note that it failed."""
+        """Repeat a run whose process died, or record that it failed."""
         session, code = self.session, worker.process.exitcode
         self._deaths[run] += 1
         again = self._deaths[run] <= session.options.retries
-        if not self._heard and not again:
-            raise UserError(f"a process could not start (exit code {code}); see what it printed")
+        if not self._started and not again:
+            raise UserError(f"a process could not start (exit code {code}); read its output above")
         task = worker.task or self._next(run)
         reason = f"its process ended with exit code {code}"
         if again:
             session.note_event(task, "retried", reason)
-            self.progress.note(f"{task.stage} {task.name}: {reason}; again")
+            self.progress.note(f"{task.key}: {reason}; it is repeated")
             self._waiting.appendleft(run)
             return
         reason += "; try fewer --jobs-per-device"
         session.note_event(task, "failed", reason)
         write_text(session.log_of(task), reason + "\n")
         session.outcome.failures.append(Failure(task, reason, session.log_of(task)))
-        self.progress.note(f"{task.stage} {task.name} failed: {reason}")
+        self.progress.note(f"{task.key} failed: {reason}")
         if worker.task is None:
             self.progress.begin(task, 0, 0, worker.name)
         self.progress.end("failed", worker.name)
 
     def _next(self, run: Run) -> Task:
-        """Return what comes next of a run, or last where all of it is done."""
+        """Return the first task of a run that is not complete, else its last one."""
         tasks = [task for task in self.tasks if task.run == run]
-        whole = [all(artifact.complete for _, artifact in task.artifacts) for task in tasks]
-        return next((task for task, done in zip(tasks, whole, strict=True) if not done), tasks[-1])
+        return next((task for task in tasks if not task.complete), tasks[-1])
 
 
-def _serve(order: _Order, name: str, pipe: Connection) -> None:
-    """Do one run after another, as they are handed out, until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The process that started this one hears it.
+def _serve(
+    request: Request, options: RunOptions, device: str, jobs: int, name: str, pipe: Connection
+) -> None:
+    """Do the runs that come through the pipe one by one, until None comes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent process handles it.
     import torch
 
-    device = order.devices[(int(name) - 1) % len(order.devices)]
+    from dbbench.generation.memory import take_share
+
     if device == "cpu":
-        torch.set_num_threads(max(1, torch.get_num_threads() // order.jobs))
+        torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    take_share(device, jobs)
     lock = threading.Lock()
 
     def put(message: Message) -> None:
-        with lock:  # Threads say things too.
+        with lock:  # Several threads send messages.
             pipe.send(message)
 
     relay = Relay(name, put)
     _end_with_parent()
     try:
-        with stop_requests(terminal=False) as stop, Leases(order.request.out) as leases:
+        with stop_requests(terminal=False) as stop, Leases(request.out) as leases:
             models: Models | None = None
             while (run := pipe.recv()) is not None:
-                plan = make_plan(replace(order.request, runs=(run,)), device)
+                plan = make_plan(replace(request, runs=(run,)), device)
                 plan.identities.resolve_methods([run.method])
                 models = models or Models(plan, device)
                 models.plan.identities.methods.update(plan.identities.methods)
-                session = Session(
-                    plan, models, Workspace(plan.out), Outcome(), order.options,
-                    leases=leases, stop=stop,
-                )  # fmt: skip
+                session = Session(plan, models, options, leases, stop=stop)
                 work(session, plan.tasks([run]), relay)
                 put((name, "outcome", session.outcome))
     except UserError as error:
@@ -269,7 +251,7 @@ def _serve(order: _Order, name: str, pipe: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Stop, as for SIGTERM, when the process that started this one is no more."""
+    """Stop, as for SIGTERM, when the parent process ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,4 +1,4 @@
-"""Ray as executor: each task of a plan becomes a Ray task; Ray places, retries and waits."""
+"""Ray as executor: each task of a plan becomes a Ray task; Ray assigns nodes and retries."""
 
 from __future__ import annotations
 
@@ -32,24 +32,20 @@ from dbbench.suites.runs import Run
 from dbbench.units import parse_size
 
 RETRIES = 5
-"""How often Ray gives a task to another process when its node or process dies."""
+"""How often Ray repeats a task whose node or process died."""
 REACH_SECONDS = 10
 WAIT_SECONDS = 0.5
-HERE = {"references"}  # Only the driver is sure to have the photographs, and they take no time.
+HERE = {"references"}  # The nodes may lack the photographs, and these tasks are quick.
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What Ray sets aside for one task."""
+    """The resources that Ray reserves for one task."""
 
     cpus: float = 1.0
     gpus: float = 0.0
     memory: int = 2 * 10**9
-    """Bytes of main memory; Ray counts them and does not enforce them."""
-
-    def options(self) -> dict[str, Any]:
-        """Return these resources under the names that Ray uses."""
-        return {"num_cpus": self.cpus, "num_gpus": self.gpus, "memory": self.memory}
+    """Bytes of main memory; Ray counts them but does not enforce the limit."""
 
 
 @dataclass
@@ -59,45 +55,44 @@ class Cluster(Executor):
     ray: Any
     needs: Needs
     device: str = "cpu"
-    """What its tasks compute on."""
-    _news: Any = None
+    """The device of its tasks."""
+    _messages: Any = None
 
     @override
     def identify(self, models: Models, tasks: Sequence[Task], say: Callable[[str], None]) -> bool:
-        """Have a node load what is not known yet; return whether anything was."""
+        """Let a node load the networks with unknown fingerprints; return whether there were any."""
         plan = models.plan
         known = plan.identities
         if known.backbone is not None and set(plan.roles) <= set(known.encoders):
             return False
-        self._fitting()  # Ray would wait for ever.
-        say("a node of the cluster loads backbone and encoders to tell which they are")
-        found = self._get(
-            self._remote(identify).remote(self._order(plan, RunOptions(models.device)))
-        )
+        self._fitting()  # Without a fitting node, Ray would wait forever.
+        say("a node of the cluster loads backbone and encoders to compute their fingerprints")
+        order = self._order(plan, RunOptions(models.device))
+        found = self._get(self._remote(identify, self.needs.gpus).remote(order))
         known.backbone = found.backbone
         known.encoders.update(found.encoders)
         return True
 
     @override
     def work(self, session: Session, tasks: Sequence[Task], progress: Progress) -> None:
-        """Give all tasks to Ray at once, each with those it waits for, and take note of the ends.
+        """Submit all tasks to Ray with their dependencies, and record each result.
 
-        Raises UserError where something stops everything.
+        Raises UserError for a problem that stops all tasks.
         """
         work(session, [task for task in tasks if task.stage in HERE], progress)
         away = [task for task in tasks if task.stage not in HERE]
         if not away:
             return
-        news = self._news = self._news or self._queue()
-        waiting = dict(zip(self._submit(session, away, news), away, strict=True))
-        board = _Board(progress, [task.run for task in away if task.run is not None])
+        messages = self._messages = self._messages or self._queue()
+        waiting = self._submit(session, away)
+        board = _Board(progress, list(dict.fromkeys(task.run for task in away if task.run)))
         try:
             while waiting:
                 ready, _ = self.ray.wait(
                     list(waiting), num_returns=len(waiting), timeout=WAIT_SECONDS
                 )
                 session.stop.check()
-                board.show(news.get_nowait_batch(news.qsize()))
+                board.show(messages.get_nowait_batch(messages.qsize()))
                 for ref in ready:
                     self._end(session, waiting.pop(ref), ref, board)
         finally:
@@ -109,10 +104,10 @@ class Cluster(Executor):
     def map(
         self, plan: Plan, function: Callable[[Plan, Any], Any], items: Iterable[Any]
     ) -> Iterator[Any]:
-        """Yield function(plan, item) for each item, in order; a few are under way at a time."""
+        """Yield function(plan, item) for each item, in order; a limited number runs at a time."""
         order = self._order(plan, RunOptions(plan.identities.device))
         width = 2 * max(1, int(self.ray.cluster_resources().get("CPU", 1) // self.needs.cpus))
-        remote = self._remote(run_parts, gpus=0.0)
+        remote = self._remote(run_parts, 0.0)
         waiting: list[Any] = []
         for item in items:
             waiting.append(remote.remote(order, function, item))
@@ -121,10 +116,11 @@ class Cluster(Executor):
         while waiting:
             yield self._get(waiting.pop(0))
 
-    def _submit(self, session: Session, tasks: Sequence[Task], news: Any) -> list[Any]:
+    def _submit(self, session: Session, tasks: Sequence[Task]) -> dict[Any, Task]:
+        """Return the reference of each Ray task with its task."""
         order = self._order(session.plan, session.options)
         homes = self._homes(session.plan, tasks)
-        remote = self._remote(do_task)
+        remote = self._remote(do_task, self.needs.gpus)
         refs: dict[str, Any] = {}
         for task in tasks:
             failed = {key: session.failed[key] for key in task.needs if key in session.failed}
@@ -132,11 +128,11 @@ class Cluster(Executor):
             placed = remote.options(
                 name=task.key, scheduling_strategy=homes[_noun(session.plan, task)]
             )
-            refs[task.key] = placed.remote(order, task, failed, news, *needed)
-        return list(refs.values())
+            refs[task.key] = placed.remote(order, task, failed, self._messages, *needed)
+        return dict(zip(refs.values(), tasks, strict=True))
 
     def _end(self, session: Session, task: Task, ref: Any, board: _Board) -> None:
-        """Enter what came of a task into the session."""
+        """Record the result of a task in the session."""
         log = session.log_of(task)
         try:
             report: Report = self.ray.get(ref)
@@ -158,17 +154,17 @@ class Cluster(Executor):
             session.put_off.add(task.key)
         if report.failed or report.put_off:
             return
-        if not all(artifact.complete for _, artifact in task.artifacts):
+        if not task.complete:
             raise UserError(
-                f"{task.stage} {task.name} was done on node {report.node}, and what it made is not"
-                f" in {session.plan.out}; --out has to be a folder that all nodes share, or an"
-                " address such as s3://bucket/folder"
+                f"node {report.node} finished {task.key}, but its output is not in"
+                f" {session.plan.out}; --out must be a folder that all nodes share, or an address"
+                " such as s3://bucket/folder"
             )
         log.unlink(missing_ok=True)
         session.outcome.done += report.done
 
     def _homes(self, plan: Plan, tasks: Sequence[Task]) -> dict[str, Any]:
-        """Return where the tasks of each class noun would best be: on one node, if it has room.
+        """Return the preferred node for the tasks of each class noun.
 
         Class images and the trainings that read them are then on one disk.
         """
@@ -184,7 +180,7 @@ class Cluster(Executor):
         }
 
     def _fitting(self) -> list[Mapping[str, Any]]:
-        """Return the nodes that have room for a task. Raises UserError where none has."""
+        """Return the nodes that are large enough for a task. Raises UserError if there is none."""
         wanted = {"CPU": self.needs.cpus, "GPU": self.needs.gpus, "memory": self.needs.memory}
         alive = [node for node in self.ray.nodes() if node["Alive"]]
         fitting = [
@@ -195,23 +191,26 @@ class Cluster(Executor):
         if not fitting:
             asked = ", ".join(f"{value:g} {name}" for name, value in wanted.items() if value)
             raise UserError(
-                f"none of the cluster's {len(alive)} nodes can ever hold a task ({asked});"
-                " ask for less with --cpus-per-task, --memory-per-task or --jobs-per-device"
+                f"none of the cluster's {len(alive)} nodes is large enough for a task ({asked});"
+                " request less with --cpus-per-task, --memory-per-task or --jobs-per-device"
             )
         return fitting
 
     def _order(self, plan: Plan, options: RunOptions) -> Any:
-        """Put what every task has to know where all nodes find it."""
+        """Store what every task needs in Ray, for all nodes."""
         threads = max(1, int(self.needs.cpus))
-        return self.ray.put(Order(uuid.uuid4().hex, plan, options, threads))
+        jobs = round(1 / self.needs.gpus) if self.needs.gpus else 1
+        return self.ray.put(Order(uuid.uuid4().hex, plan, options, threads, jobs))
 
-    def _remote(self, function: Callable[..., Any], **changes: Any) -> Any:
-        """Return the function as a Ray task; its process stays for the next, with its networks."""
-        options = self.needs.options() | {f"num_{key}": value for key, value in changes.items()}
-        return self.ray.remote(max_calls=0, max_retries=RETRIES, **options)(function)
+    def _remote(self, function: Callable[..., Any], gpus: float) -> Any:
+        """Return the function as a Ray task; its process and networks are kept for later tasks."""
+        return self.ray.remote(
+            max_calls=0, max_retries=RETRIES,
+            num_cpus=self.needs.cpus, num_gpus=gpus, memory=self.needs.memory,
+        )(function)  # fmt: skip
 
     def _queue(self) -> Any:
-        """Return a queue that lives beside the driver, so that no other node takes it along."""
+        """Return a queue on the driver's node, so that it survives the loss of any other node."""
         from ray.util.queue import Queue
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -226,24 +225,21 @@ class Cluster(Executor):
             cause = error.cause
             raise (cause if isinstance(cause, UserError) else error) from None
         except self.ray.exceptions.RayError as error:
-            raise UserError(f"the cluster could not do it: {_first_line(error)}") from error
+            raise UserError(f"the cluster failed: {_first_line(error)}") from error
 
 
 @dataclass
 class _Board:
-    """What is under way on which worker, as far as the nodes have told."""
+    """The running tasks of the workers, by their messages so far."""
 
     progress: Progress
     runs: Sequence[Run]
     attempts: Counter[str] = field(default_factory=Counter)
-    """How often each task was begun, by its key."""
+    """Task key -> how often it was started."""
     _workers: dict[str, Task] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.runs = list(dict.fromkeys(self.runs))
-
     def show(self, messages: Sequence[Message]) -> None:
-        """Show the messages, but for the ends: a task ends when Ray has its report."""
+        """Show the messages, except the end of a task: it ends when Ray has its report."""
         for worker, kind, content in messages:
             if kind == "begin":
                 self._workers[worker] = content
@@ -252,7 +248,7 @@ class _Board:
                 show_message((worker, kind, content), self.runs, self.progress)
 
     def end(self, task: Task, report: Report) -> None:
-        """Show that a task has ended, wherever it was last."""
+        """Show that a task has ended, on the worker of its report."""
         if self._workers.get(report.worker) != task:
             self.progress.begin(task, 0, 0, report.worker)
         self._workers.pop(report.worker, None)
@@ -263,25 +259,27 @@ class _Board:
 def connected(
     address: str, cpus: float = 1.0, jobs: int = 1, memory: str = "2GB", device: str = "auto"
 ) -> Iterator[Cluster]:
-    """Connect to a Ray cluster while open: "auto", host:port, or "local" for one of this machine.
+    """Connect to a Ray cluster while open: "auto", host:port, or "local" for a new one here.
 
-    A task gets `cpus` and `memory`, and 1 / `jobs` of a GPU where there are any and the device is
-    not "cpu". Raises UserError where there is no cluster, or Ray is not installed.
+    A task gets `cpus`, `memory` and, if the device is a GPU, 1 / `jobs` of one. With device "auto"
+    it is a GPU if the cluster has any. Raises UserError if there is no cluster or no Ray.
     """
     size = parse_size(memory, "--memory-per-task")
-    if re.fullmatch(r"[^:/]+:\d+", address):
-        _refuse_unreachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
+        if re.fullmatch(r"[^:/]+:\d+", address):  # Ray itself would try for minutes.
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
         import ray
+
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except ImportError:
         raise UserError('--executor ray needs Ray: pip install "dbbench[ray]"') from None
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
         raise UserError(
-            f'no Ray cluster at "{address}" ({_first_line(error)}); start one with "ray start'
-            ' --head", or take --address local'
+            f'no Ray cluster at "{address}" ({reason}); start one with "ray start --head", or'
+            " choose --address local"
         ) from None
     try:
         cluster = Cluster(ray, Needs(cpus, memory=size), device)
@@ -292,18 +290,6 @@ def connected(
         yield cluster
     finally:
         ray.shutdown()
-
-
-def _refuse_unreachable(address: str) -> None:
-    """Raise UserError where nobody listens; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
-    except OSError as error:
-        raise UserError(
-            f'no Ray cluster at "{address}" ({error.strerror or error}); start one with "ray start'
-            ' --head", or take --address local'
-        ) from None
 
 
 def _noun(plan: Plan, task: Task) -> str:

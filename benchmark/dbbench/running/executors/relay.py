@@ -1,4 +1,4 @@
-"""Progress that is told from one process to another, where it is shown."""
+"""Sends progress from one process to another, which shows it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from dbbench.running.display.progress import Progress
 from dbbench.suites.runs import Run
 
 Message = tuple[str, str, Any]
-"""Worker, what happened, and its particulars."""
-SECONDS = 0.5  # Between two messages of how far a task is.
+"""Name of the worker, kind of event, and its data."""
+SECONDS = 0.5  # Between two messages about the progress of a task.
 
 
 @dataclass
 class Relay(Progress):
-    """Sends the progress of one worker to the process that shows it, twice a second at most."""
+    """Sends the progress of one worker to another process, at most twice a second."""
 
     worker: str
     put: Callable[[Message], object]
     summary: str = ""
     """Of the last task that ended."""
-    _told: float = 0.0
+    _sent: float = 0.0
 
     @override
     def begin(self, task: Task, run: int, runs: int, worker: str = "") -> None:
@@ -35,8 +35,8 @@ class Relay(Progress):
     @override
     def advance(self, done: int, total: int, detail: str, worker: str = "") -> None:
         now = time.monotonic()
-        if now - self._told >= SECONDS:
-            self._told = now
+        if now - self._sent >= SECONDS:
+            self._sent = now
             self.put((self.worker, "advance", (done, total, detail)))
 
     @override
@@ -54,7 +54,7 @@ class Relay(Progress):
 
 
 def show_message(message: Message, runs: Sequence[Run], progress: Progress) -> bool:
-    """Show what a Relay sent; return whether it was such a message."""
+    """Show a message of a Relay; return False for any other message."""
     worker, kind, content = message
     match kind:
         case "begin":

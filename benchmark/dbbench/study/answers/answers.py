@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ import pandas as pd
 
 from dbbench.errors import UserError
 from dbbench.study.design.study import CHOICES, Study
+from dbbench.text_files import read_csv, read_jsonl
 
 COLUMNS = (
     "rater",
@@ -81,22 +81,16 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
 
     Raises UserError for a file that cannot be read, and for a row without rater, pair or choice.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        elif path.suffix == ".csv":
-            rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False).to_dict(
-                "records"
-            )
-        else:
-            raise UserError(f"{path}: the name must end in .csv or .jsonl")
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read answers from {path}: {error}") from None
+    if path.suffix == ".jsonl":
+        records = read_jsonl(path, "the answers")
+    elif path.suffix == ".csv":
+        _, records = read_csv(path, "the answers")
+    else:
+        raise UserError(f"{path}: the name must end in .csv or .jsonl")
     cleaned = []
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, answer {number}: not an object with rater, pair and choice")
+    for number, (line, row, problem) in enumerate(records, 1):
+        if problem:
+            raise UserError(f"{path}, line {line}: {problem}")
         full = {str(k): v for k, v in row.items() if v is not None and v != ""}
         for name in ("rater", "pair", "choice"):
             if name not in full:
@@ -121,7 +115,8 @@ def file_table(path: Path) -> pd.DataFrame:
             if name not in row and not (name.endswith("_method") and "check" in row):
                 raise UserError(f"{path}, answer {number}: {name} is missing")
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
-    table["seconds"] = pd.to_numeric(table["seconds"], errors="coerce")
+    table["seconds"] = [_seconds(row, f"{path}, answer {n}") for n, row in enumerate(rows, 1)]
+    table["seconds"] = table["seconds"].astype("float64")
     text = [name for name in COLUMNS if name != "seconds"]
     # As objects: pandas reads an empty column as floats, which cannot hold text.
     table[text] = table[text].astype(object).fillna("").astype(str)
@@ -146,8 +141,8 @@ def importable(study: Study, path: Path) -> list[dict[str, Any]]:
             raise UserError(
                 f'{where}: the rater "{row["rater"]}" must be 1 to 64 letters, digits, _ . or -'
             )
+        seconds = _seconds(row, where)
         try:
-            seconds = float(row["seconds"]) if "seconds" in row else None
             at = row.get("answered_at")
             moment = datetime.now(UTC) if at is None else datetime.fromisoformat(str(at))
         except (TypeError, ValueError) as error:
@@ -165,6 +160,16 @@ def importable(study: Study, path: Path) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _seconds(row: Mapping[str, Any], where: str) -> float | None:
+    """Return the seconds of an answer; a comma is a decimal comma, as German Excel writes it."""
+    if "seconds" not in row:
+        return None
+    try:
+        return float(str(row["seconds"]).replace(",", "."))
+    except ValueError:
+        raise UserError(f'{where}: seconds "{row["seconds"]}" is not a number') from None
 
 
 def _iso(milliseconds: int) -> str:

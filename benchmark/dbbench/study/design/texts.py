@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dbbench.errors import UserError
 from dbbench.study.design.study import StudyQuestion, Texts
+from dbbench.text_files import read_text
 
 # Ruiz et al., arXiv 2208.12242, section 4.2 and the supplement's figure of the user study.
 _INSTRUCTIONS: dict[StudyQuestion, tuple[str, ...]] = {
@@ -69,11 +70,7 @@ def _default_consent(questions: int) -> tuple[str, ...]:
 
 
 def _read_consent(path: Path) -> tuple[str, ...]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"cannot read the consent text {path}: {reason}") from None
+    text = read_text(path, "the consent text").replace("\r\n", "\n")
     paragraphs = tuple(" ".join(part.split()) for part in text.split("\n\n") if part.strip())
     if not paragraphs:
         raise UserError(f"the consent text {path} is empty; write at least one paragraph")

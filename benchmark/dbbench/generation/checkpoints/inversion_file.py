@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from dbbench.errors import UserError
-from dbbench.generation.given import note_metadata, read
+from dbbench.generation.pipelines.given import note_metadata, read
 from dbbench.generation.tokens import ENCODERS, find_vectors, new_word
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dbbench import hub
 from dbbench.errors import UserError
-from dbbench.generation.given import PICKLED, Weights, check_file, note_metadata, read
-from dbbench.generation.loading import quiet
+from dbbench.generation.pipelines.given import PICKLED, Weights, check_file, note_metadata, read
+from dbbench.generation.pipelines.loading import quiet
 
 if TYPE_CHECKING:
     from dbbench.generation.backbone import Backbone

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from dbbench.errors import UserError
-from dbbench.generation.given import Weights, check_claims, read
+from dbbench.generation.pipelines.given import Weights, check_claims, read
 
 if TYPE_CHECKING:
     from dbbench.generation.backbone import Backbone

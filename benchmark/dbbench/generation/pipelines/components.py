@@ -14,7 +14,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dbbench.errors import UserError
-from dbbench.generation.given import Weights, check_finite, note_metadata, part_files, variant_of
+from dbbench.generation.pipelines.given import (
+    Weights,
+    check_finite,
+    note_metadata,
+    part_files,
+    variant_of,
+)
 
 DIFFUSERS_STEM = "diffusion_pytorch_model"
 TRANSFORMERS_STEM = "model"

@@ -16,9 +16,9 @@ from safetensors import safe_open
 
 from dbbench import hub
 from dbbench.errors import UserError
-from dbbench.generation import components, given
 from dbbench.generation.architectures import Architecture, architecture, text_encoders
-from dbbench.generation.understood import settle
+from dbbench.generation.pipelines import components, given
+from dbbench.generation.pipelines.understood import settle
 
 
 def load_pipeline(

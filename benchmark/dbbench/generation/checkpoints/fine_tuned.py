@@ -10,9 +10,14 @@ import torch
 from torch import Tensor
 
 from dbbench.errors import UserError
-from dbbench.generation.components import DIFFUSERS_STEM, FAULTS, TRANSFORMERS_STEM, load_part
-from dbbench.generation.given import part_files, read, read_part, variant_of
 from dbbench.generation.noise import build_schedule
+from dbbench.generation.pipelines.components import (
+    DIFFUSERS_STEM,
+    FAULTS,
+    TRANSFORMERS_STEM,
+    load_part,
+)
+from dbbench.generation.pipelines.given import part_files, read, read_part, variant_of
 
 if TYPE_CHECKING:
     from dbbench.generation.backbone import Backbone

@@ -1,0 +1,1 @@
+"""From a folder, a file or the hub to a pipeline whose parts and settings are understood."""
