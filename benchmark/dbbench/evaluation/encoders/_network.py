@@ -49,9 +49,14 @@ def hub_weights(repository: str, filenames: Sequence[str], *, encoder: str) -> P
 
     Raises UserError at once without a network, or if the repository holds only pickles.
     """
-    from huggingface_hub import get_session, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import (
+        get_session,
+        hf_hub_download,
+        hf_hub_url,
+        hf_raise_for_status,
+        try_to_load_from_cache,
+    )
     from huggingface_hub.errors import RemoteEntryNotFoundError
-    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
     for filename in filenames:
         cached = try_to_load_from_cache(repository, filename)
