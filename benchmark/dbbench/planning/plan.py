@@ -33,9 +33,7 @@ from dbbench.suites.suite import Suite
 
 def describe_kept(row: str, reason: str) -> str:
     """Return the line on a row of an earlier call whose method cannot be found any more."""
-    return (
-        f"kept: {row} of an earlier call does not run and is in no table, its files stay: {reason}"
-    )
+    return f"kept: {row} of an earlier call does not run and is in no table, but stays: {reason}"
 
 
 # Increase a stage's number if the same inputs give other outputs: later stages are then redone.
