@@ -8,6 +8,7 @@ from pathlib import Path
 from dbbench.data.dataset import load_dataset
 from dbbench.errors import UserError
 from dbbench.evaluation.metric import load_metric
+from dbbench.generation.method import load_method, setting_names
 from dbbench.planning.identity import Identities
 from dbbench.planning.plan import Plan
 from dbbench.planning.request import Request
@@ -24,6 +25,8 @@ def make_plan(request: Request, device: str) -> Plan:
     for reference in request.suite.method_files.values():
         add_method_file(reference)
     _check_names(request.suite, runs)
+    if request.file:
+        _check_rows(request.suite, request.file)
     record = Record(request.out)
     record.refuse_other(request.suite)
     suite = _with_earlier_rows(request.suite, record)
@@ -82,6 +85,16 @@ def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
                 f'metric {name} needs an encoder for role "{role}", and suite "{suite.name}" has'
                 f" none; add one: --set encoders.{role}=..."
             )
+
+
+def _check_rows(suite: Suite, file: str) -> None:
+    """Raise UserError for a bad setting of any row, with file, row and key; imports torch."""
+    for row in map(suite.row, suite.methods):
+        try:
+            load_method(row.plugin, row.method_settings(setting_names(row.plugin)))
+        except UserError as error:
+            reason = str(error).removeprefix(f"method {row.plugin}: ")
+            raise UserError(f"{file}, [methods.{row.name}]: {reason}") from None
 
 
 def recorded_plan(
