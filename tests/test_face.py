@@ -400,6 +400,6 @@ def test_what_failed_is_named_and_the_rest_is_done(suite: Suite, tmp_path: Path)
     call: dict[str, Any] = {"out": tmp_path, "device": "cpu", "quiet": True, "methods": "plain"}
     fails = {"methods.plain.fail_on": "dog", "prompts.first": 2}
     options = dbbench.RunOptions(retries=0)
-    with pytest.raises(dbbench.UserError, match="1 failed, .* train plain/dog/0: .*cannot learn"):
+    with pytest.raises(dbbench.UserError, match="1 failed; .* train plain/dog/0: .*cannot learn"):
         dbbench.run(suite, subjects=["dog", "can"], settings=fails, options=options, **call)
     assert dbbench.load_run(tmp_path).images["subject"].unique().tolist() == ["can"]

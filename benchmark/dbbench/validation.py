@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -28,6 +29,7 @@ def built_in(kind: Literal["suite", "protocol"]) -> list[str]:
 def read_settings(kind: Literal["suite", "protocol"], name_or_path: str) -> dict[str, Any]:
     """Return the values in the TOML file of a built-in suite or protocol, or in the user's own.
 
+    A user's file without a name has that of the file.
     Raises UserError for an unknown name, and for a file that is missing or not valid TOML.
     """
     if name_or_path.endswith(".toml") or "/" in name_or_path:
@@ -36,7 +38,8 @@ def read_settings(kind: Literal["suite", "protocol"], name_or_path: str) -> dict
             raise UserError(
                 f'no {kind} file "{path}" (dbbench list {kind}s names the built-in {kind}s)'
             )
-        return read_toml(path, kind)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or kind
+        return {"name": name} | read_toml(path, kind)
     if name_or_path in built_in(kind):
         return read_toml(files("dbbench").joinpath(f"{kind}s", f"{name_or_path}.toml"), kind)
     raise unknown(kind, name_or_path, built_in(kind), f"dbbench list {kind}s")

@@ -68,6 +68,7 @@ def print_status(out: Path, console: Console, remote: Remote | None = None) -> N
 
     plan, runs = recorded_plan(out, remote)
     _print_runs(run_states(plan, runs), console)
+    _print_kept(plan, console)
     for name, process in running(out).items():
         if name.partition(" ")[0] in STAGES:
             console.print(f"running: {name} ({process})", style="cyan", soft_wrap=True)
@@ -92,6 +93,7 @@ def print_dry_run(plan: Plan, runs: Sequence[Run], console: Console) -> None:
 
     tasks = plan.tasks(runs)
     _print_runs(run_states(plan, runs, tasks), console)
+    _print_kept(plan, console)
     counts = Counter(task.stage for task in tasks)
     to_do = ", ".join(f"{counts[stage]} {stage}" for stage in STAGES if counts[stage])
     console.print(f"to do: {to_do or 'nothing'}", soft_wrap=True)
@@ -102,6 +104,13 @@ def print_dry_run(plan: Plan, runs: Sequence[Run], console: Console) -> None:
             line += ", without checkpoints of methods not trained here yet"
         console.print(line, soft_wrap=True)
         console.print(estimate(plan, tasks).describe(plan.identities.device), soft_wrap=True)
+
+
+def _print_kept(plan: Plan, console: Console) -> None:
+    from dbbench.planning.plan import describe_kept
+
+    for row, reason in plan.kept.items():
+        console.print(describe_kept(row, reason), style="yellow", soft_wrap=True)
 
 
 def print_verified(out: Path, console: Console, remote: Remote | None = None) -> bool:

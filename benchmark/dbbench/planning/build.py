@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dbbench.data.dataset import load_dataset
 from dbbench.errors import UserError
 from dbbench.evaluation.metric import load_metric
+from dbbench.generation.method import load_method, setting_names
 from dbbench.planning.identity import Identities
 from dbbench.planning.plan import Plan
 from dbbench.planning.request import Request
@@ -20,15 +21,49 @@ from dbbench.suites.suite import Suite
 
 def make_plan(request: Request, device: str) -> Plan:
     """Return the plan, with the recorded fingerprints of its folder; load no network."""
-    suite, out, runs = request.suite, request.out, request.runs
-    for reference in suite.method_files.values():
+    runs = request.runs
+    for reference in request.suite.method_files.values():
         add_method_file(reference)
-    _check_names(suite, runs)
-    record = Record(out)
-    record.refuse_other(suite)
+    _check_names(request.suite, runs)
+    if request.file:
+        _check_rows(request.suite, request.file)
+    record = Record(request.out)
+    record.refuse_other(request.suite)
+    suite = _with_earlier_rows(request.suite, record)
+    selection = record.selection().join(runs, request.dataset)
+    kept = _not_found(suite, selection.methods)
     identities = Identities(suite, device)
-    identities.recall(record.identities(), record.selection().join(runs, request.dataset).methods)
-    return Plan(suite, out, request.dataset, identities, request.remote)
+    identities.recall(record.identities(), selection.without(kept).methods)
+    return Plan(suite, request.out, request.dataset, identities, request.remote, kept)
+
+
+def _with_earlier_rows(suite: Suite, record: Record) -> Suite:
+    """Add the rows that earlier calls in the folder ran and this suite does not define."""
+    if not record.read():
+        return suite
+    earlier = record.suite()
+    names = [name for name in record.selection().methods if name not in suite.methods]
+    names += [earlier.row(name).training.name for name in names]
+    plugins = [earlier.row(name).plugin for name in names]
+    rows = {name: earlier.methods[name] for name in names if name in earlier.methods}
+    files = {name: earlier.method_files[name] for name in plugins if name in earlier.method_files}
+    return suite.model_copy(
+        update={"methods": rows | suite.methods, "method_files": files | suite.method_files}
+    )
+
+
+def _not_found(suite: Suite, rows: Iterable[str]) -> dict[str, str]:
+    """Register the methods of these rows; return the rows without one, each with the reason."""
+    reasons = {}
+    for name in rows:
+        plugin = suite.row(name).plugin
+        try:
+            if plugin in suite.method_files:
+                add_method_file(suite.method_files[plugin])
+            find("methods", plugin)
+        except UserError as error:
+            reasons[name] = str(error)
+    return reasons
 
 
 def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
@@ -52,6 +87,16 @@ def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
             )
 
 
+def _check_rows(suite: Suite, file: str) -> None:
+    """Raise UserError for a bad setting of any row, with file, row and key; imports torch."""
+    for row in map(suite.row, suite.methods):
+        try:
+            load_method(row.plugin, row.method_settings(setting_names(row.plugin)))
+        except UserError as error:
+            reason = str(error).removeprefix(f"method {row.plugin}: ")
+            raise UserError(f"{file}, [methods.{row.name}]: {reason}") from None
+
+
 def recorded_plan(
     out: Path, remote: Remote | None = None, *, look: bool = True
 ) -> tuple[Plan, tuple[Run, ...]]:
@@ -61,11 +106,10 @@ def recorded_plan(
     Raises UserError if the folder contains no results.
     """
     record = Record(out)
-    suite = record.suite()
-    for reference in suite.method_files.values():
-        add_method_file(reference)
-    selection = record.selection()
+    suite, selection = record.suite(), record.selection()
+    kept = _not_found(suite, selection.methods)
+    selection = selection.without(kept)
     identities = Identities(suite, str(record.read().get("device", "cpu")))
     identities.recall(record.identities(), selection.methods, trust=True, look=look)
-    plan = Plan(suite, out, load_dataset(suite.source), identities, remote)
+    plan = Plan(suite, out, load_dataset(suite.source), identities, remote, kept)
     return plan, selection.runs(suite)

@@ -30,6 +30,12 @@ from dbbench.suites.rows import SuiteRow
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
 
+
+def describe_kept(row: str, reason: str) -> str:
+    """Return the line on a row of an earlier call whose method cannot be found any more."""
+    return f"kept: {row} of an earlier call does not run and is in no table, but stays: {reason}"
+
+
 # Increase a stage's number if the same inputs give other outputs: later stages are then redone.
 VERSIONS: dict[Stage, int] = dict.fromkeys(STAGES, 1)
 
@@ -44,6 +50,8 @@ class Plan:
     identities: Identities
     remote: Remote | None = None
     """Where the artifacts are stored, if not in `out`."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Rows of earlier calls whose method cannot be found any more, and why: they do not run."""
     _made: dict[str, Artifact] = field(default_factory=dict, repr=False)
 
     @cached_property

@@ -29,6 +29,8 @@ class Request:
     runs: tuple[Run, ...]
     remote: Remote | None = None
     """Where the artifacts are stored if the output is an address; `out` is then its mirror."""
+    file: str = ""
+    """The suite's file, if it is the user's own: its rows are checked before anything starts."""
 
 
 def make_request(
@@ -59,7 +61,8 @@ def make_request(
         chosen, methods = with_method_files(chosen, methods)
     runs = plan_runs(chosen, names, methods, seeds)
     folder, remote = open_folder(out or str(results / chosen.name))
-    return Request(chosen, folder, dataset, runs, remote)
+    file = "" if suite is None or isinstance(suite, Suite) else str(suite)
+    return Request(chosen, folder, dataset, runs, remote, file if file.endswith(".toml") else "")
 
 
 def choose_dataset(suite: Suite, data: str | None) -> Dataset:

@@ -13,6 +13,7 @@ from dbbench.interrupts import stop_requests
 from dbbench.planning.build import make_plan
 from dbbench.planning.cost import estimate_bytes
 from dbbench.planning.finished import finished_runs, scored, scored_again
+from dbbench.planning.plan import Plan, describe_kept
 from dbbench.planning.request import Request
 from dbbench.running.display.progress import show
 from dbbench.running.executors.local import Executor, Local
@@ -26,6 +27,8 @@ from dbbench.storage.artifact import Damaged
 from dbbench.storage.disk import RECORD, storage_errors
 from dbbench.storage.events import Meter
 from dbbench.storage.leases import Leases
+from dbbench.storage.record import Selection
+from dbbench.suites.runs import Run
 
 ROUNDS = 5
 """How often a call plans again because files were found damaged during the work."""
@@ -59,7 +62,9 @@ def execute(
     workspace = Workspace(out)
     dataset = request.dataset
     plan = make_plan(request, device)
-    plan.identities.resolve_methods(workspace.selection().join(runs, dataset).methods)
+    for row, reason in plan.kept.items():
+        say(describe_kept(row, reason))
+    plan.identities.resolve_methods(_selected(plan, workspace, runs).methods)
     at_end = ExitStack()
     if remote is not None:
         at_end.callback(remote.send_files)
@@ -71,7 +76,7 @@ def execute(
         workspace.entered(leases, [suite.model_dump(mode="json"), device.split(":")[0]], say),
     ):
         workspace.refuse_other(suite)
-        plan.identities.resolve_methods(workspace.selection().join(runs, dataset).methods)
+        plan.identities.resolve_methods(_selected(plan, workspace, runs).methods)
         models = Models(plan, device)
         executor = executor or Local()
         tasks = plan.tasks(runs)
@@ -101,13 +106,18 @@ def execute(
         )
 
 
+def _selected(plan: Plan, workspace: Workspace, runs: Sequence[Run]) -> Selection:
+    """Return the selections of all calls and of this one, as far as their methods are found."""
+    return workspace.selection().join(runs, plan.dataset).without(plan.kept)
+
+
 def _score(
     session: Session, executor: Executor, publish: Publish, say: Callable[[str], None]
 ) -> bool:
     """Score the finished runs if their table is not up to date; return True if one is damaged."""
     plan = session.plan
     with session.leases.hold("score", say):
-        selection = session.workspace.selection()
+        selection = session.workspace.selection().without(plan.kept)
         plan.identities.resolve_methods(selection.methods)
         finished = finished_runs(plan, selection.runs(plan.suite))
         if not finished or scored(plan, finished):

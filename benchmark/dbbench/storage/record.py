@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ class Selection:
             methods=tuple(dict.fromkeys([*self.methods, *(run.method for run in runs)])),
             seeds=tuple(sorted({*self.seeds, *(run.seed for run in runs)})),
         )
+
+    def without(self, methods: Iterable[str]) -> Selection:
+        """Return it without these rows."""
+        return replace(self, methods=tuple(m for m in self.methods if m not in set(methods)))
 
     def runs(self, suite: Suite) -> tuple[Run, ...]:
         """Return every run of the selection."""

@@ -18,6 +18,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from dbbench.suites.suite import load_suite
+
 BACKBONE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -111,7 +113,9 @@ def _write_vocabulary(folder: Path) -> None:
 def _snapshot(out: Path, name: str) -> Path:
     """Make the folder in which the hub's library looks for a repository."""
     folder = out / "hub" / f"models--{name.replace('/', '--')}"
-    revision = hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()
+    pinned = load_suite("paper").backbone
+    made_up = hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()
+    revision = (name == pinned.path and pinned.revision) or made_up
     _put(folder / "refs" / "main", revision)
     place = folder / "snapshots" / revision
     place.mkdir(parents=True, exist_ok=True)
