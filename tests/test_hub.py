@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import errors
+from huggingface_hub.utils import are_progress_bars_disabled
 
 from dbbench.errors import UserError
 from dbbench.evaluation.encoders import _network
@@ -57,6 +58,19 @@ def test_each_error_has_its_remedy(name: str, monkeypatch: pytest.MonkeyPatch) -
         loading.load_pipeline("owner/name", revision="v9")
     assert "\n" not in str(caught.value)
     assert "http://" not in str(caught.value)
+
+
+def test_a_download_shows_its_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = []
+
+    def looks(*_: object, **__: object) -> str:
+        hidden.append(are_progress_bars_disabled())
+        raise errors.OfflineModeIsEnabled("off")
+
+    monkeypatch.setattr(loading, "hf_hub_download", looks)
+    with pytest.raises(UserError):
+        loading.load_pipeline("owner/name")
+    assert hidden == [False]
 
 
 def test_no_connection_names_the_way_around(monkeypatch: pytest.MonkeyPatch) -> None:

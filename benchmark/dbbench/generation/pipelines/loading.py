@@ -150,7 +150,7 @@ def _honour(file: given.Weights, pipeline: Any) -> None:
 def _download(repository: str, revision: str | None, variant: str | None) -> Path:
     """Return the folder of a hub repository's files, fetched unless the cache has them."""
     try:
-        with quiet():
+        with quiet(downloads=True):
             file = hf_hub_download(repository, "model_index.json", revision=revision)
             index = _read_index(Path(file).parent)
             kind = architecture(str(index.get("_class_name", "")), source=repository)
@@ -199,13 +199,17 @@ def _class_in(names: set[str]) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Hide the libraries' own progress bars and log lines while weights load."""
+def quiet(*, downloads: bool = False) -> Iterator[None]:
+    """Hide the libraries' own progress bars and log lines while weights load.
+
+    With `downloads` the bars stay: transformers hides those of the hub's client too.
+    """
     libraries = (diffusers.utils.logging, transformers.utils.logging)
     levels = [library.get_verbosity() for library in libraries]
     for library in libraries:
         library.set_verbosity_error()
-        library.disable_progress_bar()
+        if not downloads:
+            library.disable_progress_bar()
     try:
         yield
     finally:
