@@ -211,7 +211,7 @@ def test_runs_that_cannot_be_used_are_one_line(run: Path, tmp_path: Path) -> Non
         make([damaged], tmp_path / "study")
     path = next(damaged.glob("runs/*/dog/0/samples/samples.json"))
     path.write_text("{}")
-    with pytest.raises(UserError, match=r"samples\.json cannot be read \(KeyError"):
+    with pytest.raises(UserError, match=r'samples\.json cannot be read \("images" is missing'):
         make([damaged], tmp_path / "study")
     make([run], tmp_path / "study")
     with pytest.raises(UserError, match="exists already"):

@@ -15,11 +15,18 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from dbbench.files import contained, read_json, write_text
 from dbbench.storage.artifact import MANIFEST, Artifact, Damaged
 from dbbench.suites.runs import Run
+from dbbench.validation import explain_validation
 
 SCORES = "scores.parquet"
 """One row per image and metric."""
@@ -98,6 +105,9 @@ class _Recorded(BaseModel, frozen=True):
     def _parse(cls, artifact: Artifact, content: bytes) -> Self:
         try:
             return cls(folder=artifact.path, **json.loads(content))
+        except ValidationError as error:
+            reason = explain_validation(error, cls)
+            raise Damaged(artifact, f"{cls.FILE} cannot be read ({reason})") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise Damaged(artifact, f"{cls.FILE} cannot be read ({reason})") from None
