@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -382,3 +383,19 @@ def write_csv(path: Path, records: Sequence[tuple[Path, str, str]]) -> Path:
     table = pd.DataFrame(records, columns=["image", "subject", "prompt"])
     table.to_csv(path, index=False)
     return path
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_part_of_the_prompts_does_not_beat_the_whole(world: Path, tmp_path: Path) -> None:
+    """The same files, once whole and once without their worst prompt, are the same method."""
+    shutil.copytree(world / "ours", tmp_path / "part")
+    shutil.rmtree(tmp_path / "part" / "dog" / "red-hat")
+    both = [
+        read_submission(folder, scratch=tmp_path, own_subjects=REFERENCES)
+        for folder in (world / "ours", tmp_path / "part")
+    ]
+    found = score(both[0].join(both[1]), world, tmp_path).differences
+    assert set(found["metric"]) == {"dino", "clip-i", "clip-t"}
+    assert found["difference"].abs().max() < 1e-12
+    (note,) = found["left_out"].unique()
+    assert note.startswith("ours - part leaves out 2 images of ours: no counterpart of the same")
