@@ -114,7 +114,7 @@ def _compare(a: Results, b: Results, pairs: Sequence[tuple[str, str]]) -> tuple[
     for metric in a.metrics:
         shared = {pair: _shared(a, b, pair, metric) for pair in pairs}
         for pair, each in shared.items():
-            left_out[pair] += filter(None, [each.problem, each.note(*names_of((a, b)))])
+            left_out[pair] += filter(None, [each.problem, each.swapped.note(*names_of((b, a)))])
         whole = [(pair, "all") for pair in pairs]
         parts = [
             (pair, category)

@@ -95,8 +95,10 @@ def test_a_family_that_cannot_be_decided_says_how_many_subjects_can() -> None:
     (found, *_) = decide([(np.arange(1.0, 6.0), np.zeros(5))] * 3, family="all")
     assert found.mean == 3.0
     assert (found.p, found.p_holm, found.comparisons) == (None, None, 3)
-    assert found.interval.reason == "5 subjects cannot decide 3 comparisons; 7 can"
-    assert one([0.7], [0.6]).interval.reason == "1 subject cannot decide 1 comparison; 6 can"
+    assert found.interval.reason == "5 subjects cannot decide 3 comparisons; 7 subjects can"
+    assert (
+        one([0.7], [0.6]).interval.reason == "1 subject cannot decide 1 comparison; 6 subjects can"
+    )
 
 
 def test_holm_steps_down_and_never_up() -> None:

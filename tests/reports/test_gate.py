@@ -104,7 +104,7 @@ def test_what_cannot_be_compared_or_seen_is_refused(make_run: MakeRun, tmp_path)
     fewer = make_run(name="fewer", methods=("dreambooth",), subjects=DOGS[:4])
     assert "lacks 5 of 9 trainings" in str(call(fewer, "--against", path).exception)
     call(fewer, "--against", path, "--update")
-    assert "4 trainings cannot decide 3 comparisons; 7 can" in str(
+    assert "4 trainings cannot decide 3 comparisons; 7 trainings can" in str(
         call(fewer, "--against", path).exception
     )
     half = make_run(name="half", skip=(("dreambooth", "dog"),))

@@ -96,7 +96,7 @@ def test_few_subjects_have_no_interval_and_the_page_says_why(make_run: MakeRun) 
 def test_verdict_follows_the_paired_test(make_run: MakeRun) -> None:
     few = Page(write_report(make_run(prompts=25)))
     assert few.text.count("cannot tell") == 5
-    assert "2 subjects cannot decide 1 comparison; 6 can" in few.text
+    assert "2 subjects cannot decide 1 comparison; 6 subjects can" in few.text
     assert "differ\n" not in few.text
     many = Page(write_report(make_run(prompts=25, subjects=DOGS)))
     assert "no clear difference" not in many.text

@@ -19,9 +19,10 @@ def plan(path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("stepz = 3", r'my.toml, \[methods.bad\]: unknown key "stepz"; did you mean "steps"\?'),
+        ("stepz = 3", r'my.toml, \[methods.bad\]: unknown setting "stepz"; did you mean "steps"'),
         ("steps = 0", r"my.toml, \[methods.bad\]: steps = 0: input should be greater"),
-        ("referenses = 2", r'my.toml, \[methods.bad\]: unknown key "referenses"'),
+        ("refrences = 2", r'my.toml, \[methods.bad\]: .* "refrences"; did you mean "references"'),
+        ("[train]\nstep = 2", r'my.toml, \[train\]: unknown setting "step"; did you mean "steps"'),
     ],
 )
 def test_a_row_that_does_not_run_is_checked_too(tmp_path: Path, row: str, message: str) -> None:

@@ -74,7 +74,7 @@ def undecidable(subjects: int, comparisons: int, *, unit: str = "subject") -> st
         return ""
     have = f"{subjects} {unit}{'' if subjects == 1 else 's'}"
     what = f"{comparisons} comparison{'' if comparisons == 1 else 's'}"
-    return f"{have} cannot decide {what}; {needed} can"
+    return f"{have} cannot decide {what}; {needed} {unit}s can"
 
 
 def decide(

@@ -33,6 +33,11 @@ class Shared:
         return f"only {shared} of {whole} images have the same {self.what} in both"
 
     @property
+    def swapped(self) -> Shared:
+        """The same with b first."""
+        return Shared(self.b, self.a, self.keys, self.left_out[::-1])
+
+    @property
     def what(self) -> str:
         """The keys in words."""
         *first, last = self.keys

@@ -46,7 +46,10 @@ def find_references(chosen: str | None, subjects: Iterable[str], scratch: Path) 
                 "scores need photographs of the subjects; download them: dbbench data fetch --out"
                 " photos; or use a folder with one folder for each subject: --references DIR"
             )
-        raise UserError(f"there is no folder {folder}; correct --references")
+        raise UserError(
+            f"there is no folder {folder} with references; correct its path, or get the photographs"
+            " with: dbbench data fetch --out photos"
+        )
     banner = Record(folder).suite().banner if (folder / RECORD).is_file() else None
     for place in (folder / REFERENCES, folder / "dataset", folder):
         inner = {path.name: look_into(path) for path in _folders(place)}

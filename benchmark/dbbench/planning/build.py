@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dbbench.data.dataset import load_dataset
-from dbbench.errors import UserError
+from dbbench.errors import UserError, unknown
 from dbbench.evaluation.metric import load_metric
 from dbbench.generation.method import load_method, setting_names
 from dbbench.planning.identity import Identities
@@ -15,6 +15,7 @@ from dbbench.planning.request import Request
 from dbbench.plugins import add_method_file, find
 from dbbench.storage.record import Record
 from dbbench.storage.remote import Remote
+from dbbench.suites.rows import CONDITIONS
 from dbbench.suites.runs import Run
 from dbbench.suites.suite import Suite
 
@@ -89,8 +90,18 @@ def _check_names(suite: Suite, runs: Sequence[Run]) -> None:
 
 def _check_rows(suite: Suite, file: str) -> None:
     """Raise UserError for a bad setting of any row, with file, row and key; imports torch."""
-    for row in map(suite.row, suite.methods):
+    rows = [suite.row(name) for name in suite.methods]
+    every = {key for row in rows for key in setting_names(row.plugin)}
+    try:
+        for key in suite.train.keys() - every:
+            raise unknown("setting", key, sorted(every), "dbbench list methods")
+    except UserError as error:
+        raise UserError(f"{file}, [train]: {error}") from None
+    for row in rows:
         try:
+            known = [*setting_names(row.plugin), *CONDITIONS]
+            for key in row.settings.keys() - set(known):
+                raise unknown("setting", key, known, "dbbench list methods")
             load_method(row.plugin, row.method_settings(setting_names(row.plugin)))
         except UserError as error:
             reason = str(error).removeprefix(f"method {row.plugin}: ")
