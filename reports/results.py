@@ -24,7 +24,7 @@ from dbbench.storage.run_folder import SCORES, SCORES_MANIFEST
 from dbbench.suites.suite import Suite
 from dbbench.versions import versions
 
-RANKING_VERSION = 1
+RANKING_VERSION = 2
 """Increase when the same scores give another leaderboard."""
 RANKED = "leaderboard.json"
 BOARD = ("leaderboard", "leaderboard-subjects", "leaderboard-differences")

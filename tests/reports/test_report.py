@@ -16,7 +16,9 @@ from rich.console import Console
 
 from dbbench.data.prompt import load_prompts
 from dbbench.errors import UserError
+from dbbench.files import hash_file
 from dbbench.reports import print_leaderboard, write_report
+from dbbench.reports.results import BOARD, _load, load_results
 
 
 def test_page_is_one_folder_without_any_request(make_run: MakeRun) -> None:
@@ -221,3 +223,23 @@ def test_reporting_does_not_import_torch(make_run: MakeRun) -> None:
         f"write_report(Path({str(make_run())!r})); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_leaderboard_of_an_earlier_version_is_made_anew(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier dbbench kept lacks columns; its tables are not taken for those of today."""
+    out = make_run(subjects=DOGS)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("dbbench.reports.results.RANKING_VERSION", 1)
+        write_report(out)
+        path = out / "leaderboard-differences.parquet"
+        pd.read_parquet(path).drop(columns=["decided", "family", "comparisons"]).to_parquet(path)
+        kept = json.loads((out / "leaderboard.json").read_text())
+        kept["files"] = [hash_file(out / f"{name}.parquet") for name in BOARD]
+        (out / "leaderboard.json").write_text(json.dumps(kept))
+        _load.cache_clear()
+        assert "family" not in load_results(out).leaderboard.differences
+    _load.cache_clear()
+    write_report(out)
+    assert "family" in pd.read_parquet(path)
