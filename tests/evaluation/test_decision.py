@@ -126,6 +126,20 @@ def test_equal_methods_are_never_told_apart() -> None:
     assert (found.p, found.decided) == (1.0, False)
 
 
+def test_what_differs_by_rounding_alone_is_not_decided() -> None:
+    found = one(np.full(8, 0.1) + 1e-16 * np.arange(1, 9), np.full(8, 0.1))
+    assert (found.p, found.interval.low, found.interval.high) == (1.0, 0.0, 0.0)
+
+
+def test_a_large_family_is_decided_where_all_subjects_agree() -> None:
+    pairs = [(np.arange(1.0, 31.0), np.zeros(30))] * 300
+    for found in decide(pairs, family="24 methods and more"):
+        assert found.decided
+        assert found.interval.low is not None
+        assert found.interval.high is not None
+        assert 0 < found.interval.low < found.mean < found.interval.high
+
+
 def test_pairing_sees_a_small_difference_that_lies_within_the_spread_of_subjects() -> None:
     rng = np.random.default_rng(5)
     subjects = rng.normal(0.6, 0.15, size=30)

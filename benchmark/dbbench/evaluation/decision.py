@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,11 +30,14 @@ LEVEL = 0.05
 POWER = 0.8
 """The probability of detecting a true difference, in `detectable_difference`."""
 FLIPS = 9_999
+FLIPS_EACH = 400
+"""At least so many flips for each comparison, so that the least p decides families of any size."""
 EXACT = 13
 """Up to so many subjects all flips are tried."""
 SIMULATED = 20
 """Up to so many subjects the power is simulated; above, that of the t test is close."""
 TRIALS = 1_000
+ROUNDING = 1e-12
 
 Numbers = NDArray[np.float64]
 
@@ -87,7 +90,10 @@ def decide(
     differences = [_paired(a, b) for a, b in pairs]
     size = sum(len(each) > 0 for each in differences)
     decidable = [subjects_needed(size) <= len(each) for each in differences]
-    means = {i: _subset_means(differences[i], seed) for i, can in enumerate(decidable) if can}
+    flips = max(FLIPS, FLIPS_EACH * size)
+    means = {
+        i: _subset_means(differences[i], flips, seed) for i, can in enumerate(decidable) if can
+    }
     p_values = {i: _two_sided(own) for i, own in means.items()}
     factors = _holm_factors(p_values)
     found = []
@@ -125,28 +131,32 @@ def _paired(a: ArrayLike, b: ArrayLike) -> Numbers:
     return first - second
 
 
-def _members(count: int, seed: int) -> NDArray[np.bool_]:
-    """Return non-empty subsets of `count` subjects, one a row: all, or FLIPS random ones."""
+@lru_cache(maxsize=2)
+def _members(count: int, flips: int, seed: int) -> NDArray[np.bool_]:
+    """Return non-empty subsets of `count` subjects, one a row: all, or `flips` random ones."""
     if count <= EXACT:
         return (np.arange(1, 2**count)[:, None] >> np.arange(count) & 1).astype(bool)
-    members = np.random.default_rng(seed).random((FLIPS, count)) < 0.5
+    members = np.random.default_rng(seed).random((flips, count)) < 0.5
     return members[members.any(axis=1)]
 
 
-def _subset_means(differences: Numbers, seed: int) -> Numbers:
+def _subset_means(differences: Numbers, flips: int, seed: int) -> Numbers:
     """Return the sorted means of subsets: flipping a subset's signs raises the mean if its is < 0.
 
-    So the share of them below a value is the one-sided p-value of that value.
+    So the share of them below a value is the one-sided p-value of that value. What is zero but for
+    rounding is zero, for interval and p-value alike.
     """
-    members = _members(len(differences), seed)
-    return np.sort(members @ differences / members.sum(axis=1))
+    members = _members(len(differences), flips, seed)
+    means = np.sort(members @ differences / members.sum(axis=1))
+    means[np.abs(means) < ROUNDING * max(1.0, float(np.abs(means).max()))] = 0.0
+    return means
 
 
 def _two_sided(means: Numbers) -> float:
     """Return the p-value of no difference; the unflipped signs count on both sides."""
-    flips, near = len(means) + 1, 1e-12 * max(1.0, float(np.abs(means).max()))
-    below = 1 + np.searchsorted(means, near, side="right")
-    above = flips - np.searchsorted(means, -near, side="left")
+    flips = len(means) + 1
+    below = 1 + np.searchsorted(means, 0.0, side="right")
+    above = flips - np.searchsorted(means, 0.0, side="left")
     return float(min(1.0, 2 * min(below, above) / flips))
 
 
@@ -179,7 +189,7 @@ def _detectable_effect(count: int, comparisons: int) -> float:
             return float(stats.nct.sf(critical, count - 1, shift)) - POWER
 
         return float(optimize.brentq(lacking, 0.0, critical + 4.0)) / math.sqrt(count)
-    members = _members(count, 0).astype(np.float32)
+    members = _members(count, FLIPS, 0).astype(np.float32)
     noise = np.random.default_rng(0).normal(size=(TRIALS, count)).astype(np.float32)
     sums, sizes = noise @ members.T, members.sum(axis=1)
     # A trial is decided if fewer than `allowed` subsets have a negative sum: the shift at which

@@ -148,7 +148,7 @@ def now(device: str) -> float:
 
 
 def count() -> None:
-    """Print the operations of one pass of each public configuration, for planning/cost.py."""
+    """Print the operations of one pass of each public configuration, for planning/known.py."""
     one = torch.zeros(1)
     with torch.device("meta"):
         first = UNet2DConditionModel(cross_attention_dim=768)
