@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from tiny_adapter import write_adapter
 
 from dbbench.baselines.custom_diffusion import CustomDiffusion
 from dbbench.baselines.dreambooth import DreamBooth
@@ -193,7 +193,7 @@ def test_the_whole_denoiser_is_a_folder_of_diffusers(
 def test_an_adapter_shows_the_subject_without_training(
     tmp_path: Path, folders: dict[str, Path], backbones: dict[str, Backbone], guidance: float
 ) -> None:
-    adapter = write_adapter(tmp_path / "adapter", backbones["sd"])
+    adapter = write_adapter(tmp_path / "adapter", backbones["sd"]).parents[1]
     method = ZeroShot(ZeroShot.Settings(adapter=str(adapter), scale=1.0))
     checkpoint = fit(method, backbones["sd"])
     assert checkpoint.losses == []
@@ -232,30 +232,6 @@ def test_an_adapter_shows_the_subject_without_training(
 def test_an_adapter_that_is_not_there_is_one_line(backbones: dict[str, Backbone]) -> None:
     with pytest.raises(UserError, match=r"no adapter .*hf download nobody/adapter"):
         fit(ZeroShot(ZeroShot.Settings(adapter="nobody/adapter")), backbones["sd"])
-
-
-def write_adapter(folder: Path, backbone: Backbone) -> Path:
-    """An IP-Adapter in its authors' layout, with random weights large enough to be seen."""
-    torch.manual_seed(0)
-    vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        image_size=16, patch_size=8, projection_dim=20,
-    )  # fmt: skip
-    CLIPVisionModelWithProjection(vision).save_pretrained(folder / "models" / "image_encoder")
-    state = {
-        "image_proj.proj.weight": torch.randn(4 * 32, 20),
-        "image_proj.proj.bias": torch.randn(4 * 32),
-        "image_proj.norm.weight": torch.ones(32),
-        "image_proj.norm.bias": torch.zeros(32),
-    }
-    processors = [name for name in backbone.pipeline.unet.attn_processors if "attn2" in name]
-    for number, name in enumerate(processors):
-        layer = backbone.pipeline.unet.get_submodule(name.removesuffix(".processor"))
-        for half in "kv":
-            shape = layer.to_k.weight.shape
-            state[f"ip_adapter.{2 * number + 1}.to_{half}_ip.weight"] = torch.randn(shape)
-    save_file(state, folder / "models" / "ip-adapter_sd15.safetensors")
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -328,7 +304,7 @@ def test_text_encoders_of_older_transformers_load(
 def test_an_adapter_draws_the_same_where_frozen_weights_are_in_bfloat16(
     tmp_path: Path, folders: dict[str, Path], backbones: dict[str, Backbone]
 ) -> None:
-    adapter = write_adapter(tmp_path / "adapter", backbones["sd"])
+    adapter = write_adapter(tmp_path / "adapter", backbones["sd"]).parents[1]
     method = ZeroShot(ZeroShot.Settings(adapter=str(adapter), scale=1.0))
     fit(method, backbones["sd"]).save(tmp_path / "checkpoint")
     kinds: tuple[Frozen, ...] = ("float32", "bfloat16")
